@@ -1,1 +1,27 @@
+//! Runs the real binaries against a real containerd, and ends everything it started.
 //!
+//! ```text
+//!   containerd::Containerd ----> cri::Cri (pods, containers) ----> outcome::Reading ("OOMKilled/137")
+//!        |        |  ^
+//!        |        |  +---------- router::Router <--- agent::Agent
+//!        |        +------------> events::Events (what was published, in order)
+//!   scratch::Scratch: one folder, one cgroup, one name per run; swept when its owner is dead
+//! ```
+//!
+//! The order to read it in: `containerd` and `cri` are what a suite talks to, `router` and `agent` are what it tests,
+//! the rest is below them. Needs root, containerd, runc and gcc; each says so where it is missing.
+
+pub mod agent;
+pub mod binary;
+pub mod containerd;
+pub mod cri;
+pub mod events;
+pub mod image;
+pub mod outcome;
+pub mod process;
+pub mod program;
+pub mod report;
+pub mod router;
+pub mod scratch;
+pub mod sweep;
+pub mod wait;

@@ -1,0 +1,71 @@
+// The program of every test container.
+//
+//   oomtest [await | delay MS] ACTION
+//     await             print "waiting", then block until SIGUSR1
+//     delay MS          sleep first
+//   ACTION
+//     pause             sleep until SIGTERM
+//     self MB           use MB of memory in this process
+//     child MB RC MS    use MB of memory in a child, wait for it, sleep MS, exit with RC
+//     exit RC           exit with RC
+#define _GNU_SOURCE
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void use_memory(long megabytes) {
+    for (long i = 0; i < megabytes; i++) {
+        char *page = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (page == MAP_FAILED) _exit(3);
+        memset(page, 0xA5, 1 << 20);
+    }
+}
+
+static void await_signal(void) {
+    sigset_t set;
+    int signal;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    // Blocked before it is announced: a pid 1 loses signals it neither handles nor blocks.
+    sigprocmask(SIG_BLOCK, &set, 0);
+    puts("waiting");
+    sigwait(&set, &signal);
+}
+
+int main(int count, char **arguments) {
+    char **next = arguments + 1;
+    setvbuf(stdout, 0, _IOLBF, 0);
+    if (count > 1 && !strcmp(*next, "await")) {
+        await_signal();
+        next++;
+    } else if (count > 2 && !strcmp(*next, "delay")) {
+        usleep(atoi(next[1]) * 1000);
+        next += 2;
+    }
+    long left = arguments + count - next;
+    if (left < 1) return 9;
+    if (!strcmp(*next, "pause")) {
+        signal(SIGTERM, exit);
+        signal(SIGINT, exit);
+        for (;;) pause();
+    }
+    if (left == 2 && !strcmp(*next, "self")) {
+        use_memory(atol(next[1]));
+        return 0;
+    }
+    if (left == 4 && !strcmp(*next, "child")) {
+        if (!fork()) {
+            use_memory(atol(next[1]));
+            _exit(0);
+        }
+        wait(0);
+        usleep(atoi(next[3]) * 1000);
+        return atoi(next[2]);
+    }
+    if (left == 2 && !strcmp(*next, "exit")) return atoi(next[1]);
+    return 9;
+}

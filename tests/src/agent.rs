@@ -1,0 +1,54 @@
+//! The real `coroner-agent`, on a socket of its own, watching one cgroup.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::binary;
+use crate::process::{Process, check_clean};
+use crate::scratch::Scratch;
+
+const READY: Duration = Duration::from_secs(10);
+const STOP: Duration = Duration::from_secs(10);
+
+/// A running agent. Dropped, it is ended.
+#[derive(Debug)]
+pub struct Agent {
+    process: Option<Process>,
+    scratch: Scratch,
+    root: String,
+}
+
+impl Agent {
+    /// Starts it on the containers below the cgroup `root` and waits until it is ready.
+    pub async fn start(root: &str) -> Result<Self> {
+        let mut agent = Self { process: None, scratch: Scratch::new()?, root: root.to_owned() };
+        agent.start_again().await?;
+        Ok(agent)
+    }
+
+    /// Starts it again after `stop`, on the same socket.
+    pub async fn start_again(&mut self) -> Result<()> {
+        let mut command = Command::new(binary::find("coroner-agent", "coroner-agent")?);
+        command.args(["run", "--listen", &self.address(), "--root", &self.root]);
+        let process = Process::start("coroner-agent", &mut command, &self.scratch.path("agent.log"))?;
+        self.process.insert(process).wait_ready(READY).await
+    }
+
+    /// Ends it by SIGTERM; fails unless it ends cleanly.
+    pub async fn stop(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("the agent does not run")?;
+        check_clean("coroner-agent", process.terminate(STOP).await?)
+    }
+
+    /// Where it listens, as the router's configuration wants it.
+    pub fn address(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.scratch.path("agent.sock")
+    }
+}

@@ -1,0 +1,156 @@
+//! Pods and containers through CRI, asked for the way a kubelet asks.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
+use k8s_cri::v1::{self as api, NamespaceMode};
+use tonic::transport::Channel;
+
+use crate::containerd::{Containerd, IMAGE};
+
+/// The pod namespace of every test pod.
+pub const NAMESPACE: &str = "coroner-tests";
+
+/// A connection to the CRI plugin; it dials anew after containerd was restarted.
+#[derive(Debug, Clone)]
+pub struct Cri {
+    pub(crate) runtime: RuntimeServiceClient<Channel>,
+}
+
+/// A running pod sandbox on the host's network.
+#[derive(Debug, Clone)]
+pub struct Pod {
+    /// The sandbox's id.
+    pub id: String,
+    /// The pod's name.
+    pub name: String,
+    config: api::PodSandboxConfig,
+}
+
+/// A created container.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Container {
+    /// The id it has in CRI, in containerd's events and as its cgroup's name.
+    pub id: String,
+    /// The name it has in its pod.
+    pub name: String,
+}
+
+impl Cri {
+    /// Dials containerd's gRPC socket.
+    pub async fn connect(socket: &Path) -> Result<Self> {
+        let channel = containerd_client::connect(socket).await?;
+        Ok(Self { runtime: RuntimeServiceClient::new(channel) })
+    }
+
+    /// CRI's own version call, answered once the plugin has recovered its state.
+    pub async fn version(&mut self) -> Result<String> {
+        let answer = self.runtime.version(api::VersionRequest::default()).await?;
+        Ok(answer.into_inner().runtime_version)
+    }
+
+    /// Starts a pod's sandbox.
+    pub async fn run_pod(&mut self, containerd: &Containerd, name: &str) -> Result<Pod> {
+        let uid = format!("{}-{name}", containerd.cgroup());
+        let metadata = api::PodSandboxMetadata {
+            name: name.to_owned(),
+            uid: uid.clone(),
+            namespace: NAMESPACE.to_owned(),
+            attempt: 0,
+        };
+        let labels = labels([("pod.name", name), ("pod.namespace", NAMESPACE), ("pod.uid", &uid)]);
+        let config = api::PodSandboxConfig {
+            metadata: Some(metadata),
+            labels,
+            log_directory: containerd.logs().to_string_lossy().into_owned(),
+            linux: Some(api::LinuxPodSandboxConfig {
+                cgroup_parent: format!("/{}", containerd.cgroup()),
+                security_context: Some(api::LinuxSandboxSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let request = api::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: "runc".to_owned() };
+        let answer = self.runtime.run_pod_sandbox(request).await.context("running a pod sandbox")?;
+        Ok(Pod { id: answer.into_inner().pod_sandbox_id, name: name.to_owned(), config })
+    }
+
+    /// Creates a container of the test program with `arguments` and a memory limit.
+    pub async fn create(&mut self, pod: &Pod, name: &str, limit_mb: i64, arguments: &str) -> Result<Container> {
+        let mut labels = pod.config.labels.clone();
+        labels.extend(self::labels([("container.name", name)]));
+        let config = api::ContainerConfig {
+            metadata: Some(api::ContainerMetadata { name: name.to_owned(), attempt: 0 }),
+            image: Some(api::ImageSpec { image: IMAGE.to_owned(), ..Default::default() }),
+            args: arguments.split(' ').map(str::to_owned).collect(),
+            labels,
+            log_path: format!("{name}.log"),
+            linux: Some(api::LinuxContainerConfig {
+                resources: Some(api::LinuxContainerResources {
+                    memory_limit_in_bytes: limit_mb << 20,
+                    memory_swap_limit_in_bytes: limit_mb << 20,
+                    ..Default::default()
+                }),
+                security_context: Some(api::LinuxContainerSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    ..Default::default()
+                }),
+            }),
+            ..Default::default()
+        };
+        let request = api::CreateContainerRequest {
+            pod_sandbox_id: pod.id.clone(),
+            config: Some(config),
+            sandbox_config: Some(pod.config.clone()),
+        };
+        let answer = self.runtime.create_container(request).await.context("creating a container")?;
+        Ok(Container { id: answer.into_inner().container_id, name: name.to_owned() })
+    }
+
+    /// Starts a created container.
+    pub async fn start(&mut self, container: &Container) -> Result<()> {
+        let request = api::StartContainerRequest { container_id: container.id.clone() };
+        self.runtime.start_container(request).await.context("starting a container")?;
+        Ok(())
+    }
+
+    /// Creates and starts a container.
+    pub async fn run(&mut self, pod: &Pod, name: &str, limit_mb: i64, arguments: &str) -> Result<Container> {
+        let container = self.create(pod, name, limit_mb, arguments).await?;
+        self.start(&container).await?;
+        Ok(container)
+    }
+
+    /// Stops a container: SIGTERM, and SIGKILL after `timeout` seconds.
+    pub async fn stop(&mut self, container: &Container, timeout: i64) -> Result<()> {
+        let request = api::StopContainerRequest { container_id: container.id.clone(), timeout };
+        self.runtime.stop_container(request).await.context("stopping a container")?;
+        Ok(())
+    }
+
+    /// Removes a container; one that runs is killed first.
+    pub async fn remove(&mut self, container: &Container) -> Result<()> {
+        let request = api::RemoveContainerRequest { container_id: container.id.clone() };
+        self.runtime.remove_container(request).await.context("removing a container")?;
+        Ok(())
+    }
+}
+
+/// The host's network, a pid namespace for each container: a kubelet's default but for the network, which needs no CNI.
+fn namespaces() -> api::NamespaceOption {
+    api::NamespaceOption {
+        network: NamespaceMode::Node.into(),
+        pid: NamespaceMode::Container.into(),
+        ..Default::default()
+    }
+}
+
+/// Labels as a kubelet sets them.
+fn labels<const N: usize>(pairs: [(&str, &str); N]) -> HashMap<String, String> {
+    pairs.map(|(key, value)| (format!("io.kubernetes.{key}"), value.to_owned())).into()
+}

@@ -1,0 +1,96 @@
+//! The real `coroner run`, with its configuration, policies, audit file and log in a folder of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::binary;
+use crate::process::{Process, check_clean};
+use crate::scratch::Scratch;
+use crate::wait::until;
+
+/// Policies are compiled before the router is ready: 15 ms each, on a machine that may be compiling Rust beside.
+const READY: Duration = Duration::from_secs(30);
+/// The router itself gives up what has not run dry after 5 s.
+const STOP: Duration = Duration::from_secs(10);
+
+/// A router. Dropped, it is ended.
+#[derive(Debug)]
+pub struct Router {
+    process: Option<Process>,
+    scratch: Scratch,
+    binary: PathBuf,
+}
+
+impl Router {
+    /// Starts it on the configuration `toml`, in which `@DIR@` stands for the router's folder, and waits until it is ready.
+    /// The folder `@DIR@/policies` is there, and empty. `audit` reads `@DIR@/audit.jsonl`.
+    pub async fn start(toml: &str) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        fs::create_dir(scratch.path("policies"))?;
+        fs::write(scratch.path("coroner.toml"), toml.replace("@DIR@", &scratch.directory().to_string_lossy()))?;
+        let mut router = Self { process: None, scratch, binary: binary::find("coroner", "coroner")? };
+        router.start_again().await?;
+        Ok(router)
+    }
+
+    /// Starts it again after `stop` or `kill`: same binary, configuration and folder.
+    pub async fn start_again(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "the router runs already");
+        let mut command = Command::new(&self.binary);
+        command.arg("run").arg("--config").arg(self.scratch.path("coroner.toml"));
+        let process = Process::start("coroner", &mut command, &self.scratch.path("router.log"))?;
+        self.process.insert(process).wait_ready(READY).await
+    }
+
+    /// Ends it by SIGTERM; fails unless it ends cleanly.
+    pub async fn stop(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("the router does not run")?;
+        check_clean("coroner", process.terminate(STOP).await?)
+    }
+
+    /// Ends it by SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().context("the router does not run")?.kill()?;
+        Ok(())
+    }
+
+    /// Where policies are dropped.
+    pub fn policies(&self) -> PathBuf {
+        self.scratch.path("policies")
+    }
+
+    /// The binary that runs.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Lines of the log, over all its starts, that hold `message`.
+    pub fn logged(&self, message: &str) -> Result<usize> {
+        let log = fs::read(self.scratch.path("router.log"))?;
+        Ok(String::from_utf8_lossy(&log).lines().filter(|line| line.contains(message)).count())
+    }
+
+    /// Waits until the log holds `message` in `times` lines.
+    pub async fn wait_logged(&self, message: &str, times: usize, deadline: Duration) -> Result<()> {
+        let what = format!("the router to log `{message}`");
+        until(&what, deadline, async || Ok((self.logged(message)? >= times).then_some(()))).await
+    }
+
+    /// The audit records so far, over all its starts. A last line that is not yet whole is left out.
+    pub fn audit(&self) -> Result<Vec<Value>> {
+        let file = self.scratch.path("audit.jsonl");
+        let text = if file.exists() { fs::read_to_string(file)? } else { String::new() };
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        whole.map(|line| serde_json::from_str(line).with_context(|| format!("an audit line: {line}"))).collect()
+    }
+
+    /// Waits for the first audit record that `wanted` accepts.
+    pub async fn wait_record(&self, what: &str, deadline: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        until(what, deadline, async || Ok(self.audit()?.into_iter().find(&wanted))).await
+    }
+}

@@ -1,0 +1,109 @@
+//! Ends what runs in a scratch folder and its cgroup: processes by id, cgroups, mounts, sockets, files.
+//!
+//! It trusts nothing that the ended run may have failed to write down: everything is found by the folder's name, which is
+//! unique. It runs in `Drop` and on other runs' leftovers, so it goes on past every error.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Programs that may be running out of a scratch folder. Others that only name it, an editor say, are left alone.
+const PROGRAMS: [&str; 4] = ["containerd", "containerd-shim-runc-v2", "coroner", "coroner-agent"];
+
+/// A killed process is out of its cgroup within milliseconds; 2 s cover a core dump on a busy machine.
+const ATTEMPTS: u32 = 200;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Ends everything of the scratch folder `directory`, whose cgroups are called `name`.
+pub fn end_everything(name: &str, directory: &Path) {
+    kill_until_gone(|| processes_of(directory));
+    for cgroup in cgroups_named(name) {
+        kill_until_gone(|| members(&cgroup));
+        remove_tree_of_cgroups(&cgroup);
+    }
+    for mount in mounts_below(directory) {
+        unmount(&mount, UnmountFlags::DETACH).ok();
+    }
+    remove_shim_sockets(directory);
+    fs::remove_dir_all(directory).ok();
+}
+
+fn kill_until_gone(mut find: impl FnMut() -> Vec<Pid>) {
+    for _ in 0..ATTEMPTS {
+        let found = find();
+        if found.is_empty() {
+            return;
+        }
+        for pid in found {
+            kill_process(pid, Signal::KILL).ok();
+        }
+        sleep(PAUSE);
+    }
+}
+
+/// Processes of ours with an argument inside `directory`. A zombie has no arguments and is not found.
+fn processes_of(directory: &Path) -> Vec<Pid> {
+    let directory = directory.to_string_lossy();
+    let ours = |arguments: &str| {
+        let mut arguments = arguments.split('\0');
+        let program = arguments.next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+        PROGRAMS.contains(&program) && arguments.any(|argument| argument.contains(&format!("{directory}/")))
+    };
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter(|entry| fs::read_to_string(entry.path().join("cmdline")).is_ok_and(|arguments| ours(&arguments)))
+        .filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
+        .collect()
+}
+
+/// The cgroup `name` in each hierarchy: one on version 2, one a controller on version 1.
+fn cgroups_named(name: &str) -> Vec<PathBuf> {
+    let Ok(hierarchies) = fs::read_dir("/sys/fs/cgroup") else { return Vec::new() };
+    let below = hierarchies.flatten().map(|hierarchy| hierarchy.path().join(name));
+    below.chain([Path::new("/sys/fs/cgroup").join(name)]).filter(|cgroup| cgroup.is_dir()).collect()
+}
+
+fn children(cgroup: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(cgroup) else { return Vec::new() };
+    entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+/// Processes in a cgroup and below it.
+fn members(cgroup: &Path) -> Vec<Pid> {
+    let list = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    let here = list.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?));
+    here.chain(children(cgroup).iter().flat_map(|child| members(child))).collect()
+}
+
+/// A cgroup's own files cannot be removed, its folders can, from the bottom up.
+fn remove_tree_of_cgroups(cgroup: &Path) {
+    for child in children(cgroup) {
+        remove_tree_of_cgroups(&child);
+    }
+    fs::remove_dir(cgroup).ok();
+}
+
+/// Mount points below `directory`, the newest first: field 5 of mountinfo (proc_pid_mountinfo(5)).
+fn mounts_below(directory: &Path) -> Vec<PathBuf> {
+    let list = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = list.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    let mut below: Vec<_> = points.filter(|point| point.starts_with(directory)).collect();
+    below.reverse();
+    below
+}
+
+/// A shim's socket lies outside of containerd's state; its bundle holds the address.
+fn remove_shim_sockets(directory: &Path) {
+    let Ok(bundles) = fs::read_dir(directory.join("state/io.containerd.runtime.v2.task/k8s.io")) else { return };
+    for bundle in bundles.flatten() {
+        let address = fs::read_to_string(bundle.path().join("address")).unwrap_or_default();
+        if let Some(socket) = address.trim().strip_prefix("unix://") {
+            fs::remove_file(socket).ok();
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What the cases share: one containerd at a time, and a router and an agent beside it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use coroner_tests::agent::Agent;
+use coroner_tests::containerd::Containerd;
+use coroner_tests::cri::Container;
+use coroner_tests::router::Router;
+use serde_json::Value;
+use tokio::sync::{Mutex, MutexGuard};
+
+/// A container's end comes within a second; this allows for a machine that builds Rust beside.
+pub(crate) const END: Duration = Duration::from_secs(30);
+
+/// The source's name in audit records.
+const SOURCE: &str = "node";
+
+/// Cases measure races of milliseconds: they take turns, also without `--test-threads=1`.
+pub(crate) async fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    TURN.lock().await
+}
+
+/// An agent on containerd's pods, and a router that publishes to it.
+#[derive(Debug)]
+pub(crate) struct Coroner {
+    pub(crate) agent: Agent,
+    pub(crate) router: Router,
+}
+
+impl Coroner {
+    pub(crate) async fn start(containerd: &Containerd) -> Result<Self> {
+        let agent = Agent::start(containerd.cgroup()).await?;
+        let router = Router::start(&config(containerd, &agent)).await?;
+        Ok(Self { agent, router })
+    }
+
+    pub(crate) async fn start_again(&mut self) -> Result<()> {
+        self.agent.start_again().await?;
+        self.router.start_again().await
+    }
+
+    pub(crate) async fn stop(&mut self) -> Result<()> {
+        self.router.stop().await?;
+        self.agent.stop().await
+    }
+
+    /// Waits until a signal of this kind was ruled for the container, and returns its audit record.
+    pub(crate) async fn ruled(&self, kind: &str, container: &Container) -> Result<Value> {
+        let what = format!("the audit record of {kind} of {}", container.name);
+        self.router.wait_record(&what, END, |record| is_ruled(record, kind, &container.id)).await
+    }
+
+    /// Waits until what was queued for `topic` by that ruling has left, and returns the `delivered` record.
+    pub(crate) async fn delivered(&self, ruled: &Value, topic: &str) -> Result<Value> {
+        let id = ruled["signal"]["id"].as_str().context("a ruled record has a signal id")?;
+        let what = format!("the delivery of {topic} for {id}");
+        self.router
+            .wait_record(&what, END, |record| {
+                record["record"] == "delivered"
+                    && record["id"] == id
+                    && record["sink"] == "containerd"
+                    && record["topic"] == topic
+            })
+            .await
+    }
+}
+
+/// Whether a record is the ruling on a signal of `kind` about a container's init process.
+pub(crate) fn is_ruled(record: &Value, kind: &str, container: &str) -> bool {
+    let signal = &record["signal"];
+    record["record"] == "ruled"
+        && record["source"] == SOURCE
+        && signal["target"]["container-id"] == container
+        && signal["target"]["exec-id"].is_null()
+        && !signal["event"][kind].is_null()
+}
+
+fn config(containerd: &Containerd, agent: &Agent) -> String {
+    format!(
+        r#"
+node = "test-node"
+
+[policies]
+directory = "@DIR@/policies"
+
+[containerd]
+address = "{containerd}"
+
+[[source]]
+name = "{SOURCE}"
+type = "agent"
+address = "{agent}"
+mode = "beside"
+
+[[sink]]
+name = "containerd"
+type = "containerd"
+
+[[sink]]
+name = "audit"
+type = "jsonl"
+path = "@DIR@/audit.jsonl"
+"#,
+        containerd = containerd.socket().display(),
+        agent = agent.address(),
+    )
+}

@@ -1,0 +1,8 @@
+//! Coroner in mode `beside`, next to a stock containerd and a stock runc shim.
+
+mod beside;
+mod down_then_up;
+mod published;
+mod reasons;
+mod sigkill_policy;
+mod stock;

@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 /// The built binary `name` of `package`, in the profile this test was built in.
 pub fn find(name: &str, package: &str) -> Result<PathBuf> {
     let test = std::env::current_exe().context("where this test runs from")?;
-    let profile = test.parent().and_then(Path::parent).context("a test executable lies in target/PROFILE/deps")?;
+    let profile =
+        test.parent().and_then(Path::parent).context("a test executable lies in target/PROFILE/deps")?;
     let binary = profile.join(name);
     if !binary.is_file() {
         let release = if profile.ends_with("release") { "--release " } else { "" };
@@ -20,7 +21,8 @@ pub fn find(name: &str, package: &str) -> Result<PathBuf> {
 
 /// A bundled policy as built, `plugins/dist/NAME.wasm`.
 pub fn bundled_policy(name: &str) -> Result<PathBuf> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/dist").join(name).with_extension("wasm");
+    let file =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/dist").join(name).with_extension("wasm");
     if !file.is_file() {
         bail!("{} is missing: run `cargo xtask plugins` first", file.display());
     }

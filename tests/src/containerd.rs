@@ -105,7 +105,11 @@ impl Containerd {
             .arg(&archive)
             .output()
             .context("starting ctr: is containerd installed?")?;
-        ensure!(output.status.success(), "importing {reference}: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "importing {reference}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         Ok(())
     }
 }

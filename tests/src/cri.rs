@@ -1,7 +1,9 @@
 //! Pods and containers through CRI, asked for the way a kubelet asks.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
@@ -9,6 +11,7 @@ use k8s_cri::v1::{self as api, NamespaceMode};
 use tonic::transport::Channel;
 
 use crate::containerd::{Containerd, IMAGE};
+use crate::wait::until;
 
 /// The pod namespace of every test pod.
 pub const NAMESPACE: &str = "coroner-tests";
@@ -36,6 +39,17 @@ pub struct Container {
     pub id: String,
     /// The name it has in its pod.
     pub name: String,
+    log: PathBuf,
+}
+
+impl Container {
+    /// Waits until the program has printed `text`.
+    pub async fn wait_printed(&self, text: &str, deadline: Duration) -> Result<()> {
+        let what = format!("container {} to print `{text}`", self.name);
+        let printed =
+            async || Ok(fs::read_to_string(&self.log).is_ok_and(|log| log.contains(text)).then_some(()));
+        until(&what, deadline, printed).await
+    }
 }
 
 impl Cri {
@@ -75,13 +89,20 @@ impl Cri {
             }),
             ..Default::default()
         };
-        let request = api::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: "runc".to_owned() };
+        let request =
+            api::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: "runc".to_owned() };
         let answer = self.runtime.run_pod_sandbox(request).await.context("running a pod sandbox")?;
         Ok(Pod { id: answer.into_inner().pod_sandbox_id, name: name.to_owned(), config })
     }
 
     /// Creates a container of the test program with `arguments` and a memory limit.
-    pub async fn create(&mut self, pod: &Pod, name: &str, limit_mb: i64, arguments: &str) -> Result<Container> {
+    pub async fn create(
+        &mut self,
+        pod: &Pod,
+        name: &str,
+        limit_mb: i64,
+        arguments: &str,
+    ) -> Result<Container> {
         let mut labels = pod.config.labels.clone();
         labels.extend(self::labels([("container.name", name)]));
         let config = api::ContainerConfig {
@@ -109,7 +130,8 @@ impl Cri {
             sandbox_config: Some(pod.config.clone()),
         };
         let answer = self.runtime.create_container(request).await.context("creating a container")?;
-        Ok(Container { id: answer.into_inner().container_id, name: name.to_owned() })
+        let log = Path::new(&pod.config.log_directory).join(format!("{name}.log"));
+        Ok(Container { id: answer.into_inner().container_id, name: name.to_owned(), log })
     }
 
     /// Starts a created container.

@@ -53,7 +53,9 @@ impl Events {
         reader.spawn(read(client.clone(), sender));
         let mut events = Self { seen, _reader: reader };
         // containerd answers a subscription with its first event, so a lone subscriber cannot tell when it stands.
-        timeout(SUBSCRIBED, events.probe(client)).await.context("waiting for the subscription to stand")??;
+        timeout(SUBSCRIBED, events.probe(client))
+            .await
+            .context("waiting for the subscription to stand")??;
         Ok(events)
     }
 
@@ -82,10 +84,17 @@ impl Events {
     }
 
     /// Waits until `topic` was seen `times` times for a container.
-    pub async fn wait_for(&mut self, topic: &str, container: &str, times: usize, deadline: Duration) -> Result<()> {
+    pub async fn wait_for(
+        &mut self,
+        topic: &str,
+        container: &str,
+        times: usize,
+        deadline: Duration,
+    ) -> Result<()> {
         let enough = self.seen.wait_for(|seen| count(seen, topic, container) >= times);
         let result = timeout(deadline, enough).await;
-        result.with_context(|| format!("waited {deadline:?} in vain for {times} {topic} of {container}"))??;
+        result
+            .with_context(|| format!("waited {deadline:?} in vain for {times} {topic} of {container}"))??;
         Ok(())
     }
 }

@@ -65,7 +65,11 @@ impl Cri {
     }
 
     /// Waits for a container's end: the first and the final reading.
-    pub async fn readings(&mut self, container: &Container, deadline: Duration) -> Result<(Reading, Reading)> {
+    pub async fn readings(
+        &mut self,
+        container: &Container,
+        deadline: Duration,
+    ) -> Result<(Reading, Reading)> {
         let first = self.first_reading(container, deadline).await?;
         let mut last = self.final_readings(std::slice::from_ref(container)).await?;
         Ok((first, last.remove(0)))
@@ -78,7 +82,11 @@ impl Cri {
         Pid::from_raw(pid.try_into()?).context("the container has no process")
     }
 
-    async fn status(&mut self, container: &Container, verbose: bool) -> Result<(api::ContainerStatus, Value)> {
+    async fn status(
+        &mut self,
+        container: &Container,
+        verbose: bool,
+    ) -> Result<(api::ContainerStatus, Value)> {
         let request = api::ContainerStatusRequest { container_id: container.id.clone(), verbose };
         let answer = self.runtime.container_status(request).await.context("reading a container's status")?;
         let answer = answer.into_inner();

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::wait::until;
 
 /// Lines of a log that a failed test shows: the end tells why.
-const SHOWN: usize = 120;
+const SHOWN: usize = 40;
 
 /// A running program.
 #[derive(Debug)]
@@ -77,7 +77,8 @@ impl Process {
     }
 
     fn tail(&self) -> String {
-        let log = fs::read(&self.log).map_or_else(|error| error.to_string(), |log| String::from_utf8_lossy(&log).into_owned());
+        let log = fs::read(&self.log)
+            .map_or_else(|error| error.to_string(), |log| String::from_utf8_lossy(&log).into_owned());
         let lines: Vec<_> = log.lines().collect();
         let shown = lines.get(lines.len().saturating_sub(SHOWN)..).unwrap_or_default();
         format!("the end of {}'s log:\n{}", self.name, shown.join("\n"))

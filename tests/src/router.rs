@@ -32,7 +32,10 @@ impl Router {
     pub async fn start(toml: &str) -> Result<Self> {
         let scratch = Scratch::new()?;
         fs::create_dir(scratch.path("policies"))?;
-        fs::write(scratch.path("coroner.toml"), toml.replace("@DIR@", &scratch.directory().to_string_lossy()))?;
+        fs::write(
+            scratch.path("coroner.toml"),
+            toml.replace("@DIR@", &scratch.directory().to_string_lossy()),
+        )?;
         let mut router = Self { process: None, scratch, binary: binary::find("coroner", "coroner")? };
         router.start_again().await?;
         Ok(router)
@@ -86,11 +89,18 @@ impl Router {
         let file = self.scratch.path("audit.jsonl");
         let text = if file.exists() { fs::read_to_string(file)? } else { String::new() };
         let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-        whole.map(|line| serde_json::from_str(line).with_context(|| format!("an audit line: {line}"))).collect()
+        whole
+            .map(|line| serde_json::from_str(line).with_context(|| format!("an audit line: {line}")))
+            .collect()
     }
 
     /// Waits for the first audit record that `wanted` accepts.
-    pub async fn wait_record(&self, what: &str, deadline: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+    pub async fn wait_record(
+        &self,
+        what: &str,
+        deadline: Duration,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
         until(what, deadline, async || Ok(self.audit()?.into_iter().find(&wanted))).await
     }
 }

@@ -56,7 +56,9 @@ fn processes_of(directory: &Path) -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
         .flatten()
-        .filter(|entry| fs::read_to_string(entry.path().join("cmdline")).is_ok_and(|arguments| ours(&arguments)))
+        .filter(|entry| {
+            fs::read_to_string(entry.path().join("cmdline")).is_ok_and(|arguments| ours(&arguments))
+        })
         .filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
         .collect()
 }
@@ -99,7 +101,9 @@ fn mounts_below(directory: &Path) -> Vec<PathBuf> {
 
 /// A shim's socket lies outside of containerd's state; its bundle holds the address.
 fn remove_shim_sockets(directory: &Path) {
-    let Ok(bundles) = fs::read_dir(directory.join("state/io.containerd.runtime.v2.task/k8s.io")) else { return };
+    let Ok(bundles) = fs::read_dir(directory.join("state/io.containerd.runtime.v2.task/k8s.io")) else {
+        return;
+    };
     for bundle in bundles.flatten() {
         let address = fs::read_to_string(bundle.path().join("address")).unwrap_or_default();
         if let Some(socket) = address.trim().strip_prefix("unix://") {

@@ -15,6 +15,8 @@ pub(crate) const END: Duration = Duration::from_secs(30);
 
 /// The source's name in audit records.
 const SOURCE: &str = "node";
+/// The node's name in signals.
+pub(crate) const NODE: &str = "test-node";
 
 /// Cases measure races of milliseconds: they take turns, also without `--test-threads=1`.
 pub(crate) async fn alone() -> MutexGuard<'static, ()> {
@@ -80,7 +82,7 @@ pub(crate) fn is_ruled(record: &Value, kind: &str, container: &str) -> bool {
 fn config(containerd: &Containerd, agent: &Agent) -> String {
     format!(
         r#"
-node = "test-node"
+node = "{NODE}"
 
 [policies]
 directory = "@DIR@/policies"

@@ -1,1 +1,84 @@
-//! x
+//! The exit reason changes by dropping a file into a directory, with the same binaries.
+
+use std::fs;
+
+use anyhow::Result;
+use coroner_tests::binary;
+use coroner_tests::containerd::{Containerd, IMAGE};
+use coroner_tests::cri::{Container, Cri, NAMESPACE, Pod};
+use coroner_tests::events::OOM;
+use coroner_tests::report::{say, timed};
+use rustix::process::{Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::beside::{Coroner, END, NODE, alone};
+
+const POLICY: &str = "50-sigkill-is-oom";
+
+#[tokio::test]
+async fn sigkill_is_ruled_oom_after_a_policy_was_dropped_in() {
+    let _turn = alone().await;
+    let _timed = timed("sigkill_is_ruled_oom_after_a_policy_was_dropped_in");
+    let containerd = Containerd::start().await.unwrap();
+    let mut cri = containerd.cri().await.unwrap();
+    let pod = cri.run_pod(&containerd, "sigkill").await.unwrap();
+    let mut coroner = Coroner::start(&containerd).await.unwrap();
+    let binary = binary::digest(coroner.router.binary()).unwrap();
+
+    let before = killed_from_the_host(&mut cri, &pod, "before").await.unwrap();
+    let ruled = coroner.ruled("exited", &before).await.unwrap();
+    let (_, reading) = cri.readings(&before, END).await.unwrap();
+    say(format_args!("without the policy: {reading}"));
+    assert_eq!(reading.to_string(), "Error/137");
+    assert_eq!(ruled["actions"], json!([]), "{ruled:#}");
+
+    let policy = coroner.router.policies().join(POLICY);
+    fs::copy(binary::bundled_policy("sigkill-is-oom").unwrap(), policy.with_extension("wasm")).unwrap();
+    fs::write(policy.with_extension("toml"), "[config]\nassume_no_kill_requests = true\n").unwrap();
+    coroner.router.stop().await.unwrap();
+    coroner.router.start_again().await.unwrap();
+    assert_eq!(binary::digest(coroner.router.binary()).unwrap(), binary, "the router's binary has changed");
+
+    let after = killed_from_the_host(&mut cri, &pod, "after").await.unwrap();
+    let ruled = coroner.ruled("exited", &after).await.unwrap();
+    let delivered = coroner.delivered(&ruled, OOM).await.unwrap();
+    let (first, reading) = cri.readings(&after, END).await.unwrap();
+    say(format_args!("with the policy: first {first}, final {reading}"));
+    assert_eq!(reading.to_string(), "OOMKilled/137");
+    assert_eq!(delivered["outcome"], "acked", "{delivered:#}");
+    check_ruling(&ruled, &binary::digest(&policy.with_extension("wasm")).unwrap());
+    check_identity(&ruled["signal"]["target"], &pod, &after);
+}
+
+async fn killed_from_the_host(cri: &mut Cri, pod: &Pod, name: &str) -> Result<Container> {
+    let container = cri.run(pod, name, 32, "pause").await?;
+    kill_process(cri.pid(&container).await?, Signal::KILL)?;
+    Ok(container)
+}
+
+fn check_ruling(ruled: &Value, digest: &str) {
+    assert_eq!(ruled["mode"], "beside");
+    assert_eq!(ruled["actions"], json!(["task-oom"]), "{ruled:#}");
+    assert_eq!(ruled["illegal"], Value::Null, "{ruled:#}");
+    assert_eq!(ruled["signal"]["event"]["exited"]["status"], 137, "{ruled:#}");
+    let rulings = ruled["rulings"].as_array().expect("a ruled record has rulings");
+    let ruling =
+        rulings.iter().find(|ruling| ruling["policy"] == POLICY).expect("the dropped policy has ruled");
+    assert_eq!(ruling["digest"], digest, "the bytes that ruled are those that were dropped");
+    assert_eq!(ruling["fault"], Value::Null);
+    let decision = &ruling["ruling"]["decide"];
+    assert_eq!(decision["actions"], json!(["task-oom"]), "{ruling:#}");
+    assert!(decision["because"].as_str().is_some_and(|because| !because.is_empty()), "{ruling:#}");
+}
+
+fn check_identity(target: &Value, pod: &Pod, container: &Container) {
+    assert_eq!(target["node"], NODE);
+    assert_eq!(target["containerd-namespace"], "k8s.io", "{target:#}");
+    assert_eq!(target["sandbox-id"], pod.id.as_str(), "{target:#}");
+    assert_eq!(target["container-id"], container.id.as_str(), "{target:#}");
+    let owner = &target["owner"];
+    assert_eq!(owner["pod"], pod.name.as_str(), "{target:#}");
+    assert_eq!(owner["namespace"], NAMESPACE, "{target:#}");
+    assert_eq!(owner["container"], container.name.as_str(), "{target:#}");
+    assert_eq!(owner["image"], IMAGE, "{target:#}");
+}

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use containerd_client::events::{TaskExit, TaskOom};
+use containerd_client::events::{ContainerCreate, TaskExit, TaskOom};
 use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1::{PublishRequest, SubscribeRequest};
+use containerd_client::to_any;
 use containerd_client::types::Envelope;
 use prost::Message;
 use tokio::sync::watch;
@@ -61,7 +62,9 @@ impl Events {
 
     async fn probe(&mut self, mut client: EventsClient<Channel>) -> Result<()> {
         loop {
-            let event = PublishRequest { topic: PROBE.to_owned(), event: None };
+            // containerd 1.6 dies of an event without a body; the topic is one that nobody listens to.
+            let event =
+                PublishRequest { topic: PROBE.to_owned(), event: Some(to_any(&ContainerCreate::default())) };
             let mut request = Request::new(event);
             request.metadata_mut().insert("containerd-namespace", "k8s.io".parse()?);
             client.publish(request).await?;

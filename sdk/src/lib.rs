@@ -1,1 +1,89 @@
+//! What a policy author depends on: types of the policy contract, the [`Policy`] trait, [`export_policy!`].
 //!
+//! ```text
+//!   signal ──► rule(signal, case, draft) ──► Ruling ──► the next policy's draft
+//!              │
+//!              └─ log ──► the router's log, under the policy's name
+//! ```
+//!
+//! A policy is a struct with one function. It is handed a raw fact about a container ([`Signal`]), what was known
+//! of that container before ([`CaseFile`]), and the ruling so far (the draft); it passes, or decides. It has no clock,
+//! no files and no network, and the router may start it anew between any two signals: what it would remember
+//! is in the case file. This is a complete one:
+//!
+//! ```
+//! use coroner_sdk::prelude::*;
+//!
+//! /// Batch jobs exit 42 when they run out of the memory they gave themselves: that is an OOM, too.
+//! #[derive(Default)]
+//! struct ExitCode42;
+//!
+//! impl Policy for ExitCode42 {
+//!     const NAME: &str = "exit-code-42";
+//!
+//!     fn wants() -> Kinds {
+//!         Kinds::EXITED
+//!     }
+//!
+//!     fn rule(&self, signal: &Signal, case: &CaseFile, draft: &[Action]) -> Result<Ruling, String> {
+//!         let Event::Exited(exited) = &signal.event else { return Ok(Ruling::Pass) };
+//!         if exited.status != Some(42) || case.oom_sent {
+//!             return Ok(Ruling::Pass);
+//!         }
+//!         let mut actions = vec![Action::TaskOom];
+//!         actions.extend_from_slice(draft);
+//!         Ok(Ruling::decide(actions, "it exited with 42").by_rule("exit-code-42"))
+//!     }
+//! }
+//!
+//! export_policy!(ExitCode42);
+//!
+//! // Off wasm a policy is plain Rust, and so are its tests.
+//! let exit = testing::signal(Event::Exited(Exited { status: Some(42), ..testing::exited() }));
+//! let ruling = ExitCode42.rule(&exit, &testing::case(), &[]);
+//! assert_eq!(ruling, Ok(Ruling::decide([Action::TaskOom], "it exited with 42").by_rule("exit-code-42")));
+//! ```
+//!
+//! Its `Cargo.toml` says `crate-type = ["cdylib", "rlib"]`: the first makes the `.wasm`, the second the tests. It is
+//! built for `wasm32-unknown-unknown` and wrapped into a component, which imports `coroner:policy/log` and nothing else.
+//!
+//! In the order a policy meets them: [`Policy`] is what it implements, [`mod@export_policy`] what makes a component of it,
+//! `config` reads its `[config]` table, [`log`] writes to the router's log, and [`testing`] makes signals for its tests.
+//!
+//! **Unknown is not zero.** `None` in any field means "not seen", or "cannot be known here", never 0, false or
+//! empty; [`CaseFile::known`] says what can be known at all.
+
+#[doc(hidden)]
+pub mod bindings;
+pub mod config;
+#[macro_use]
+mod export;
+pub mod log;
+mod policy;
+mod ruling;
+mod seen;
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
+
+pub use bindings::coroner::policy::types::{
+    Action, CaseFile, Decision, Description, Event, Evidence, Exited, GuestLost, KillRequest, Kinds, Known,
+    Level, Moment, OomKill, Other, Owner, Pressure, PressureOf, Report, Ruling, Signal, Target, Victim,
+};
+pub use policy::{Mistakes, Policy};
+
+/// Everything a policy names, for `use coroner_sdk::prelude::*`.
+pub mod prelude {
+    #[cfg(not(target_family = "wasm"))]
+    pub use crate::testing;
+    pub use crate::{
+        Action, CaseFile, Decision, Description, Event, Evidence, Exited, GuestLost, KillRequest, Kinds,
+        Known, Level, Mistakes, Moment, OomKill, Other, Owner, Policy, Pressure, PressureOf, Report, Ruling,
+        Signal, Target, Victim, config, export_policy, log,
+    };
+}
+
+/// What [`export_policy!`] expands to names these; no policy does.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::export::{configure, describe, log_panics, rule};
+}

@@ -1,1 +1,59 @@
-fn main(){}
+//! `cargo xtask`: the gate, the bundled policies, the benchmarks.
+//!
+//! ```text
+//!   test     gate ──► packages, cargo, plugins --check, suites     minutes per suite, "N passed, 0 failed"
+//!   plugins  toolchain ──► cargo build ──► component ──► plugins/dist + manifest.json
+//!   bench    cargo bench
+//! ```
+//!
+//! It names no crate of this workspace and no engine, so that it builds in seconds.
+#![expect(clippy::print_stdout, reason = "a command line tool: its output is for the person who runs it")]
+
+mod bench;
+mod gate;
+mod packages;
+mod plugins;
+mod process;
+mod workspace;
+
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The gate, the bundled policies and the benchmarks")]
+enum Command {
+    /// Runs the gate: every suite in order, up to the first that fails
+    Test {
+        /// Run this suite alone, and what it needs; may be given more than once
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
+        /// Print the suites' names and commands instead of running them
+        #[arg(long)]
+        list: bool,
+    },
+    /// Builds the bundled policies into plugins/dist
+    Plugins {
+        /// Build into a folder of its own and compare with what is committed
+        #[arg(long)]
+        check: bool,
+        /// Write plugins/dist even though another toolchain made what is there
+        #[arg(long, conflicts_with = "check")]
+        new_toolchain: bool,
+    },
+    /// Runs the benchmarks, or the one named
+    Bench {
+        /// A file in tests/benches, without its .rs
+        name: Option<String>,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    let command = Command::parse();
+    process::end_children_on_signals()?;
+    match command {
+        Command::Test { only, list: false } => gate::run(&only),
+        Command::Test { only, list: true } => gate::list(&only),
+        Command::Plugins { check: true, .. } => plugins::check().map(drop),
+        Command::Plugins { check: false, new_toolchain } => plugins::write(new_toolchain),
+        Command::Bench { name } => bench::run(name.as_deref()),
+    }
+}

@@ -1,1 +1,123 @@
+//! The default policy: what Kubernetes on a stock containerd makes of a signal, made right.
 //!
+//! The router has the same ruling built in, as the first draft of every chain and for the case that all policies fail; that both
+//! are equal is tested. Copy this one to change the default: a `00-kubernetes.wasm` in the policy directory replaces it.
+
+use coroner_sdk::prelude::*;
+
+/// Rules from the signal and from what is ours to publish; whatever the draft says, it decides anew.
+#[derive(Debug, Default)]
+pub struct Kubernetes;
+
+impl Policy for Kubernetes {
+    const NAME: &str = "kubernetes";
+
+    fn rule(&self, signal: &Signal, case: &CaseFile, _draft: &[Action]) -> Result<Ruling, String> {
+        Ok(match &signal.event {
+            Event::OomKill(kill) => oom_kill(kill),
+            Event::Exited(_) | Event::GuestLost(_) => end(case),
+            Event::Pressure(_) | Event::KillRequest(_) | Event::Other(_) => {
+                Ruling::decide([], "nothing is published for this kind").by_rule("no-action")
+            }
+        })
+    }
+}
+
+export_policy!(Kubernetes);
+
+/// A counter is the proof of a kill; an announcement is believed only where nothing counts.
+fn oom_kill(kill: &OomKill) -> Ruling {
+    match (kill.added, kill.evidence) {
+        (Some(0), _) => Ruling::decide([], "memory ran out, nothing was killed").by_rule("oom-without-kill"),
+        (Some(added), _) => {
+            Ruling::decide([Action::TaskOom], format!("the kernel's OOM kill counter rose by {added}"))
+                .by_rule("oom-kill-counter")
+        }
+        (None, Evidence::Announced) => {
+            Ruling::decide([Action::TaskOom], "an OOM was announced, and nothing counts kills here")
+                .by_rule("oom-announced")
+        }
+        (None, Evidence::Counter | Evidence::Inferred) => {
+            Ruling::decide([], "no kill counter rose, and nobody announced an OOM").by_rule("oom-unproven")
+        }
+    }
+}
+
+/// Where exits are ours to publish each must be published, or containerd never learns of it.
+fn end(case: &CaseFile) -> Ruling {
+    if case.known.contains(Known::EXIT_WRITABLE) {
+        Ruling::decide([Action::TaskExit(None)], "the container ended: its real status").by_rule("exit")
+    } else {
+        Ruling::decide([], "the shim tells this exit itself").by_rule("exit-not-ours")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(event: Event, known: Known, actions: &[Action], rule: &str) {
+        let signal = testing::signal(event);
+        let case = CaseFile { known, ..testing::case() };
+        let ruling = Kubernetes.rule(&signal, &case, &[Action::TaskOom]);
+        let Ok(Ruling::Decide(decision)) = ruling else { panic!("{signal:?}: {ruling:?}") };
+        assert_eq!(decision.actions, actions, "{signal:?}");
+        assert_eq!(decision.rule.as_deref(), Some(rule), "{signal:?}");
+    }
+
+    #[test]
+    fn a_kill_is_an_oom_when_a_counter_or_else_an_announcement_says_so() {
+        let cases: [(Option<u64>, Evidence, &[Action], &str); 7] = [
+            (Some(1), Evidence::Counter, &[Action::TaskOom], "oom-kill-counter"),
+            (Some(3), Evidence::Announced, &[Action::TaskOom], "oom-kill-counter"),
+            (Some(0), Evidence::Counter, &[], "oom-without-kill"),
+            (Some(0), Evidence::Announced, &[], "oom-without-kill"),
+            (None, Evidence::Announced, &[Action::TaskOom], "oom-announced"),
+            (None, Evidence::Counter, &[], "oom-unproven"),
+            (None, Evidence::Inferred, &[], "oom-unproven"),
+        ];
+        for (added, evidence, actions, rule) in cases {
+            let event = Event::OomKill(OomKill { added, evidence, ..testing::oom_kill() });
+            check(event.clone(), Known::empty(), actions, rule);
+            check(event, Known::all(), actions, rule);
+        }
+    }
+
+    #[test]
+    fn an_end_is_published_exactly_where_exits_are_ours() {
+        let lost = Event::GuestLost(GuestLost { reason: "link closed".to_owned() });
+        for event in [Event::Exited(testing::exited()), lost] {
+            check(event.clone(), Known::all(), &[Action::TaskExit(None)], "exit");
+            check(event.clone(), Known::EXIT_WRITABLE, &[Action::TaskExit(None)], "exit");
+            check(event.clone(), Known::all() - Known::EXIT_WRITABLE, &[], "exit-not-ours");
+            check(event, Known::empty(), &[], "exit-not-ours");
+        }
+    }
+
+    #[test]
+    fn nothing_is_published_for_other_kinds() {
+        let kill = Event::KillRequest(KillRequest { signal: 9, all: true });
+        let other = Event::Other(Other { kind: "new".to_owned(), json: "{}".to_owned() });
+        let pressure = Event::Pressure(Pressure {
+            of: PressureOf::Memory,
+            full: true,
+            avg10_centi: 1,
+            avg60_centi: 1,
+            total_us: 1,
+            stalled_us: None,
+            high_events: None,
+        });
+        for event in [kill, other, pressure] {
+            check(event, Known::all(), &[], "no-action");
+        }
+    }
+
+    #[test]
+    fn the_counter_is_named_in_the_reason() {
+        let event =
+            Event::OomKill(OomKill { added: Some(2), evidence: Evidence::Counter, ..testing::oom_kill() });
+        let ruling = Kubernetes.rule(&testing::signal(event), &testing::case(), &[]);
+        let expect = Ruling::decide([Action::TaskOom], "the kernel's OOM kill counter rose by 2");
+        assert_eq!(ruling, Ok(expect.by_rule("oom-kill-counter")));
+    }
+}

@@ -1,1 +1,168 @@
+//! Example policy: an exit by SIGKILL that nobody asked for is ruled OOM.
 //!
+//! The kernel's OOM killer ends a process with SIGKILL, and so do `kubectl delete --force`, a failed liveness probe and an
+//! eviction. Where no OOM kill counter can be read, the difference is whether somebody *asked* for the kill: the router sees
+//! kill requests that go through the runtime. This policy rules OOM when there was none.
+//!
+//! Put it into the policy directory as `20-sigkill-is-oom.wasm`. Where your sources do not see kill requests, it does nothing,
+//! unless `20-sigkill-is-oom.toml` beside it says that there are none:
+//!
+//! ```toml
+//! [config]
+//! assume_no_kill_requests = true
+//! ```
+
+use coroner_sdk::prelude::*;
+
+const SIGKILL: u8 = 9;
+
+/// The policy is its own configuration: the fields are the keys of `[config]`.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SigkillIsOom {
+    /// Where kill requests are not seen, take it that there were none.
+    assume_no_kill_requests: bool,
+}
+
+impl Policy for SigkillIsOom {
+    const NAME: &str = "sigkill-is-oom";
+
+    // The router calls `rule` for no other kind: no fuel is burnt on what would be passed anyway.
+    fn wants() -> Kinds {
+        Kinds::EXITED
+    }
+
+    // An operator whose sources cannot know these is told so when the policy is loaded.
+    fn needs() -> Known {
+        Known::EXIT_STATUS | Known::KILL_REQUESTS
+    }
+
+    fn config_schema() -> Option<String> {
+        Some(include_str!("../config.schema.json").to_owned())
+    }
+
+    fn configure(json: &str) -> Result<Self, Mistakes> {
+        config::parse(json)
+    }
+
+    fn rule(&self, signal: &Signal, case: &CaseFile, draft: &[Action]) -> Result<Ruling, String> {
+        let Event::Exited(exited) = &signal.event else { return Ok(Ruling::Pass) };
+
+        // Only the init process's exit is the container's. `None` means unknown, and most exits are of init.
+        let of_exec = exited.is_init == Some(false);
+        let by_sigkill = exited.ended_by(SIGKILL) == Some(true);
+        let told_already = case.oom_sent;
+        if of_exec || !by_sigkill || told_already {
+            return Ok(Ruling::Pass);
+        }
+
+        // `None` again means unknown: not seen is not the same as not sent.
+        let requested = match case.kill_requested(SIGKILL) {
+            Some(requested) => requested,
+            None => !self.assume_no_kill_requests,
+        };
+        if requested {
+            return Ok(Ruling::Pass);
+        }
+
+        // A decision replaces the draft: what the policies before this one wanted is carried over. The OOM goes first,
+        // because containerd looks at it when the exit arrives.
+        let mut actions = vec![Action::TaskOom];
+        actions.extend(draft.iter().filter(|action| **action != Action::TaskOom).cloned());
+        Ok(Ruling::decide(actions, "it was ended by SIGKILL, and nobody asked for that")
+            .by_rule("unrequested-sigkill"))
+    }
+}
+
+export_policy!(SigkillIsOom);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An exit of init by SIGKILL.
+    fn killed() -> Exited {
+        Exited { is_init: Some(true), status: Some(137), signal: Some(SIGKILL), ..testing::exited() }
+    }
+
+    /// Nobody asked for a kill, and that is known.
+    fn unrequested() -> CaseFile {
+        CaseFile { known: Known::KILL_REQUESTS, requests: Some(vec![]), ..testing::case() }
+    }
+
+    fn requested(signal: u8) -> CaseFile {
+        let requests = vec![(testing::moment(), KillRequest { signal, all: false })];
+        CaseFile { requests: Some(requests), ..unrequested() }
+    }
+
+    fn rule(policy: &SigkillIsOom, exited: Exited, case: &CaseFile, draft: &[Action]) -> Option<Vec<Action>> {
+        match policy.rule(&testing::signal(Event::Exited(exited)), case, draft) {
+            Ok(Ruling::Decide(decision)) => Some(decision.actions),
+            Ok(Ruling::Pass) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn an_unrequested_sigkill_of_init_is_an_oom_and_nothing_else_is() {
+        let unknown = testing::case();
+        let told = CaseFile { oom_sent: true, ..unrequested() };
+        let cases = [
+            ("unrequested", killed(), unrequested(), true),
+            ("maybe init", Exited { is_init: None, ..killed() }, unrequested(), true),
+            ("status alone", Exited { signal: None, ..killed() }, unrequested(), true),
+            ("signal alone", Exited { status: None, ..killed() }, unrequested(), true),
+            ("only SIGTERM was requested", killed(), requested(15), true),
+            ("SIGKILL was requested", killed(), requested(9), false),
+            ("requests unknown", killed(), unknown, false),
+            ("an exec's exit", Exited { is_init: Some(false), ..killed() }, unrequested(), false),
+            ("by SIGTERM", Exited { signal: Some(15), status: Some(143), ..killed() }, unrequested(), false),
+            ("exit 137 without a signal", Exited { signal: Some(15), ..killed() }, unrequested(), false),
+            ("exit 0", Exited { signal: None, status: Some(0), ..killed() }, unrequested(), false),
+            ("nothing known", testing::exited(), unrequested(), false),
+            ("told already", killed(), told, false),
+        ];
+        for (name, exited, case, oom) in cases {
+            let expect = oom.then(|| vec![Action::TaskOom]);
+            assert_eq!(rule(&SigkillIsOom::default(), exited, &case, &[]), expect, "{name}");
+        }
+    }
+
+    #[test]
+    fn unknown_requests_count_as_none_only_where_the_operator_says_so() {
+        let policy = SigkillIsOom::configure(r#"{"assume_no_kill_requests": true}"#).unwrap();
+        assert_eq!(rule(&policy, killed(), &testing::case(), &[]), Some(vec![Action::TaskOom]));
+        assert_eq!(rule(&policy, killed(), &requested(9), &[]), None);
+    }
+
+    #[test]
+    fn the_oom_goes_before_what_the_draft_holds_and_is_there_once() {
+        let report = Action::Report(Report {
+            topic: "/team/exits".to_owned(),
+            reason: "Killed".to_owned(),
+            message: "it ended".to_owned(),
+            fields: vec![],
+        });
+        let exit = Action::TaskExit(None);
+        let cases = [
+            (vec![exit.clone()], vec![Action::TaskOom, exit.clone()]),
+            (vec![Action::TaskOom, exit.clone()], vec![Action::TaskOom, exit.clone()]),
+            (vec![report.clone(), Action::TaskOom], vec![Action::TaskOom, report.clone()]),
+            (vec![report.clone(), exit.clone()], vec![Action::TaskOom, report, exit]),
+        ];
+        for (draft, expect) in cases {
+            assert_eq!(
+                rule(&SigkillIsOom::default(), killed(), &unrequested(), &draft),
+                Some(expect),
+                "{draft:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_key_it_does_not_know_is_named() {
+        let mistakes = SigkillIsOom::configure(r#"{"assume_no_kill_request": true}"#).unwrap_err();
+        let expect = ("assume_no_kill_request", "unknown key; known are assume_no_kill_requests");
+        assert_eq!(mistakes, [(expect.0.to_owned(), expect.1.to_owned())]);
+    }
+}

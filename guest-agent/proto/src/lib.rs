@@ -1,1 +1,15 @@
+//! What the agent and the router say to each other: `coroner.agent.v1`, generated once for both ends.
 //!
+//! `agent.proto` is the text, docs/agent-protocol.md its page. [`transport`] opens links, and every link passes
+//! the [`guard`], which closes it before an oversized frame is read.
+
+pub mod address;
+pub mod guard;
+pub mod limits;
+pub mod transport;
+
+#[allow(missing_debug_implementations, clippy::all, reason = "generated from agent.proto")]
+#[rustfmt::skip]
+mod generated;
+
+pub use generated::{agent, agent_ttrpc};

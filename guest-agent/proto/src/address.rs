@@ -1,0 +1,89 @@
+//! Where a link goes: `unix:///path` or `vsock://CID:PORT`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// The CID that stands for "any" when listening.
+pub const ANY_CID: u32 = u32::MAX;
+
+/// An address to dial or to listen on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// A virtio-vsock port.
+    Vsock {
+        /// The peer's context id; [`ANY_CID`] when listening.
+        cid: u32,
+        /// The port.
+        port: u32,
+    },
+}
+
+/// Why a text is no address.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// Neither scheme.
+    #[error("`{0}` is not unix:///path or vsock://CID:PORT")]
+    Scheme(String),
+    /// A unix path that is not absolute.
+    #[error("`{0}` does not name an absolute path: unix:///path has three slashes")]
+    Path(String),
+    /// A unix path the kernel cannot take.
+    #[error("`{0}` is longer than the 107 bytes a unix socket's path may have")]
+    Long(String),
+    /// Not two numbers.
+    #[error("`{0}` is not vsock://CID:PORT: both are numbers, CID -1 is any")]
+    Vsock(String),
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Some(path) = text.strip_prefix("unix://") {
+            // sun_path has 108 bytes, the last a zero: unix(7).
+            return match path {
+                _ if !path.starts_with('/') => Err(AddressError::Path(text.to_owned())),
+                _ if path.len() > 107 => Err(AddressError::Long(text.to_owned())),
+                _ => Ok(Self::Unix(PathBuf::from(path))),
+            };
+        }
+        if let Some(rest) = text.strip_prefix("vsock://") {
+            let cid = |cid: &str| if cid == "-1" { Some(ANY_CID) } else { cid.parse().ok() };
+            return rest
+                .split_once(':')
+                .and_then(|(peer, port)| Some(Self::Vsock { cid: cid(peer)?, port: port.parse().ok()? }))
+                .ok_or_else(|| AddressError::Vsock(text.to_owned()));
+        }
+        Err(AddressError::Scheme(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Vsock { cid: ANY_CID, port } => write!(f, "vsock://-1:{port}"),
+            Self::Vsock { cid, port } => write!(f, "vsock://{cid}:{port}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_and_shown() {
+        for text in ["unix:///run/a.sock", "vsock://3:1030", "vsock://-1:1030"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+        for bad in ["", "tcp://1:2", "unix://a", "vsock://3", "vsock://x:1", "vsock://3:y", "vsock://3:1:2"] {
+            assert!(bad.parse::<Address>().is_err(), "{bad}");
+        }
+        let long = format!("unix:///{}", "a".repeat(107));
+        assert_eq!(long.parse::<Address>(), Err(AddressError::Long(long.clone())));
+    }
+}

@@ -1,0 +1,160 @@
+//! Reads every frame's header before anybody reads its body, and ends the link at one that is too large.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::limits::MAX_FRAME;
+
+/// u32 body length, u32 stream id (big-endian), u8 type, u8 flags: ttrpc's PROTOCOL.md.
+const HEADER: usize = 10;
+
+/// A byte stream whose incoming ttrpc frames are at most [`MAX_FRAME`] long.
+///
+/// It never hands on the header of a frame that is too large, so the reader allocates nothing for it.
+#[derive(Debug)]
+pub struct Guard<S> {
+    inner: S,
+    header: [u8; HEADER],
+    /// Header bytes read from the stream, and of those handed on. Nothing is handed on before all are read.
+    filled: usize,
+    given: usize,
+    /// Body bytes still to come.
+    body: usize,
+    refused: bool,
+}
+
+impl<S> Guard<S> {
+    /// Guards a stream that is at the start of a frame.
+    pub fn new(inner: S) -> Self {
+        Self { inner, header: [0; HEADER], filled: 0, given: 0, body: 0, refused: false }
+    }
+
+    fn refuse(&mut self, length: usize) -> io::Error {
+        self.refused = true;
+        let message = format!("a frame of {length} bytes, over {MAX_FRAME}: the link is closed");
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.refused || buf.remaining() == 0 {
+            // After a refusal the link is at its end: whoever reads on gets the end of the stream.
+            return Poll::Ready(Ok(()));
+        }
+        if this.body == 0 && this.given == this.filled {
+            (this.filled, this.given) = (0, 0);
+        }
+        if this.body == 0 {
+            while this.filled < HEADER {
+                let mut part = ReadBuf::new(&mut this.header[this.filled..]);
+                ready!(Pin::new(&mut this.inner).poll_read(cx, &mut part))?;
+                match part.filled().len() {
+                    0 => return Poll::Ready(Ok(())),
+                    read => this.filled += read,
+                }
+            }
+            let [a, b, c, d, ..] = this.header;
+            let length = u32::from_be_bytes([a, b, c, d]) as usize;
+            if length > MAX_FRAME {
+                return Poll::Ready(Err(this.refuse(length)));
+            }
+            if this.given < HEADER {
+                let some = buf.remaining().min(HEADER - this.given);
+                buf.put_slice(&this.header[this.given..this.given + some]);
+                this.given += some;
+                if this.given == HEADER {
+                    this.body = length;
+                    (this.filled, this.given) = (0, 0);
+                }
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let most = buf.remaining().min(this.body);
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
+        ready!(Pin::new(&mut this.inner).poll_read(cx, &mut part))?;
+        let read = part.filled().len();
+        buf.advance(read);
+        this.body -= read;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    fn frame(length: usize) -> Vec<u8> {
+        let mut bytes = u32::try_from(length).unwrap().to_be_bytes().to_vec();
+        bytes.extend_from_slice(&[0, 0, 0, 1, 1, 0]);
+        bytes.extend((0..length).map(|at| (at % 251) as u8));
+        bytes
+    }
+
+    /// Feeds `sent` in pieces of `piece` bytes, reads in pieces of `reads`, and gives all that came through.
+    async fn through(sent: Vec<u8>, piece: usize, reads: usize) -> (Vec<u8>, Option<io::Error>) {
+        let (mut near, far) = tokio::io::duplex(piece);
+        let mut guard = Guard::new(far);
+        let feed = async move {
+            // The guard stops reading when it refuses: the rest has nowhere to go.
+            for bytes in sent.chunks(piece) {
+                if near.write_all(bytes).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let read = async move {
+            let (mut got, mut buffer) = (Vec::new(), vec![0; reads]);
+            loop {
+                match guard.read(&mut buffer).await {
+                    Ok(0) => return (got, None),
+                    Ok(count) => got.extend_from_slice(&buffer[..count]),
+                    Err(error) => return (got, Some(error)),
+                }
+            }
+        };
+        tokio::join!(feed, read).1
+    }
+
+    #[tokio::test]
+    async fn frames_pass_unchanged_however_they_are_cut() {
+        let sent: Vec<u8> = [0, 1, 300, MAX_FRAME, 7].into_iter().flat_map(frame).collect();
+        for (piece, reads) in [(1, 1), (3, 64), (7, 3), (4096, 10), (1 << 17, 1 << 17)] {
+            let (got, error) = through(sent.clone(), piece, reads).await;
+            assert!(error.is_none(), "{error:?}");
+            assert_eq!(got.len(), sent.len(), "{piece} {reads}");
+            assert_eq!(got, sent);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_oversized_frame_ends_the_link_before_its_header_is_handed_on() {
+        let mut sent = frame(5);
+        sent.extend(frame(MAX_FRAME + 1));
+        for (piece, reads) in [(1, 1), (7, 3), (1 << 17, 1 << 17)] {
+            let (got, error) = through(sent.clone(), piece, reads).await;
+            assert_eq!(got, frame(5));
+            assert_eq!(error.map(|it| it.kind()), Some(io::ErrorKind::InvalidData));
+        }
+    }
+}

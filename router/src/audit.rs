@@ -1,0 +1,121 @@
+//! The audit record: what was seen, ruled and done, one JSON line each. docs/audit-record.md is its page.
+
+use serde::{Deserialize, Serialize};
+
+use crate::case::Case;
+use crate::config::Mode;
+use crate::ruling::{Action, Opinion};
+use crate::signal::Signal;
+
+/// The version of the line format.
+pub const VERSION: u32 = 1;
+
+/// One line.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Line {
+    /// [`VERSION`].
+    pub v: u32,
+    /// What it tells.
+    #[serde(flatten)]
+    pub record: Record,
+}
+
+/// What a line tells.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "kebab-case")]
+pub enum Record {
+    /// A signal was ruled.
+    Ruled(Box<Ruled>),
+    /// A queued action has left.
+    Delivered(Delivered),
+}
+
+/// A signal and what was made of it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Ruled {
+    /// The source's name.
+    pub source: String,
+    /// Its mode.
+    pub mode: Mode,
+    /// Of the policy chain.
+    pub generation: u64,
+    /// As the policies got it.
+    pub signal: Signal,
+    /// As the policies got it.
+    pub case: Case,
+    /// The native default.
+    pub draft: Vec<Action>,
+    /// What each policy said.
+    pub rulings: Vec<Opinion>,
+    /// What is to be done.
+    pub actions: Vec<Action>,
+    /// Why the finished draft was replaced.
+    pub illegal: Option<String>,
+    /// Where each action goes.
+    pub delivery: Vec<Planned>,
+}
+
+/// Where one action goes, or why nowhere.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Planned {
+    /// The sink's name; `None` when no sink takes it.
+    pub sink: Option<String>,
+    /// `/tasks/oom`, `/tasks/exit` or a report's topic.
+    pub topic: String,
+    /// Whether it was queued.
+    pub state: PlannedState,
+    /// Why it was withheld.
+    pub because: Option<String>,
+}
+
+/// Whether an action was queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlannedState {
+    /// It is in the sink's lane.
+    Queued,
+    /// It goes nowhere.
+    Withheld,
+}
+
+/// The end of a queued action.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Delivered {
+    /// The signal's id.
+    pub id: String,
+    /// The sink's name.
+    pub sink: String,
+    /// As in its plan.
+    pub topic: String,
+    /// How it ended.
+    pub outcome: DeliveredOutcome,
+    /// Tries it took.
+    pub attempts: u32,
+    /// Milliseconds from ruling to outcome.
+    pub waited_ms: u64,
+    /// The last error before it.
+    pub error: Option<String>,
+}
+
+/// How a queued action ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeliveredOutcome {
+    /// The sink took it.
+    Acked,
+    /// The router stopped first.
+    Unsent,
+}
+
+impl Record {
+    /// The line, with its line feed.
+    pub fn to_line(self) -> String {
+        let line = Line { v: VERSION, record: self };
+        let mut text = serde_json::to_string(&line).expect("records hold nothing JSON cannot say");
+        text.push('\n');
+        text
+    }
+}

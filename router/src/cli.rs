@@ -1,0 +1,72 @@
+//! What can be asked on the command line. docs/cli.md is its page.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Exit code: failed while running.
+pub(crate) const FAILED: u8 = 1;
+/// Exit code: wrong usage or configuration.
+pub(crate) const WRONG: u8 = 2;
+/// Exit code of `demo`: replayed instead of run.
+pub(crate) const REPLAYED: u8 = 3;
+
+/// Decides, and tells, why containers died.
+#[derive(Debug, Parser)]
+#[command(name = "coroner", version, after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// What to log: error, warn, info, debug, trace, or a filter such as coroner::source=debug
+    #[arg(long, global = true, env = "CORONER_LOG", value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  coroner demo                                     see a real OOM kill being ruled (as root)
+  coroner check --config /etc/coroner/coroner.toml
+  coroner run --config /etc/coroner/coroner.toml";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the router until SIGTERM or SIGINT
+    Run {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check the configuration and start every policy once
+    Check {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// For machines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let the kernel OOM-kill a process and show what becomes of it (as root)
+    Demo {
+        /// Print the audit records
+        #[arg(long)]
+        json: bool,
+    },
+    /// The process that dies in the demo
+    #[command(hide = true)]
+    DemoVictim {
+        /// How much it allocates
+        megabytes: usize,
+    },
+}
+
+/// Logs to standard error; colours only on a terminal.
+pub(crate) fn start_log(filter: Option<&str>) {
+    let filter = EnvFilter::try_new(filter.unwrap_or("info")).unwrap_or_else(|error| {
+        eprintln!("coroner: --log: {error}; logging at info");
+        EnvFilter::new("info")
+    });
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+}

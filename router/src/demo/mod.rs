@@ -1,0 +1,232 @@
+//! `coroner demo`: a real OOM kill through a real agent, the default policy and the containerd sink, on one screen.
+
+mod show;
+mod stage;
+mod stand_in;
+
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use coroner::audit::{Line, Record};
+use coroner::config::{Config, Containerd, Mode, Sink, SinkKind, Source};
+use coroner::policy::Limits;
+use coroner::signal::Event;
+use coroner::source::{agent::AgentSource, replay};
+use coroner::{Router, ruling::Action};
+use coroner_agent::Options;
+use coroner_proto::address::Address;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::cli::{FAILED, REPLAYED};
+use crate::serve::stop_signal;
+use show::Show;
+use stage::{Stage, StageError};
+
+pub(crate) use stage::victim;
+
+/// What the whole demo may take: it needs well under a second.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Records of one demo: four are expected.
+const RECORDS: usize = 64;
+static RECORDING: &str = include_str!("recording.jsonl");
+
+pub(crate) fn run(json: bool) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("coroner: no runtime: {error}");
+            return FAILED.into();
+        }
+    };
+    let show = Show::new(json);
+    let ended = match Stage::set() {
+        Ok(stage) => runtime.block_on(live(stage, show)),
+        Err(why) => runtime.block_on(replayed(&why, show)),
+    };
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    ended.unwrap_or_else(|error| {
+        eprintln!("coroner: the demo failed: {error}");
+        FAILED.into()
+    })
+}
+
+/// The classic case: a child allocates past the limit and is killed, its parent exits 1.
+async fn live(mut stage: Stage, mut show: Show) -> Result<ExitCode, String> {
+    let stop = stop_signal()?;
+    tokio::pin!(stop);
+    let set = Set::build(stage.folder()).await?;
+    let mut tasks = JoinSet::new();
+    let (ended, end) = watch::channel(false);
+    let address = Address::Unix(stage.folder().join("agent.sock"));
+    let (up, agent_up) = oneshot::channel();
+    let options = Options {
+        listen: vec![address.clone()],
+        roots: vec![stage.root_name().to_owned()],
+        cgroup_mount: None,
+    };
+    let mut agent_end = end.clone();
+    tasks.spawn(async move {
+        let ready = || drop(up.send(()));
+        let over = async move { drop(agent_end.wait_for(|it| *it).await) };
+        coroner_agent::run(options, ready, over).await.map_err(|error| error.to_string())
+    });
+    let mut router = Router::start(&set.config).map_err(|error| error.to_string())?;
+    let source = Source { name: "demo".to_owned(), mode: Mode::Sole, guest: None, address: address.clone() };
+    let agent = AgentSource::new(source, set.config.node.clone(), router.arrivals());
+    router.add("source demo".to_owned(), agent.run(end.clone()));
+    let mut router_end = end.clone();
+    tasks.spawn(async move {
+        let over = async move { drop(router_end.wait_for(|it| *it).await) };
+        router.until(over).await.map_err(|error| error.to_string())
+    });
+    show.title(&stage);
+    let seen = async {
+        agent_up.await.map_err(|_| "the agent did not start".to_owned())?;
+        stage.start(&address).await.map_err(|error| error.to_string())?;
+        Ok(follow(set.told, &mut show).await)
+    };
+    let seen = tokio::select! {
+        seen = seen => seen,
+        () = &mut stop => Err("interrupted".to_owned()),
+        () = tokio::time::sleep(PATIENCE) => Err(format!("nothing came of it in {} s", PATIENCE.as_secs())),
+        Some(ended) = tasks.join_next() => Err(match ended {
+            Ok(Ok(())) => "a part of the demo ended early".to_owned(),
+            Ok(Err(error)) => error,
+            Err(error) => error.to_string(),
+        }),
+    };
+    ended.send_replace(true);
+    tasks.join_all().await;
+    drop(set.kept);
+    stage.clear();
+    let seen = seen?;
+    show.verdict(seen);
+    Ok(if seen == Seen::KillThenExit { ExitCode::SUCCESS } else { FAILED.into() })
+}
+
+/// No cgroup can be made here: the same rulings on a recording, and an exit code that says so.
+async fn replayed(why: &StageError, mut show: Show) -> Result<ExitCode, String> {
+    show.replay(why);
+    let folder = stage::folder().map_err(|error| error.to_string())?;
+    let set = Set::build(folder.path()).await?;
+    let mut arrivals = replay::read(RECORDING).map_err(|error| error.to_string())?;
+    for arrival in &mut arrivals {
+        arrival.origin = std::sync::Arc::new(coroner::arrival::Origin {
+            source: "recording".to_owned(),
+            mode: arrival.origin.mode,
+            known: arrival.origin.known.clone(),
+        });
+    }
+    let mut router = Router::start(&set.config).map_err(|error| error.to_string())?;
+    let sender = router.arrivals();
+    router.add("source recording".to_owned(), replay::run(arrivals, sender));
+    let (dry, seen) = tokio::join!(router.until_dry(), follow(set.told, &mut show));
+    dry.map_err(|error| error.to_string())?;
+    drop(set.kept);
+    show.verdict_of_replay(seen);
+    Ok(REPLAYED.into())
+}
+
+/// What was ruled on the demo's container, in which order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Nothing,
+    Kill,
+    KillThenExit,
+    ExitWithoutKill,
+}
+
+/// Shows records as they come, until the exit was delivered.
+async fn follow(mut told: Told, show: &mut Show) -> Seen {
+    let mut seen = Seen::Nothing;
+    while let Some(text) = told.records.recv().await {
+        let Ok(line) = serde_json::from_str::<Line>(&text) else { continue };
+        if let Record::Ruled(ruled) = &line.record {
+            seen = match (&ruled.signal.event, seen) {
+                (Event::OomKill(kill), Seen::Nothing)
+                    if kill.total.is_some_and(|it| it > 0) && ruled.actions.contains(&Action::TaskOom) =>
+                {
+                    Seen::Kill
+                }
+                (Event::Exited(_), Seen::Kill) => Seen::KillThenExit,
+                (Event::Exited(_), Seen::Nothing) => Seen::ExitWithoutKill,
+                _ => seen,
+            };
+        }
+        let last = matches!(&line.record, Record::Delivered(delivered) if delivered.topic == "/tasks/exit");
+        show.record(&text, &line.record);
+        if matches!(line.record, Record::Delivered(_))
+            && let Ok(message) = told.messages.try_recv()
+        {
+            show.message(&message);
+        }
+        if last {
+            break;
+        }
+    }
+    seen
+}
+
+/// What live demo and replay share: a router's configuration, and its records as they are written.
+struct Set {
+    config: Config,
+    told: Told,
+    kept: Kept,
+}
+
+/// The router's records, and the messages the stand-in for containerd got.
+struct Told {
+    records: mpsc::Receiver<String>,
+    messages: mpsc::Receiver<String>,
+}
+
+/// What must outlive the router.
+struct Kept {
+    _writer: PipeWriter,
+    _containerd: stand_in::StandIn,
+}
+
+impl Set {
+    async fn build(folder: &std::path::Path) -> Result<Self, String> {
+        let (reader, writer) = std::io::pipe().map_err(|error| error.to_string())?;
+        let socket = folder.join("containerd.sock.ttrpc");
+        let (containerd, messages) = stand_in::StandIn::start(&socket).await?;
+        let limits = Limits::default();
+        let sink = |name: &str, kind| Sink { name: name.to_owned(), kind };
+        let audit = PathBuf::from(format!("/proc/self/fd/{}", writer.as_raw_fd()));
+        let config = Config {
+            node: "demo".to_owned(),
+            policy_directory: None,
+            policy_fuel: limits.fuel,
+            policy_memory: limits.memory,
+            containerd: Some(Containerd {
+                address: None,
+                ttrpc_address: socket,
+                namespace: "k8s.io".to_owned(),
+            }),
+            sources: Vec::new(),
+            sinks: vec![sink("containerd", SinkKind::Containerd), sink("audit", SinkKind::Jsonl(Some(audit)))],
+        };
+        let records = lines(reader);
+        let told = Told { records, messages };
+        Ok(Self { config, told, kept: Kept { _writer: writer, _containerd: containerd } })
+    }
+}
+
+/// The lines of a pipe; its own thread ends when the last writer is closed or nobody listens.
+fn lines(reader: PipeReader) -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::channel(RECORDS);
+    std::thread::spawn(move || {
+        for line in BufReader::new(reader).lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}

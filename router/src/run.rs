@@ -1,0 +1,219 @@
+//! Puts the router together, owns every task of it, and lets it run dry when it shall stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+
+use crate::arrival::Arrival;
+use crate::config::{Config, SinkKind};
+use crate::delivery::{Delivery, Lifecycle};
+use crate::identity::Identities;
+use crate::intake::Intake;
+use crate::policy::{Chain, Host, Limits, Policy, load};
+use crate::sink::containerd::{self, Containerd};
+use crate::sink::jsonl::Jsonl;
+use crate::sink::Records;
+use crate::source::agent::AgentSource;
+use crate::worker::Worker;
+
+/// Signals between two stages. Small: what waits here is in no order anybody can see, and sources keep the rest.
+const STAGE: usize = 256;
+/// Chain workers: rulings take microseconds, more threads would only wait.
+const MAX_WORKERS: usize = 4;
+/// What was taken may take this long to leave once the router shall stop.
+const DRAIN: Duration = Duration::from_secs(5);
+/// What the rest may take once lanes were told to give up.
+const LAST: Duration = Duration::from_secs(1);
+
+/// Why a router did not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The wasm engine refuses this machine.
+    #[error("the wasm engine does not start: {0}")]
+    Engine(wasmtime::Error),
+    /// A part ended before it was told to.
+    #[error("{part} ended by itself: {reason}")]
+    Ended {
+        /// Which.
+        part: String,
+        /// How.
+        reason: String,
+    },
+}
+
+/// Runs a router until `shutdown` resolves, then lets it run dry. `ready` is called once everything runs.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>, ready: impl FnOnce()) -> Result<(), RunError> {
+    let mut router = Router::start(&config)?;
+    for source in &config.sources {
+        let agent = AgentSource::new(source.clone(), config.node.clone(), router.arrivals());
+        let stop = router.stop.subscribe();
+        router.add(format!("source {}", source.name), agent.run(stop));
+    }
+    ready();
+    router.until(shutdown).await
+}
+
+/// The parts of a running router.
+#[derive(Debug)]
+pub struct Router {
+    tasks: JoinSet<usize>,
+    names: Vec<(Id, String)>,
+    arrivals: Option<mpsc::Sender<Arrival>>,
+    stop: watch::Sender<bool>,
+    give_up: watch::Sender<bool>,
+}
+
+impl Router {
+    /// Starts everything but the sources.
+    pub fn start(config: &Config) -> Result<Self, RunError> {
+        let (host, policies) = chain(config)?;
+        let (stop, _) = watch::channel(false);
+        let (give_up, _) = watch::channel(false);
+        let (arrivals, from_sources) = mpsc::channel(STAGE);
+        let mut router = Self { tasks: JoinSet::new(), names: Vec::new(), arrivals: Some(arrivals), stop, give_up };
+        let (records, lifecycle) = router.sinks(config);
+        let (rulings, from_workers) = mpsc::channel(STAGE);
+        let count = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
+        let workers = (0..count)
+            .map(|at| {
+                let (signals, from_intake) = mpsc::channel(STAGE);
+                let worker = Worker::new(Chain::new(Arc::clone(&host), &policies, 1));
+                let rulings = rulings.clone();
+                router.add_thread(format!("worker {at}"), move || worker.run(from_intake, &rulings));
+                signals
+            })
+            .collect();
+        drop(rulings);
+        let address = config.containerd.as_ref().and_then(|it| it.address.clone());
+        let intake = Intake { arrivals: from_sources, identities: Identities::new(address), workers };
+        router.add("intake".to_owned(), intake.run());
+        let delivery = Delivery { rulings: from_workers, records, lifecycle };
+        router.add("delivery".to_owned(), delivery.run());
+        Ok(router)
+    }
+
+    /// Where a source hands its signals on.
+    pub fn arrivals(&self) -> mpsc::Sender<Arrival> {
+        self.arrivals.clone().expect("taken only by `until`, which consumes the router")
+    }
+
+    /// Adds a task that ends when the router stops, or when its input closes.
+    pub fn add(&mut self, name: String, task: impl Future<Output = ()> + Send + 'static) {
+        self.add_counting(name, async {
+            task.await;
+            0
+        });
+    }
+
+    fn add_counting(&mut self, name: String, task: impl Future<Output = usize> + Send + 'static) {
+        let handle = self.tasks.spawn(task);
+        self.names.push((handle.id(), name));
+    }
+
+    fn add_thread(&mut self, name: String, task: impl FnOnce() + Send + 'static) {
+        let handle = self.tasks.spawn_blocking(|| {
+            task();
+            0
+        });
+        self.names.push((handle.id(), name));
+    }
+
+    /// Lanes and their sinks.
+    fn sinks(&mut self, config: &Config) -> (Records, Option<Lifecycle>) {
+        let mut records = Records::default();
+        for sink in &config.sinks {
+            if let SinkKind::Jsonl(path) = &sink.kind {
+                let lines = records.add(&sink.name);
+                let jsonl = Jsonl { name: sink.name.clone(), path: path.clone() };
+                self.add_thread(format!("sink {}", sink.name), move || jsonl.run(lines));
+            }
+        }
+        let publisher = config.sinks.iter().find(|it| matches!(it.kind, SinkKind::Containerd));
+        let lifecycle = publisher.zip(config.containerd.as_ref()).map(|(sink, at)| {
+            let (lane, actions) = mpsc::channel(containerd::ACTIONS);
+            let publisher = Containerd {
+                name: sink.name.clone(),
+                address: at.ttrpc_address.clone(),
+                records: records.clone(),
+                give_up: self.give_up.subscribe(),
+            };
+            self.add_counting(format!("sink {}", sink.name), publisher.run(actions));
+            Lifecycle { sink: sink.name.clone(), namespace: at.namespace.clone(), lane }
+        });
+        (records, lifecycle)
+    }
+
+    /// Runs until `shutdown` resolves or a part ends by itself, then lets what was taken run dry.
+    pub async fn until(mut self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+        tokio::pin!(shutdown);
+        let ended = tokio::select! {
+            () = &mut shutdown => Ok(()),
+            Some(ended) = self.tasks.join_next_with_id() => Err(self.ended(ended)),
+        };
+        self.drain().await;
+        ended
+    }
+
+    /// Runs until every source has ended by itself and all of it is delivered: for a recording.
+    pub async fn until_dry(mut self) -> Result<(), RunError> {
+        self.arrivals = None;
+        while let Some(ended) = self.tasks.join_next_with_id().await {
+            if ended.is_err() {
+                return Err(self.ended(ended));
+            }
+        }
+        Ok(())
+    }
+
+    async fn drain(mut self) {
+        self.arrivals = None;
+        self.stop.send_replace(true);
+        let mut unsent = 0;
+        if tokio::time::timeout(DRAIN, self.join(&mut unsent)).await.is_err() {
+            self.give_up.send_replace(true);
+            if tokio::time::timeout(LAST, self.join(&mut unsent)).await.is_err() {
+                tracing::warn!(parts = self.tasks.len(), "parts that did not end in time are left behind");
+            }
+        }
+        if unsent > 0 {
+            tracing::warn!(unsent, "actions left unsent; the agents tell their signals again at the next start");
+        }
+    }
+
+    async fn join(&mut self, unsent: &mut usize) {
+        while let Some(ended) = self.tasks.join_next_with_id().await {
+            match ended {
+                Ok((_, count)) => *unsent += count,
+                Err(_) => {
+                    let error = self.ended(ended);
+                    tracing::error!(%error, "a part failed while the router ran dry");
+                }
+            }
+        }
+    }
+
+    fn ended(&self, ended: Result<(Id, usize), JoinError>) -> RunError {
+        let (id, reason) = match ended {
+            Ok((id, _)) => (id, "nobody told it to".to_owned()),
+            Err(error) => (error.id(), error.to_string()),
+        };
+        let part = self.names.iter().find(|(it, _)| *it == id).map_or("a part", |(_, name)| name).to_owned();
+        RunError::Ended { part, reason }
+    }
+}
+
+/// The host and the policies that were taken; what was refused is logged.
+fn chain(config: &Config) -> Result<(Arc<Host>, Vec<Arc<Policy>>), RunError> {
+    let limits = Limits { fuel: config.policy_fuel, memory: config.policy_memory };
+    let host = Host::new(limits).map_err(RunError::Engine)?;
+    let (policies, refused) = load(&host, config.policy_directory.as_deref());
+    for error in &refused {
+        tracing::error!(%error, "policy refused; the others run");
+    }
+    for policy in &policies {
+        tracing::info!(policy = policy.name, version = policy.version(), digest = policy.digest, "policy runs");
+    }
+    Ok((Arc::new(host), policies))
+}

@@ -1,0 +1,56 @@
+//! `coroner run`: the router as a service.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use coroner::config::Config;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::{FAILED, WRONG};
+
+/// What blocking threads get at the very end: a hung disk must not keep the process.
+const LAST: Duration = Duration::from_millis(200);
+
+pub(crate) fn run(path: &Path) -> ExitCode {
+    let config = match Config::read(path) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return WRONG.into();
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "no runtime");
+            return FAILED.into();
+        }
+    };
+    let ended = runtime.block_on(async {
+        let stop = stop_signal()?;
+        coroner::run(config, stop, || tracing::info!("ready")).await.map_err(|error| error.to_string())
+    });
+    runtime.shutdown_timeout(LAST);
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error, "the router failed");
+            FAILED.into()
+        }
+    }
+}
+
+/// Resolves on SIGTERM or SIGINT.
+pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>, String> {
+    let register = |kind| signal(kind).map_err(|error| format!("cannot wait for signals: {error}"));
+    let (mut term, mut int) = (register(SignalKind::terminate())?, register(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        tracing::info!("stopping: nothing new is taken");
+    })
+}

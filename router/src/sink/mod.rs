@@ -1,0 +1,53 @@
+//! Places actions and records go, one file each; `jsonl` is the smallest and the one to read first.
+
+pub mod containerd;
+pub mod jsonl;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::mpsc;
+
+use crate::audit::Record;
+
+/// Lines a record lane holds. A disk that stalls for seconds on a busy node is ridden out; what
+/// comes after is dropped and counted, because a record must never delay an exit.
+pub const LINES: usize = 8192;
+
+/// Hands audit records to every sink that takes them. Never waits.
+#[derive(Clone, Debug, Default)]
+pub struct Records {
+    lanes: Vec<Lane>,
+}
+
+#[derive(Clone, Debug)]
+struct Lane {
+    sink: String,
+    lines: mpsc::Sender<Arc<str>>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Records {
+    /// Adds a sink's lane and gives its end.
+    pub fn add(&mut self, sink: &str) -> mpsc::Receiver<Arc<str>> {
+        let (lines, end) = mpsc::channel(LINES);
+        self.lanes.push(Lane { sink: sink.to_owned(), lines, dropped: Arc::default() });
+        end
+    }
+
+    /// Tells every lane; a lane that is full drops the line and counts it.
+    pub fn tell(&self, record: Record) {
+        if self.lanes.is_empty() {
+            return;
+        }
+        let line: Arc<str> = record.to_line().into();
+        for lane in &self.lanes {
+            if lane.lines.try_send(Arc::clone(&line)).is_err() {
+                let dropped = lane.dropped.fetch_add(1, Ordering::Relaxed) + 1;
+                if dropped.is_power_of_two() {
+                    tracing::warn!(sink = lane.sink, dropped, "audit records dropped, the sink is too slow");
+                }
+            }
+        }
+    }
+}

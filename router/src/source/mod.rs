@@ -1,0 +1,6 @@
+//! Where signals come from. A source decodes, bounds and hands on; it keeps count of what it has under way.
+
+pub mod agent;
+mod decode;
+pub mod replay;
+mod watermark;

@@ -1,0 +1,128 @@
+//! One OS thread that owns its containers' cases and its own instances of the policies, and rules on each signal.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::arrival::{Ack, Origin};
+use crate::case::Case;
+use crate::intake::Named;
+use crate::policy::Chain;
+use crate::ruling::Outcome;
+use crate::signal::{ContainerId, Event, Signal};
+
+/// Cases kept of containers that have exited, for kills that are told late. Without a bound a node that runs short
+/// jobs for a year would keep the case of every one.
+const DEPARTED: usize = 1024;
+/// Cases kept in all. A container whose exit is never told would else be kept for good.
+const CASES: usize = 16_384;
+
+/// A ruled signal on its way to delivery.
+#[derive(Debug)]
+pub struct Ruled {
+    /// As the policies got it.
+    pub signal: Signal,
+    /// As the policies got it.
+    pub case: Case,
+    /// Where it came from.
+    pub origin: Arc<Origin>,
+    /// Of the chain that ruled.
+    pub generation: u64,
+    /// What the chain made of it.
+    pub outcome: Outcome,
+    /// How the source hears of it.
+    pub ack: Ack,
+}
+
+/// Rules on the signals of its containers.
+#[derive(Debug)]
+pub struct Worker {
+    /// Its own policies.
+    pub chain: Chain,
+    cases: HashMap<ContainerId, Case>,
+    /// By arrival.
+    order: VecDeque<ContainerId>,
+    departed: VecDeque<ContainerId>,
+}
+
+impl Worker {
+    /// A worker that knows no container yet.
+    pub fn new(chain: Chain) -> Self {
+        Self { chain, cases: HashMap::new(), order: VecDeque::new(), departed: VecDeque::new() }
+    }
+
+    /// Rules until the channel closes. Blocks: it runs on its own thread.
+    pub fn run(mut self, mut signals: mpsc::Receiver<Named>, rulings: &mpsc::Sender<Ruled>) {
+        while let Some(named) = signals.blocking_recv() {
+            let ruled = self.rule(named);
+            if rulings.blocking_send(ruled).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Rules on one signal and remembers it.
+    pub fn rule(&mut self, named: Named) -> Ruled {
+        let Named { arrival, known, memory_limit } = named;
+        let mut signal = arrival.signal;
+        let id = signal.target.container_id.clone();
+        if !self.cases.contains_key(&id) {
+            self.make_room();
+            self.order.push_back(id.clone());
+        }
+        let case = self.cases.entry(id.clone()).or_default();
+        case.know(&known);
+        case.memory_limit = case.memory_limit.or(memory_limit);
+        case.memory_last = arrival.usage_bytes.or(case.memory_last);
+        relate(&mut signal, case);
+        let outcome = self.chain.rule(&signal, case);
+        let before = case.clone();
+        case.learn(&signal, &outcome.actions);
+        if before.exit.is_none() && case.exit.is_some() {
+            self.depart(id);
+        }
+        Ruled {
+            signal,
+            case: before,
+            origin: arrival.origin,
+            generation: self.chain.generation,
+            outcome,
+            ack: arrival.ack,
+        }
+    }
+
+    fn depart(&mut self, id: ContainerId) {
+        self.departed.push_back(id);
+        if self.departed.len() > DEPARTED
+            && let Some(oldest) = self.departed.pop_front()
+        {
+            self.cases.remove(&oldest);
+        }
+        // Ids of dropped cases stay in `order` until there are as many of them as cases: each is looked at once.
+        if self.order.len() > 2 * CASES {
+            let cases = &self.cases;
+            self.order.retain(|id| cases.contains_key(id));
+        }
+    }
+
+    fn make_room(&mut self) {
+        while self.cases.len() >= CASES
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.cases.remove(&oldest);
+        }
+    }
+}
+
+/// Fills in what only the case tells: how far the counter rose since the last ruling, and whether the kill is late.
+fn relate(signal: &mut Signal, case: &Case) {
+    if let Event::OomKill(kill) = &mut signal.event {
+        if let (Some(total), Some(before)) = (kill.total, case.kills_total())
+            && total > before
+        {
+            kill.added = Some(total - before);
+        }
+        kill.late = case.exit.is_some();
+    }
+}

@@ -16,6 +16,8 @@ mod plugins;
 mod process;
 mod workspace;
 
+use std::process::ExitCode;
+
 use clap::Parser;
 
 #[derive(Parser)]
@@ -46,9 +48,18 @@ enum Command {
     },
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let command = Command::parse();
-    process::end_children_on_signals()?;
+    match process::end_children_on_signals().and_then(|()| run(command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Test { only, list: false } => gate::run(&only),
         Command::Test { only, list: true } => gate::list(&only),

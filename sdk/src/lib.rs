@@ -47,7 +47,7 @@
 //! Its `Cargo.toml` says `crate-type = ["cdylib", "rlib"]`: the first makes the `.wasm`, the second the tests. It is
 //! built for `wasm32-unknown-unknown` and wrapped into a component, which imports `coroner:policy/log` and nothing else.
 //!
-//! In the order a policy meets them: [`Policy`] is what it implements, [`mod@export_policy`] what makes a component of it,
+//! In the order a policy meets them: [`Policy`] is what it implements, [`export_policy!`] what makes a component of it,
 //! `config` reads its `[config]` table, [`log`] writes to the router's log, and [`testing`] makes signals for its tests.
 //!
 //! **Unknown is not zero.** `None` in any field means "not seen", or "cannot be known here", never 0, false or

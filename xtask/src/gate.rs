@@ -68,7 +68,7 @@ fn test_targets() -> anyhow::Result<(Vec<String>, Vec<String>)> {
     let (mut integration, mut end_to_end) = (Vec::new(), Vec::new());
     for member in workspace::members()? {
         let targets = workspace::targets(&workspace::root().join(&member).join("tests"))?;
-        let list = if member == "tests" { &mut end_to_end } else { &mut integration };
+        let list = if member.as_os_str() == "tests" { &mut end_to_end } else { &mut integration };
         list.extend(targets);
     }
     integration.sort();

@@ -51,7 +51,8 @@ enum Command {
 fn main() -> ExitCode {
     let command = Command::parse();
     match process::end_children_on_signals().and_then(|()| run(command)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -59,12 +60,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+/// Answers false where what failed has been said.
+fn run(command: Command) -> anyhow::Result<bool> {
     match command {
-        Command::Test { only, list: false } => gate::run(&only),
+        Command::Test { only, list: false } => return gate::run(&only),
         Command::Test { only, list: true } => gate::list(&only),
         Command::Plugins { check: true, .. } => plugins::check().map(drop),
         Command::Plugins { check: false, new_toolchain } => plugins::write(new_toolchain),
         Command::Bench { name } => bench::run(name.as_deref()),
     }
+    .map(|()| true)
 }

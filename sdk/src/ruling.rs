@@ -43,6 +43,12 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_that_was_not_named_is_none() {
+        let decision = Decision { actions: vec![], because: "nothing".to_owned(), rule: None };
+        assert_eq!(Ruling::decide([], "nothing"), Ruling::Decide(decision));
+    }
+
+    #[test]
     fn a_pass_has_no_rule() {
         assert_eq!(Ruling::Pass.by_rule("exit"), Ruling::Pass);
     }

@@ -1,1 +1,111 @@
-fn main(){}
+//! The command line: arguments, then the library, then an exit code.
+
+mod arguments;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use coroner_agent::{Findings, Options, Version, log};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::arguments::{Command, parse};
+
+/// docs/cli.md.
+const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let command = match parse(std::env::args_os().skip(1), std::env::var("CORONER_LOG").ok()) {
+        Ok((command, level)) => {
+            log::set_level(level);
+            command
+        }
+        Err(error) => {
+            say(
+                std::io::stderr(),
+                &format!("coroner-agent: {error}\n\n`coroner-agent --help` tells what it takes.\n"),
+            );
+            return ExitCode::from(WRONG_USAGE);
+        }
+    };
+    match command {
+        Command::Help => say(std::io::stdout(), arguments::HELP),
+        Command::Version => {
+            say(std::io::stdout(), concat!("coroner-agent ", env!("CARGO_PKG_VERSION"), "\n"))
+        }
+        Command::Check { roots } => match coroner_agent::check(&roots, None) {
+            Ok(findings) => say(std::io::stdout(), &shown(&findings)),
+            Err(error) => return failed(&error),
+        },
+        Command::Run { listen, roots } => {
+            raise_descriptors();
+            if let Err(error) = serve(Options { listen, roots, cgroup_mount: None }) {
+                return failed(&*error);
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let shutdown = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        coroner_agent::run(options, || {}, shutdown).await?;
+        Ok(())
+    })
+}
+
+/// A container takes two descriptors, and the usual limit is 1,024.
+fn raise_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // What cannot be raised is met when it is reached, and told then.
+    setrlimit(Resource::Nofile, limit).ok();
+}
+
+fn shown(findings: &Findings) -> String {
+    let version = match findings.hierarchy.version() {
+        Version::V1 => "v1",
+        Version::V2 => "v2",
+    };
+    let mut lines = vec![format!("cgroup {version} at {}", findings.hierarchy.mount().display())];
+    for capability in &findings.capabilities {
+        lines.push(match &capability.missing_because {
+            None => format!("  {:<12} yes", capability.name),
+            Some(why) => format!("  {:<12} no: {why}", capability.name),
+        });
+    }
+    lines.push(match findings.containers.len() {
+        0 => "no containers seen below the roots".to_owned(),
+        count => format!("containers: {count}"),
+    });
+    for container in &findings.containers {
+        let init =
+            container.init_pid.map_or_else(|| "init not known".to_owned(), |pid| format!("init {pid}"));
+        let kills = match &container.kills {
+            Ok(kills) => format!("OOM kills {kills}"),
+            Err(why) => why.clone(),
+        };
+        lines.push(format!("  {}  {init}, {kills}\n    {}", container.id, container.cgroup));
+    }
+    lines.join("\n") + "\n"
+}
+
+fn failed(error: &(impl std::fmt::Display + ?Sized)) -> ExitCode {
+    say(std::io::stderr(), &format!("coroner-agent: {error}\n"));
+    ExitCode::from(FAILED)
+}
+
+/// A closed pipe is nobody to tell.
+fn say(mut to: impl Write, text: &str) {
+    to.write_all(text.as_bytes()).ok();
+}

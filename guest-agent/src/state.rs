@@ -1,0 +1,349 @@
+//! What is known of every container, and the cursors readers have on it. Pure: no file, no clock, no socket.
+//!
+//! It is state, not a log: a container has one slot for kills and one for each exit. A change puts its slot under the
+//! next sequence number, so a reader that is behind sees each slot once, at its latest.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use coroner_proto::agent::{self, Exited, OomKill, Signal, signal};
+use protobuf::{Message, MessageField};
+
+/// Containers that are there. Every one costs about a kilobyte here and two descriptors; a node runs some hundred, a guest a
+/// few. Without a bound, who may make cgroups below a root could fill the agent's memory.
+pub(crate) const MAX_CONTAINERS: usize = 8192;
+/// Of containers that are gone, how many are kept for another reader, and how many because nobody dealt with them.
+const KEPT_ACKED: usize = 256;
+const KEPT_UNACKED: usize = 1024;
+/// Exits of execs kept in one container, oldest dropped first. A probe every second would otherwise fill it.
+const KEPT_EXECS: usize = 64;
+/// Sequence numbers of dropped signals that are known one by one; older ones are only counted.
+const KEPT_DROPPED: usize = 1024;
+
+/// When something was seen, by the boot clock and the wall clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Moment {
+    pub(crate) boot_ns: u64,
+    pub(crate) wall_ms: u64,
+}
+
+/// A container's slot: its kills, its own exit or that of an exec.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Slot {
+    Kill,
+    Exit(Option<String>),
+}
+
+#[derive(Debug, Default)]
+struct Container {
+    cgroup: String,
+    init_pid: Option<u32>,
+    kills_before: Option<u64>,
+    kills_total: Option<u64>,
+    /// What `added` counts from: the total that was last acknowledged.
+    kills_acked: u64,
+    limit_bytes: Option<u64>,
+    slots: HashMap<Slot, Signal>,
+    /// The exit of the run that is over, none while it runs.
+    exit: Option<Exited>,
+    departed: bool,
+}
+
+impl Container {
+    fn highest(&self) -> u64 {
+        self.slots.values().map(|signal| signal.seq).max().unwrap_or(0)
+    }
+}
+
+/// Signals that were dropped before everybody had read them.
+#[derive(Debug, Default)]
+struct Dropped {
+    known: BTreeSet<u64>,
+    older: u64,
+    oldest: u64,
+}
+
+impl Dropped {
+    fn add(&mut self, seq: u64) {
+        self.known.insert(seq);
+        if self.known.len() > KEPT_DROPPED
+            && let Some(seq) = self.known.pop_first()
+        {
+            self.older += 1;
+            self.oldest = self.oldest.max(seq);
+        }
+    }
+
+    fn after(&self, seq: u64) -> u64 {
+        let known = seq.checked_add(1).map_or(0, |next| self.known.range(next..).count() as u64);
+        known + if seq < self.oldest { self.older } else { 0 }
+    }
+}
+
+/// All containers.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    seq: u64,
+    acked: u64,
+    containers: BTreeMap<String, Container>,
+    index: BTreeMap<u64, (String, Slot)>,
+    /// Containers that are gone, the earliest first.
+    departed: VecDeque<String>,
+    dropped: Dropped,
+}
+
+/// A page of the state.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) containers: Vec<agent::Container>,
+    pub(crate) as_of_seq: u64,
+    pub(crate) more: bool,
+}
+
+/// What is known of one container.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) seq: u64,
+    pub(crate) kills_total: Option<u64>,
+    pub(crate) exit: Option<Exited>,
+}
+
+impl State {
+    /// The number of the latest change.
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// A container is there. `kills_before`: kills up to there are no signals. One that was gone runs again. False: there
+    /// are too many.
+    pub(crate) fn appear(&mut self, id: &str, cgroup: &str, kills_before: Option<u64>) -> bool {
+        if !self.containers.contains_key(id) && self.containers.len() - self.departed.len() >= MAX_CONTAINERS
+        {
+            return false;
+        }
+        let container = self.containers.entry(id.to_owned()).or_default();
+        if container.departed {
+            self.departed.retain(|gone| gone != id);
+        }
+        (container.departed, container.exit, container.init_pid) = (false, None, None);
+        container.cgroup = cgroup.to_owned();
+        container.kills_before = container.kills_before.or(kills_before);
+        if container.kills_total.is_none() {
+            container.kills_total = kills_before;
+            container.kills_acked = kills_before.unwrap_or(0);
+        }
+        true
+    }
+
+    /// The last counter known of a container that may be gone.
+    pub(crate) fn kills_total(&self, id: &str) -> Option<u64> {
+        self.containers.get(id)?.kills_total
+    }
+
+    pub(crate) fn set_init(&mut self, id: &str, pid: u32) {
+        if let Some(container) = self.containers.get_mut(id) {
+            container.init_pid = Some(pid);
+        }
+    }
+
+    pub(crate) fn set_limit(&mut self, id: &str, bytes: Option<u64>) {
+        if let Some(container) = self.containers.get_mut(id) {
+            container.limit_bytes = bytes;
+        }
+    }
+
+    /// The counter was read for the first time, and late: kills up to there are no signals.
+    pub(crate) fn set_baseline(&mut self, id: &str, total: u64) {
+        if let Some(container) = self.containers.get_mut(id) {
+            container.kills_before = container.kills_before.or(Some(total));
+            container.kills_total = Some(total);
+            container.kills_acked = total;
+        }
+    }
+
+    /// The counter rose to `kill.total`.
+    pub(crate) fn kill(&mut self, id: &str, mut kill: OomKill, at: Moment) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if let Some(told) = container.slots.get(&Slot::Kill)
+            && told.seq <= self.acked
+            && let Some(signal::Event::OomKill(told)) = &told.event
+        {
+            container.kills_acked = told.total;
+        }
+        container.kills_total = Some(kill.total);
+        kill.added = kill.total.saturating_sub(container.kills_acked);
+        self.put(id, Slot::Kill, signal::Event::OomKill(kill), at);
+    }
+
+    /// A container, or an exec in it, ended.
+    pub(crate) fn exit(&mut self, id: &str, exec: Option<&str>, exited: Exited, at: Moment) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if exec.is_none() {
+            container.exit = Some(exited.clone());
+        }
+        let mut execs: Vec<(u64, Slot)> = container
+            .slots
+            .iter()
+            .filter(|(slot, _)| matches!(slot, Slot::Exit(Some(_))))
+            .map(|(slot, signal)| (signal.seq, slot.clone()))
+            .collect();
+        if exec.is_some() && execs.len() >= KEPT_EXECS {
+            execs.sort();
+            if let Some((_, slot)) = execs.into_iter().next() {
+                self.discard(id, &slot);
+            }
+        }
+        self.put(id, Slot::Exit(exec.map(str::to_owned)), signal::Event::Exited(exited), at);
+    }
+
+    /// Whether the run that a container is in has been told to be over.
+    pub(crate) fn has_exited(&self, id: &str) -> bool {
+        self.containers.get(id).is_some_and(|container| container.exit.is_some())
+    }
+
+    /// A container's cgroup is gone: it is kept for readers, for a while.
+    pub(crate) fn depart(&mut self, id: &str) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if !std::mem::replace(&mut container.departed, true) {
+            self.departed.push_back(id.to_owned());
+            self.evict();
+        }
+    }
+
+    /// Forgets a container at once.
+    pub(crate) fn forget(&mut self, id: &str) {
+        self.departed.retain(|gone| gone != id);
+        if let Some(container) = self.containers.remove(id) {
+            for signal in container.slots.values() {
+                self.index.remove(&signal.seq);
+            }
+        }
+    }
+
+    /// Everything up to `seq` is taken care of.
+    pub(crate) fn ack(&mut self, seq: u64) {
+        let seq = seq.min(self.seq);
+        if seq > self.acked {
+            self.acked = seq;
+            self.evict();
+        }
+    }
+
+    /// Signals above `after`, as many as fit, and how many above it were dropped.
+    pub(crate) fn next(&self, after: u64, most: usize, bytes: usize) -> (Vec<Signal>, u64) {
+        let (mut signals, mut size) = (Vec::new(), 0);
+        let Some(first) = after.checked_add(1) else { return (signals, 0) };
+        for (id, slot) in self.index.range(first..).map(|(_, place)| place) {
+            let Some(signal) = self.containers.get(id).and_then(|container| container.slots.get(slot)) else {
+                continue;
+            };
+            size += encoded(signal);
+            // The first always goes: it is far smaller than an answer, and nothing after it would ever come.
+            if signals.len() >= most.max(1) || size > bytes && !signals.is_empty() {
+                break;
+            }
+            signals.push(signal.clone());
+        }
+        (signals, self.dropped.after(after))
+    }
+
+    /// Containers after `id`, as many as fit.
+    pub(crate) fn page(&self, id: &str, bytes: usize) -> Page {
+        let mut page = Page { containers: Vec::new(), as_of_seq: self.seq, more: false };
+        let mut size = 0;
+        let after = (std::ops::Bound::Excluded(id), std::ops::Bound::Unbounded);
+        for (id, container) in self.containers.range::<str, _>(after) {
+            let container = agent::Container {
+                id: id.clone(),
+                cgroup: container.cgroup.clone(),
+                init_pid: container.init_pid,
+                kills_total: container.kills_total,
+                exit: MessageField::from_option(container.exit.clone()),
+                limit_bytes: container.limit_bytes,
+                kills_before: container.kills_before,
+                ..agent::Container::default()
+            };
+            // Usage is read when the page is sent: a tag and ten bytes at most.
+            size += encoded(&container) + 11;
+            if size > bytes && !page.containers.is_empty() {
+                page.more = true;
+                break;
+            }
+            page.containers.push(container);
+        }
+        page
+    }
+
+    /// What is known of one container.
+    pub(crate) fn known(&self, id: &str) -> Known {
+        self.containers.get(id).map_or_else(Known::default, |container| Known {
+            seq: container.highest(),
+            kills_total: container.kills_total,
+            exit: container.exit.clone(),
+        })
+    }
+
+    fn put(&mut self, id: &str, slot: Slot, event: signal::Event, at: Moment) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        self.seq += 1;
+        let exec_id = match &slot {
+            Slot::Exit(exec) => exec.clone(),
+            Slot::Kill => None,
+        };
+        let signal = Signal {
+            seq: self.seq,
+            container_id: id.to_owned(),
+            exec_id,
+            boot_ns: at.boot_ns,
+            wall_ms: at.wall_ms,
+            event: Some(event),
+            ..Signal::default()
+        };
+        if let Some(before) = container.slots.insert(slot.clone(), signal) {
+            self.index.remove(&before.seq);
+        }
+        self.index.insert(self.seq, (id.to_owned(), slot));
+    }
+
+    fn discard(&mut self, id: &str, slot: &Slot) {
+        if let Some(signal) = self.containers.get_mut(id).and_then(|container| container.slots.remove(slot)) {
+            self.index.remove(&signal.seq);
+            self.dropped.add(signal.seq);
+        }
+    }
+
+    /// Lets go of the earliest departed containers past what is kept.
+    fn evict(&mut self) {
+        let (mut acked, mut unacked) = (0, 0);
+        let mut over = Vec::new();
+        for id in self.departed.iter().rev() {
+            let highest = self.containers.get(id).map_or(0, Container::highest);
+            let (count, most) =
+                if highest <= self.acked { (&mut acked, KEPT_ACKED) } else { (&mut unacked, KEPT_UNACKED) };
+            *count += 1;
+            if *count > most {
+                over.push(id.clone());
+            }
+        }
+        if over.is_empty() {
+            return;
+        }
+        for id in &over {
+            let slots: Vec<Slot> =
+                self.containers.get(id).map(|it| it.slots.keys().cloned().collect()).unwrap_or_default();
+            for slot in slots {
+                self.discard(id, &slot);
+            }
+            self.containers.remove(id);
+        }
+        self.departed.retain(|id| !over.contains(id));
+    }
+}
+
+/// Bytes of one element of a repeated field: its tag, its length and itself.
+fn encoded(message: &impl Message) -> usize {
+    usize::try_from(message.compute_size()).unwrap_or(usize::MAX / 2).saturating_add(6)
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

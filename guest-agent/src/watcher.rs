@@ -1,0 +1,300 @@
+//! The one task that owns every descriptor the kernel speaks through, and turns what it says into state.
+//!
+//! All of them are in one epoll, so a container costs two descriptors and no task. Files under /sys/fs/cgroup and /proc
+//! are read in place: the kernel makes them up from memory, and a thread to wait on them would cost more than they do.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::{Timespec, epoll};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::cgroup::{Hierarchy, Kills};
+use crate::connector::Connector;
+use crate::discover::{Change, Tree};
+use crate::exit::Tracked;
+use crate::kmsg::Kmsg;
+use crate::log::log;
+use crate::looks::Looks;
+use crate::request::Request;
+use crate::shared::Shared;
+
+/// Readiness taken from epoll at once.
+const BATCH: usize = 64;
+
+/// What became ready, as epoll's 64 bits: the kind above, the number below.
+const TREE: u64 = 0;
+const CONNECTOR: u64 = 1 << 32;
+pub(crate) const OOM_EVENT: u64 = 2 << 32;
+pub(crate) const PROCESS: u64 = 3 << 32;
+const KIND: u64 = !0xffff_ffff;
+
+/// A container being watched.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) id: String,
+    pub(crate) cgroup: Arc<str>,
+    /// Somebody asked for it: it may not be below the roots.
+    pub(crate) requested: bool,
+    /// The counters as last read; none until they could be.
+    pub(crate) kills: Option<Kills>,
+    /// Kills of earlier cgroups of this container: a new cgroup counts from zero.
+    pub(crate) kills_earlier: u64,
+    pub(crate) trouble_told: bool,
+    pub(crate) oom_event: Option<OwnedFd>,
+    pub(crate) kill_looks: Looks,
+    pub(crate) init_looks: Looks,
+    pub(crate) init: Option<Tracked>,
+    pub(crate) execs: BTreeMap<String, Tracked>,
+    /// Its cgroup was removed; it stays until its processes' ends are told.
+    pub(crate) gone: bool,
+}
+
+/// Everything there is to watch.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    pub(crate) hierarchy: Hierarchy,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) tree: Tree,
+    pub(crate) connector: Option<Connector>,
+    pub(crate) kmsg: Option<Kmsg>,
+    pub(crate) epoll: Arc<OwnedFd>,
+    pub(crate) containers: HashMap<u32, Container>,
+    pub(crate) by_cgroup: HashMap<Arc<str>, u32>,
+    pub(crate) by_id: HashMap<String, u32>,
+    pub(crate) by_pid: HashMap<u32, (u32, Option<String>)>,
+    /// Containers whose init is not known yet.
+    pub(crate) starting: HashSet<u32>,
+    /// How processes ended that nobody had named yet, by pid, the latest last.
+    pub(crate) recent: VecDeque<(u32, u32)>,
+    pub(crate) due: BTreeSet<(Instant, u32)>,
+    next_key: u32,
+    full: bool,
+}
+
+impl Watcher {
+    /// Finds what is there. Kills up to now are no signals.
+    pub(crate) fn start(
+        hierarchy: Hierarchy,
+        shared: Arc<Shared>,
+        tree: Tree,
+        connector: Option<Connector>,
+        kmsg: Option<Kmsg>,
+    ) -> std::io::Result<Self> {
+        let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+        let mut watcher = Self {
+            hierarchy,
+            shared,
+            tree,
+            connector,
+            kmsg,
+            epoll,
+            containers: HashMap::new(),
+            by_cgroup: HashMap::new(),
+            by_id: HashMap::new(),
+            by_pid: HashMap::new(),
+            starting: HashSet::new(),
+            recent: VecDeque::new(),
+            due: BTreeSet::new(),
+            next_key: 0,
+            full: false,
+        };
+        let mut found = Vec::new();
+        watcher.tree.search(&mut found);
+        for change in found {
+            if let Change::Appeared { id, cgroup } = change {
+                watcher.appear(&id, &cgroup, Origin::Earlier);
+            }
+        }
+        watcher.listen(&watcher.tree, TREE)?;
+        if let Some(connector) = &watcher.connector {
+            watcher.listen(connector, CONNECTOR)?;
+        }
+        Ok(watcher)
+    }
+
+    /// Watches until nobody can ask any more.
+    pub(crate) async fn run(mut self, mut requests: mpsc::Receiver<Request>) -> std::io::Result<()> {
+        let ready = crate::ready::register(Arc::clone(&self.epoll))?;
+        loop {
+            let due = self.due.first().map(|(at, _)| *at);
+            tokio::select! {
+                guard = ready.readable() => {
+                    let mut guard = guard?;
+                    while self.turn()? {}
+                    guard.clear_ready();
+                }
+                request = requests.recv() => match request {
+                    Some(request) => {
+                        // What the kernel has said already comes before the question.
+                        while self.turn()? {}
+                        self.answer(request);
+                    }
+                    None => return Ok(()),
+                },
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.tend_all(),
+            }
+        }
+    }
+
+    /// Takes in what is ready. False: nothing was.
+    fn turn(&mut self) -> std::io::Result<bool> {
+        let mut events =
+            [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; BATCH];
+        let count = match epoll::wait(&*self.epoll, &mut events[..], Some(&Timespec::default())) {
+            Ok(count) => count,
+            Err(rustix::io::Errno::INTR) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        };
+        let ready: Vec<u64> = events[..count].iter().map(|event| { event.data }.u64()).collect();
+        // Folders first, so that a process event finds its container; then how processes ended, then that they did.
+        let mut changes = Vec::new();
+        if ready.contains(&TREE) {
+            self.tree.drain(&mut changes);
+        }
+        for change in changes {
+            self.apply(change);
+        }
+        self.drain_connector();
+        for token in ready {
+            let number = (token & !KIND) as u32;
+            match token & KIND {
+                PROCESS => self.process_ended(number),
+                OOM_EVENT => self.memory_ran_out(number),
+                _ => {}
+            }
+        }
+        Ok(count > 0)
+    }
+
+    pub(crate) fn apply(&mut self, change: Change) {
+        let of = |watcher: &Self, cgroup: &str| watcher.by_cgroup.get(cgroup).copied();
+        match change {
+            Change::Appeared { id, cgroup } => {
+                self.appear(&id, &cgroup, Origin::Now);
+            }
+            Change::Gone { cgroup } => {
+                if let Some(key) = of(self, &cgroup) {
+                    self.cgroup_gone(key);
+                }
+            }
+            Change::Entered { cgroup } => {
+                if let Some(key) = of(self, &cgroup) {
+                    self.entered(key);
+                }
+            }
+            Change::Limited { cgroup } => {
+                if let Some(key) = of(self, &cgroup) {
+                    self.read_limit(key);
+                }
+            }
+            Change::Counted { cgroup } => {
+                if let Some(key) = of(self, &cgroup) {
+                    self.look_at_kills(key);
+                }
+            }
+        }
+    }
+
+    /// Begins to watch a container. None: there are too many.
+    pub(crate) fn appear(&mut self, id: &str, cgroup: &Arc<str>, origin: Origin) -> Option<u32> {
+        if let Some(key) = self.by_id.get(id) {
+            // The same id in two places: the first stands.
+            log!(Debug, "container found twice", container = id, cgroup = cgroup);
+            return Some(*key);
+        }
+        self.finish_earlier(id);
+        let kills = match origin {
+            Origin::Now => Some(Kills::default()),
+            Origin::Earlier | Origin::Requested => self.hierarchy.kills(cgroup).ok(),
+        };
+        let earlier = self.shared.with(|state| state.kills_total(id)).unwrap_or(0);
+        let before = kills.map(|kills| earlier.saturating_add(kills.total));
+        if !self.shared.with(|state| state.appear(id, cgroup, before)) {
+            if !std::mem::replace(&mut self.full, true) {
+                log!(
+                    Error,
+                    "too many containers; the rest is not watched",
+                    most = crate::state::MAX_CONTAINERS
+                );
+            }
+            self.tree.forget(cgroup);
+            return None;
+        }
+        let key = self.next_key;
+        self.next_key = self.next_key.wrapping_add(1);
+        let container = Container {
+            id: id.to_owned(),
+            cgroup: Arc::clone(cgroup),
+            requested: matches!(origin, Origin::Requested),
+            kills,
+            kills_earlier: earlier,
+            trouble_told: false,
+            oom_event: None,
+            kill_looks: Looks::kills(),
+            init_looks: Looks::init(),
+            init: None,
+            execs: BTreeMap::new(),
+            gone: false,
+        };
+        log!(Debug, "container appeared", container = id, cgroup = cgroup);
+        self.containers.insert(key, container);
+        self.by_cgroup.insert(Arc::clone(cgroup), key);
+        self.by_id.insert(id.to_owned(), key);
+        self.starting.insert(key);
+        self.arm(key);
+        self.read_limit(key);
+        self.look_at_kills(key);
+        self.entered(key);
+        Some(key)
+    }
+
+    /// Lets go of a container whose last exit was told.
+    pub(crate) fn remove(&mut self, key: u32) {
+        let Some(container) = self.containers.remove(&key) else { return };
+        for tracked in container.init.iter().chain(container.execs.values()) {
+            self.by_pid.remove(&tracked.pid);
+        }
+        self.unlink(key, &container.id, &container.cgroup);
+    }
+
+    /// Its id and its cgroup may come again.
+    pub(crate) fn unlink(&mut self, key: u32, id: &str, cgroup: &str) {
+        if self.by_cgroup.get(cgroup) == Some(&key) {
+            self.by_cgroup.remove(cgroup);
+        }
+        if self.by_id.get(id) == Some(&key) {
+            self.by_id.remove(id);
+        }
+        self.starting.remove(&key);
+    }
+
+    /// Looks again where it is time to.
+    fn tend_all(&mut self) {
+        let now = Instant::now();
+        while let Some((at, key)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
+            self.due.remove(&(at, key));
+            self.tend_kills(key, now);
+            self.tend_init(key, now);
+            self.tend_exits(key, now);
+        }
+    }
+
+    pub(crate) fn listen(&self, source: impl AsFd, token: u64) -> std::io::Result<()> {
+        let data = epoll::EventData::new_u64(token);
+        Ok(epoll::add(&*self.epoll, source, data, epoll::EventFlags::IN)?)
+    }
+}
+
+/// How a container came to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It was there when the agent began.
+    Earlier,
+    /// Its folder was made just now, so its counter began at zero.
+    Now,
+    /// Somebody asked for it.
+    Requested,
+}

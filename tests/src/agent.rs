@@ -1,6 +1,6 @@
 //! The real `coroner-agent`, on a socket of its own, watching one cgroup.
 
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,7 +9,9 @@ use anyhow::{Context, Result};
 use crate::binary;
 use crate::process::{Process, check_clean};
 use crate::scratch::Scratch;
+use crate::wait::until;
 
+const SOCKET: &str = "agent.sock";
 const READY: Duration = Duration::from_secs(10);
 const STOP: Duration = Duration::from_secs(10);
 
@@ -34,7 +36,15 @@ impl Agent {
         let mut command = Command::new(binary::find("coroner-agent", "coroner-agent")?);
         command.args(["run", "--listen", &self.address(), "--root", &self.root]);
         let process = Process::start("coroner-agent", &mut command, &self.scratch.path("agent.log"))?;
-        self.process.insert(process).wait_ready(READY).await
+        let process = self.process.insert(process);
+        let socket = self.scratch.path(SOCKET);
+        // It listens once everything that is there is watched.
+        until("the agent to listen", READY, async || {
+            process.check_running()?;
+            Ok(UnixStream::connect(&socket).ok())
+        })
+        .await?;
+        Ok(())
     }
 
     /// Ends it by SIGTERM; fails unless it ends cleanly.
@@ -45,10 +55,6 @@ impl Agent {
 
     /// Where it listens, as the router's configuration wants it.
     pub fn address(&self) -> String {
-        format!("unix://{}", self.socket().display())
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.scratch.path("agent.sock")
+        format!("unix://{}", self.scratch.path(SOCKET).display())
     }
 }

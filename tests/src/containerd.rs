@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cri::Cri;
-use crate::process::Process;
+use crate::cri::{Container, Cri};
+use crate::process::{Process, logged};
 use crate::scratch::Scratch;
 use crate::wait::until;
 use crate::{image, program};
@@ -50,8 +50,7 @@ impl Containerd {
         ensure!(self.process.is_none(), "containerd runs already");
         let mut command = Command::new("containerd");
         command.arg("--config").arg(self.scratch.path("config.toml"));
-        let log = self.scratch.path("containerd.log");
-        let process = self.process.insert(Process::start("containerd", &mut command, &log)?);
+        let process = self.process.insert(Process::start("containerd", &mut command, &self.log())?);
         let socket = self.scratch.path("containerd.sock");
         until("containerd's CRI plugin to answer", READY, async || {
             process.check_running()?;
@@ -80,6 +79,18 @@ impl Containerd {
         Cri::connect(&self.socket()).await
     }
 
+    /// Waits until its CRI plugin says, in the log, that it took `times` TaskOOM of a container in.
+    pub async fn wait_oom_taken_in(
+        &self,
+        container: &Container,
+        times: usize,
+        deadline: Duration,
+    ) -> Result<()> {
+        let what = format!("CRI to take in {times} TaskOOM of {}", container.name);
+        let words = ["TaskOOM event", container.id.as_str()];
+        until(&what, deadline, async || Ok((logged(&self.log(), &words)? >= times).then_some(()))).await
+    }
+
     /// Its gRPC socket; the ttrpc socket has `.ttrpc` appended.
     pub fn socket(&self) -> PathBuf {
         self.scratch.path("containerd.sock")
@@ -93,6 +104,10 @@ impl Containerd {
     /// The cgroup of all its pods, below the hierarchy's root, without a leading slash.
     pub fn cgroup(&self) -> &str {
         self.scratch.name()
+    }
+
+    fn log(&self) -> PathBuf {
+        self.scratch.path("containerd.log")
     }
 
     fn import(&self, reference: &str, entrypoint: &[&str]) -> Result<()> {

@@ -101,3 +101,10 @@ pub fn check_clean(name: &str, status: ExitStatus) -> Result<()> {
     ensure!(status.success(), "{name} did not end cleanly: {status}");
     Ok(())
 }
+
+/// How many lines of a log hold all of `words`.
+pub fn logged(log: &Path, words: &[&str]) -> Result<usize> {
+    let log = fs::read(log).with_context(|| format!("reading {}", log.display()))?;
+    let has_all = |line: &&str| words.iter().all(|word| line.contains(word));
+    Ok(String::from_utf8_lossy(&log).lines().filter(has_all).count())
+}

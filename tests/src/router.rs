@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::binary;
-use crate::process::{Process, check_clean};
+use crate::process::{Process, check_clean, logged};
 use crate::scratch::Scratch;
 use crate::wait::until;
 
@@ -74,8 +74,7 @@ impl Router {
 
     /// Lines of the log, over all its starts, that hold `message`.
     pub fn logged(&self, message: &str) -> Result<usize> {
-        let log = fs::read(self.scratch.path("router.log"))?;
-        Ok(String::from_utf8_lossy(&log).lines().filter(|line| line.contains(message)).count())
+        logged(&self.scratch.path("router.log"), &[message])
     }
 
     /// Waits until the log holds `message` in `times` lines.

@@ -59,6 +59,8 @@ async fn containerd_down_then_up() {
         let containers = waiting.map(|waiting| waiting.container);
         for container in &containers {
             cri.first_reading(container, END).await.unwrap();
+            // The router's and the shim's own: an ack alone says that containerd broadcast it, if to nobody.
+            containerd.wait_oom_taken_in(container, 2, END).await.unwrap();
         }
         let readings = cri.final_readings(&containers).await.unwrap();
         let readings: Vec<_> = readings.iter().map(ToString::to_string).collect();

@@ -81,7 +81,8 @@ fn print(path: &Path, report: &Report, json: bool) {
         }
     }
     for link in report.chain.iter().filter(|link| link.error.is_none()) {
-        let (version, digest) = (link.version.as_deref().unwrap_or("?"), link.digest.as_deref().unwrap_or("?"));
+        let (version, digest) =
+            (link.version.as_deref().unwrap_or("?"), link.digest.as_deref().unwrap_or("?"));
         println!("{:<24} {version:<10} {digest}", link.policy);
     }
     if report.ok {

@@ -61,9 +61,20 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// Whether its output is for a person at a terminal, and the life cycle of parts is noise.
+    pub(crate) fn quiet(&self) -> bool {
+        match self {
+            Self::Run { .. } => false,
+            Self::Check { .. } | Self::Demo { .. } | Self::DemoVictim { .. } => true,
+        }
+    }
+}
+
 /// Logs to standard error; colours only on a terminal.
-pub(crate) fn start_log(filter: Option<&str>) {
-    let filter = EnvFilter::try_new(filter.unwrap_or("info")).unwrap_or_else(|error| {
+pub(crate) fn start_log(filter: Option<&str>, quiet: bool) {
+    let level = if quiet { "warn" } else { "info" };
+    let filter = EnvFilter::try_new(filter.unwrap_or(level)).unwrap_or_else(|error| {
         eprintln!("coroner: --log: {error}; logging at info");
         EnvFilter::new("info")
     });

@@ -140,8 +140,9 @@ impl Config {
 
     /// Checks a text; on error, every mistake in it.
     pub fn parse(text: &str) -> Result<Self, Vec<Mistake>> {
-        let raw: raw::Config = toml::from_str(text)
-            .map_err(|error| vec![Mistake { key: String::new(), message: error.to_string().trim_end().to_owned() }])?;
+        let raw: raw::Config = toml::from_str(text).map_err(|error| {
+            vec![Mistake { key: String::new(), message: error.to_string().trim_end().to_owned() }]
+        })?;
         let mut check = Check { mistakes: Vec::new() };
         let config = check.config(raw);
         if check.mistakes.is_empty() { Ok(config) } else { Err(check.mistakes) }
@@ -224,18 +225,25 @@ impl Check {
         self.unknown("", &raw.unknown);
         self.unknown("policies.", &raw.policies.unknown);
         let node = self.text("node", raw.node).or_else(host_name).unwrap_or_default();
-        if node.is_empty() || node.len() > 253 || !node.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        if node.is_empty()
+            || node.len() > 253
+            || !node.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
         {
-            self.mistake("node", "is not 1 to 253 characters of a-z A-Z 0-9 . _ -; set it to the node's name");
+            self.mistake(
+                "node",
+                "is not 1 to 253 characters of a-z A-Z 0-9 . _ -; set it to the node's name",
+            );
         }
         let policy_directory = self.absolute("policies.directory", raw.policies.directory);
         let defaults = crate::policy::Limits::default();
         let policy_fuel = self.positive("policies.fuel", raw.policies.fuel).unwrap_or(defaults.fuel);
         let policy_memory = self.size("policies.memory", raw.policies.memory).unwrap_or(defaults.memory);
         let containerd = raw.containerd.and_then(|raw| self.containerd(raw));
-        let sources = raw.source.into_iter().enumerate().filter_map(|(at, raw)| self.source(at, raw)).collect();
+        let sources =
+            raw.source.into_iter().enumerate().filter_map(|(at, raw)| self.source(at, raw)).collect();
         let sinks = raw.sink.into_iter().enumerate().filter_map(|(at, raw)| self.sink(at, raw)).collect();
-        let config = Config { node, policy_directory, policy_fuel, policy_memory, containerd, sources, sinks };
+        let config =
+            Config { node, policy_directory, policy_fuel, policy_memory, containerd, sources, sinks };
         self.whole(&config);
         config
     }
@@ -244,16 +252,23 @@ impl Check {
         self.unknown("containerd.", &raw.unknown);
         let address = self.absolute("containerd.address", raw.address);
         let ttrpc = self.absolute("containerd.ttrpc_address", raw.ttrpc_address);
-        let namespace = self.text("containerd.namespace", raw.namespace).unwrap_or_else(|| "k8s.io".to_owned());
+        let namespace =
+            self.text("containerd.namespace", raw.namespace).unwrap_or_else(|| "k8s.io".to_owned());
         // containerd's own rule for namespaces: a refused namespace would block the lane for good.
         if namespace.is_empty()
             || namespace.len() > 76
             || !namespace.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
         {
-            self.mistake("containerd.namespace", "is no containerd namespace: 1 to 76 characters of a-z A-Z 0-9 . _ -");
+            self.mistake(
+                "containerd.namespace",
+                "is no containerd namespace: 1 to 76 characters of a-z A-Z 0-9 . _ -",
+            );
         }
         let Some(address) = address else {
-            self.required("containerd.address", "containerd's socket, \"/run/containerd/containerd.sock\" say");
+            self.required(
+                "containerd.address",
+                "containerd's socket, \"/run/containerd/containerd.sock\" say",
+            );
             return None;
         };
         let ttrpc_address = ttrpc.unwrap_or_else(|| {
@@ -331,7 +346,10 @@ impl Check {
             self.mistake("sink", "more than one of type \"containerd\": each event would be published twice");
         }
         if publishers == 1 && config.containerd.is_none() {
-            self.required("containerd.address", "a sink of type \"containerd\" needs to know where containerd is");
+            self.required(
+                "containerd.address",
+                "a sink of type \"containerd\" needs to know where containerd is",
+            );
         }
     }
 
@@ -396,7 +414,8 @@ impl Check {
     }
 
     fn positive(&mut self, key: &str, value: Option<toml::Value>) -> Option<u64> {
-        let number = value?.as_integer().and_then(|number| u64::try_from(number).ok()).filter(|number| *number > 0);
+        let number =
+            value?.as_integer().and_then(|number| u64::try_from(number).ok()).filter(|number| *number > 0);
         if number.is_none() {
             self.mistake(key, "is not a whole number above 0");
         }
@@ -412,7 +431,11 @@ impl Check {
             "GiB" => 1 << 30,
             _ => 0,
         };
-        let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).filter(|it| *it >= 65536);
+        let bytes = digits
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(factor))
+            .filter(|it| *it >= 65536);
         if bytes.is_none() {
             self.mistake(key, &format!("`{text}` is not a size of at least 64KiB, such as \"16MiB\""));
         }
@@ -515,26 +538,31 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         check("", &[("source", "is missing"), ("sink", "is missing")]);
-        check("[[source]]\n[[sink]]", &[
-            ("source[0].name", "is missing"),
-            ("source[0].type", "is missing"),
-            ("source[0].mode", "is missing"),
-            ("source[0].address", "is missing"),
-            ("sink[0].name", "is missing"),
-            ("sink[0].type", "is missing"),
-        ]);
-        check(&GOOD.replace("[containerd]\n", "").replace("address = \"/run/containerd/containerd.sock\"\n", ""), &[(
-            "containerd.address",
-            "needs to know",
-        )]);
+        check(
+            "[[source]]\n[[sink]]",
+            &[
+                ("source[0].name", "is missing"),
+                ("source[0].type", "is missing"),
+                ("source[0].mode", "is missing"),
+                ("source[0].address", "is missing"),
+                ("sink[0].name", "is missing"),
+                ("sink[0].type", "is missing"),
+            ],
+        );
+        check(
+            &GOOD
+                .replace("[containerd]\n", "")
+                .replace("address = \"/run/containerd/containerd.sock\"\n", ""),
+            &[("containerd.address", "needs to know")],
+        );
     }
 
     #[test]
     fn names_are_unique_and_one_sink_publishes() {
-        check(&format!("{GOOD}\n[[sink]]\nname = \"containerd\"\ntype = \"containerd\""), &[
-            ("sink", "two are named"),
-            ("sink", "published twice"),
-        ]);
+        check(
+            &format!("{GOOD}\n[[sink]]\nname = \"containerd\"\ntype = \"containerd\""),
+            &[("sink", "two are named"), ("sink", "published twice")],
+        );
     }
 
     #[test]

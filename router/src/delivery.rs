@@ -68,12 +68,20 @@ impl Delivery {
                 events.push_back(Publish {
                     signal: ruled.signal.id.clone(),
                     container: target.container_id.to_string(),
-                    namespace: target.containerd_namespace.clone().unwrap_or_else(|| lifecycle.namespace.clone()),
+                    namespace: target
+                        .containerd_namespace
+                        .clone()
+                        .unwrap_or_else(|| lifecycle.namespace.clone()),
                     event,
                     ruled: Instant::now(),
                     ack: None,
                 });
-                Planned { sink: Some(lifecycle.sink.clone()), topic, state: PlannedState::Queued, because: None }
+                Planned {
+                    sink: Some(lifecycle.sink.clone()),
+                    topic,
+                    state: PlannedState::Queued,
+                    because: None,
+                }
             }
         };
         let delivery = ruled.outcome.actions.iter().map(plan).collect();

@@ -116,10 +116,12 @@ impl Identities {
 
 fn connect(address: PathBuf) -> Channel {
     // The URI is never resolved: the connector below goes to the socket.
-    Endpoint::from_static("http://containerd").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-        let address = address.clone();
-        async move { UnixStream::connect(address).await.map(hyper_util::rt::TokioIo::new) }
-    }))
+    Endpoint::from_static("http://containerd").connect_with_connector_lazy(tower::service_fn(
+        move |_: Uri| {
+            let address = address.clone();
+            async move { UnixStream::connect(address).await.map(hyper_util::rt::TokioIo::new) }
+        },
+    ))
 }
 
 /// In `k8s.io` first, then in every other namespace.
@@ -165,11 +167,8 @@ where
 fn identity(namespace: &str, container: Container) -> Identity {
     let label = |name: &str| container.labels.get(name).filter(|value| !value.is_empty()).cloned();
     // The spec is what a client wrote: one that does not parse leaves its facts unknown.
-    let spec: Spec = container
-        .spec
-        .as_ref()
-        .and_then(|any| serde_json::from_slice(&any.value).ok())
-        .unwrap_or_default();
+    let spec: Spec =
+        container.spec.as_ref().and_then(|any| serde_json::from_slice(&any.value).ok()).unwrap_or_default();
     let owner = Owner {
         pod: label("io.kubernetes.pod.name"),
         namespace: label("io.kubernetes.pod.namespace"),
@@ -182,7 +181,13 @@ fn identity(namespace: &str, container: Container) -> Identity {
         containerd_namespace: Some(namespace.to_owned()),
         sandbox_id: spec.annotations.get("io.kubernetes.cri.sandbox-id").cloned(),
         owner: (owner != Owner::default()).then_some(owner),
-        memory_limit: spec.linux.resources.memory.limit.and_then(|limit| u64::try_from(limit).ok()).filter(|it| *it > 0),
+        memory_limit: spec
+            .linux
+            .resources
+            .memory
+            .limit
+            .and_then(|limit| u64::try_from(limit).ok())
+            .filter(|it| *it > 0),
     }
 }
 

@@ -11,7 +11,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let args = cli::Args::parse();
-    cli::start_log(args.log.as_deref());
+    cli::start_log(args.log.as_deref(), args.command.quiet());
     match args.command {
         cli::Command::Run { config } => serve::run(&config),
         cli::Command::Check { config, json } => check::run(&config, json),

@@ -12,9 +12,9 @@ use crate::delivery::{Delivery, Lifecycle};
 use crate::identity::Identities;
 use crate::intake::Intake;
 use crate::policy::{Chain, Host, Limits, Policy, load};
+use crate::sink::Records;
 use crate::sink::containerd::{self, Containerd};
 use crate::sink::jsonl::Jsonl;
-use crate::sink::Records;
 use crate::source::agent::AgentSource;
 use crate::worker::Worker;
 
@@ -44,12 +44,15 @@ pub enum RunError {
 }
 
 /// Runs a router until `shutdown` resolves, then lets it run dry. `ready` is called once everything runs.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>, ready: impl FnOnce()) -> Result<(), RunError> {
+pub async fn run(
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+    ready: impl FnOnce(),
+) -> Result<(), RunError> {
     let mut router = Router::start(&config)?;
     for source in &config.sources {
         let agent = AgentSource::new(source.clone(), config.node.clone(), router.arrivals());
-        let stop = router.stop.subscribe();
-        router.add(format!("source {}", source.name), agent.run(stop));
+        router.add(format!("source {}", source.name), agent.run(router.stopped()));
     }
     ready();
     router.until(shutdown).await
@@ -66,20 +69,26 @@ pub struct Router {
 }
 
 impl Router {
-    /// Starts everything but the sources.
+    /// Starts everything but the sources, with the policies the configuration names.
     pub fn start(config: &Config) -> Result<Self, RunError> {
         let (host, policies) = chain(config)?;
+        Ok(Self::with_policies(config, &host, &policies))
+    }
+
+    /// Starts everything but the sources, with these policies; without any, every ruling is the native default.
+    pub fn with_policies(config: &Config, host: &Arc<Host>, policies: &[Arc<Policy>]) -> Self {
         let (stop, _) = watch::channel(false);
         let (give_up, _) = watch::channel(false);
         let (arrivals, from_sources) = mpsc::channel(STAGE);
-        let mut router = Self { tasks: JoinSet::new(), names: Vec::new(), arrivals: Some(arrivals), stop, give_up };
+        let mut router =
+            Self { tasks: JoinSet::new(), names: Vec::new(), arrivals: Some(arrivals), stop, give_up };
         let (records, lifecycle) = router.sinks(config);
         let (rulings, from_workers) = mpsc::channel(STAGE);
         let count = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
         let workers = (0..count)
             .map(|at| {
                 let (signals, from_intake) = mpsc::channel(STAGE);
-                let worker = Worker::new(Chain::new(Arc::clone(&host), &policies, 1));
+                let worker = Worker::new(Chain::new(Arc::clone(host), policies, 1));
                 let rulings = rulings.clone();
                 router.add_thread(format!("worker {at}"), move || worker.run(from_intake, &rulings));
                 signals
@@ -91,12 +100,17 @@ impl Router {
         router.add("intake".to_owned(), intake.run());
         let delivery = Delivery { rulings: from_workers, records, lifecycle };
         router.add("delivery".to_owned(), delivery.run());
-        Ok(router)
+        router
     }
 
     /// Where a source hands its signals on.
     pub fn arrivals(&self) -> mpsc::Sender<Arrival> {
         self.arrivals.clone().expect("taken only by `until`, which consumes the router")
+    }
+
+    /// Turns true when sources shall end.
+    pub fn stopped(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
     }
 
     /// Adds a task that ends when the router stops, or when its input closes.
@@ -149,6 +163,7 @@ impl Router {
     pub async fn until(mut self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
         tokio::pin!(shutdown);
         let ended = tokio::select! {
+            biased;
             () = &mut shutdown => Ok(()),
             Some(ended) = self.tasks.join_next_with_id() => Err(self.ended(ended)),
         };
@@ -178,7 +193,10 @@ impl Router {
             }
         }
         if unsent > 0 {
-            tracing::warn!(unsent, "actions left unsent; the agents tell their signals again at the next start");
+            tracing::warn!(
+                unsent,
+                "actions left unsent; the agents tell their signals again at the next start"
+            );
         }
     }
 
@@ -213,7 +231,12 @@ fn chain(config: &Config) -> Result<(Arc<Host>, Vec<Arc<Policy>>), RunError> {
         tracing::error!(%error, "policy refused; the others run");
     }
     for policy in &policies {
-        tracing::info!(policy = policy.name, version = policy.version(), digest = policy.digest, "policy runs");
+        tracing::info!(
+            policy = policy.name,
+            version = policy.version(),
+            digest = policy.digest,
+            "policy runs"
+        );
     }
     Ok((Arc::new(host), policies))
 }

@@ -23,7 +23,11 @@ impl TryFrom<String> for ContainerId {
     type Error = SignalError;
 
     fn try_from(id: String) -> Result<Self, SignalError> {
-        if valid_container_id(&id) { Ok(Self(id)) } else { Err(SignalError::ContainerId { id: excerpt(&id) }) }
+        if valid_container_id(&id) {
+            Ok(Self(id))
+        } else {
+            Err(SignalError::ContainerId { id: excerpt(&id) })
+        }
     }
 }
 

@@ -16,6 +16,7 @@ pub mod binary;
 pub mod containerd;
 pub mod cri;
 pub mod events;
+pub mod guests;
 pub mod image;
 pub mod outcome;
 pub mod process;

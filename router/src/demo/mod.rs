@@ -71,14 +71,15 @@ async fn live(mut stage: Stage, mut show: Show) -> Result<ExitCode, String> {
     };
     let mut agent_end = end.clone();
     tasks.spawn(async move {
-        let ready = || drop(up.send(()));
+        let ready = || up.send(()).unwrap_or(());
         let over = async move { drop(agent_end.wait_for(|it| *it).await) };
         coroner_agent::run(options, ready, over).await.map_err(|error| error.to_string())
     });
+    agent_up.await.map_err(|_| "the agent did not start".to_owned())?;
     let mut router = Router::start(&set.config).map_err(|error| error.to_string())?;
     let source = Source { name: "demo".to_owned(), mode: Mode::Sole, guest: None, address: address.clone() };
     let agent = AgentSource::new(source, set.config.node.clone(), router.arrivals());
-    router.add("source demo".to_owned(), agent.run(end.clone()));
+    router.add("source demo".to_owned(), agent.run(router.stopped()));
     let mut router_end = end.clone();
     tasks.spawn(async move {
         let over = async move { drop(router_end.wait_for(|it| *it).await) };
@@ -86,7 +87,6 @@ async fn live(mut stage: Stage, mut show: Show) -> Result<ExitCode, String> {
     });
     show.title(&stage);
     let seen = async {
-        agent_up.await.map_err(|_| "the agent did not start".to_owned())?;
         stage.start(&address).await.map_err(|error| error.to_string())?;
         Ok(follow(set.told, &mut show).await)
     };
@@ -210,7 +210,10 @@ impl Set {
                 namespace: "k8s.io".to_owned(),
             }),
             sources: Vec::new(),
-            sinks: vec![sink("containerd", SinkKind::Containerd), sink("audit", SinkKind::Jsonl(Some(audit)))],
+            sinks: vec![
+                sink("containerd", SinkKind::Containerd),
+                sink("audit", SinkKind::Jsonl(Some(audit))),
+            ],
         };
         let records = lines(reader);
         let told = Told { records, messages };

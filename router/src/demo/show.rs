@@ -1,13 +1,20 @@
 //! What the demo puts on the screen: audit records for machines, or the same for a person.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use coroner::audit::{Record, Ruled};
 use coroner::ruling::{Action, Opinion, Ruling};
 use coroner::signal::{Event, Signal};
 
-use super::stage::{LIMIT, Stage, StageError};
 use super::Seen;
+use super::stage::{LIMIT, Stage, StageError};
+
+/// Prints a line. Nobody may be reading any more: that is no reason to stop, and clear nothing.
+macro_rules! say {
+    ($($text:tt)*) => {
+        { writeln!(std::io::stdout(), $($text)*).ok(); }
+    };
+}
 
 /// Prints as things happen.
 pub(super) struct Show {
@@ -21,7 +28,6 @@ const RED: &str = "31";
 const GREEN: &str = "32";
 const DIM: &str = "2";
 
-#[expect(clippy::print_stdout, reason = "the demo is what it prints")]
 impl Show {
     pub(super) fn new(json: bool) -> Self {
         let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -32,9 +38,9 @@ impl Show {
         if self.json {
             return;
         }
-        println!("A process in a cgroup of {} MiB starts a child that allocates twice as much.", LIMIT >> 20);
-        println!("The kernel kills the child; the process notices, and exits with status 1.");
-        println!("{}", self.paint(DIM, &format!("cgroup {}", stage.cgroup_path())));
+        say!("A process in a cgroup of {} MiB starts a child that allocates twice as much.", LIMIT >> 20);
+        say!("The kernel kills the child; the process notices, and exits with status 1.");
+        say!("{}", self.paint(DIM, &format!("cgroup {}", stage.cgroup_path())));
     }
 
     pub(super) fn replay(&self, why: &StageError) {
@@ -44,21 +50,25 @@ impl Show {
 
     pub(super) fn record(&mut self, text: &str, record: &Record) {
         if self.json {
-            println!("{text}");
+            say!("{text}");
             return;
         }
         match record {
             Record::Ruled(ruled) => self.ruled(ruled),
-            Record::Delivered(delivered) => println!(
+            Record::Delivered(delivered) => say!(
                 "  {:<10} {} {:?} by {} after {} ms",
-                "sent", delivered.topic, delivered.outcome, delivered.sink, delivered.waited_ms
+                "sent",
+                delivered.topic,
+                delivered.outcome,
+                delivered.sink,
+                delivered.waited_ms
             ),
         }
     }
 
     pub(super) fn message(&self, message: &str) {
         if !self.json {
-            println!("  {:<10} {message}", "containerd");
+            say!("  {:<10} {message}", "containerd");
         }
     }
 
@@ -66,27 +76,32 @@ impl Show {
         let at = ruled.signal.at;
         let now = at.wall_ms.unwrap_or(at.received_ms);
         let since = now.saturating_sub(*self.first_ms.get_or_insert(now));
-        println!();
-        println!("{} {}", self.paint(BOLD, &format!("+{since} ms  {}", ruled.signal.event.kind())), fact(&ruled.signal));
+        say!();
+        say!(
+            "{} {}",
+            self.paint(BOLD, &format!("+{since} ms  {}", ruled.signal.event.kind())),
+            fact(&ruled.signal)
+        );
         for opinion in &ruled.rulings {
             self.opinion(opinion);
         }
         if let Some(why) = &ruled.illegal {
-            println!("  {:<10} {why}: the native default stands", self.paint(RED, "illegal"));
+            say!("  {:<10} {why}: the native default stands", self.paint(RED, "illegal"));
         }
     }
 
     fn opinion(&self, opinion: &Opinion) {
         let digest: String = opinion.digest.chars().take("sha256:".len() + 12).collect();
-        let by = self.paint(DIM, &format!("{} {} {digest}, {} fuel", opinion.policy, opinion.version, opinion.fuel));
+        let by = self
+            .paint(DIM, &format!("{} {} {digest}, {} fuel", opinion.policy, opinion.version, opinion.fuel));
         match (&opinion.ruling, &opinion.fault) {
-            (Some(Ruling::Pass), _) => println!("  {:<10} pass   {by}", "ruling"),
+            (Some(Ruling::Pass), _) => say!("  {:<10} pass   {by}", "ruling"),
             (Some(Ruling::Decide(decision)), _) => {
-                println!("  {:<10} {}, because {}", "ruling", actions(&decision.actions), decision.because);
-                println!("  {:<10} {by}", "");
+                say!("  {:<10} {}, because {}", "ruling", actions(&decision.actions), decision.because);
+                say!("  {:<10} {by}", "");
             }
             (None, Some(fault)) => {
-                println!("  {:<10} {:?}: {}   {by}", self.paint(RED, "fault"), fault.kind, fault.message);
+                say!("  {:<10} {:?}: {}   {by}", self.paint(RED, "fault"), fault.kind, fault.message);
             }
             (None, None) => {}
         }
@@ -94,9 +109,10 @@ impl Show {
 
     pub(super) fn verdict(&self, seen: Seen) {
         let (colour, text) = match seen {
-            Seen::KillThenExit => {
-                (GREEN, "A kill was counted by the kernel and ruled before the exit: the reason is OOMKilled, status 1.")
-            }
+            Seen::KillThenExit => (
+                GREEN,
+                "A kill was counted by the kernel and ruled before the exit: the reason is OOMKilled, status 1.",
+            ),
             Seen::Kill => (RED, "A kill was ruled, but no exit followed it."),
             Seen::ExitWithoutKill => (RED, "The exit came without a kill before it."),
             Seen::Nothing => (RED, "Nothing was ruled."),
@@ -107,14 +123,18 @@ impl Show {
         if self.json {
             eprintln!("coroner: {text}");
         } else {
-            println!("\n{}", self.paint(colour, text));
+            say!("\n{}", self.paint(colour, text));
         }
     }
 
     pub(super) fn verdict_of_replay(&self, seen: Seen) {
         eprintln!(
             "coroner: the recording was {}; run the demo as root for a real kill",
-            if seen == Seen::KillThenExit { "ruled: the kill before the exit" } else { "not ruled as expected" }
+            if seen == Seen::KillThenExit {
+                "ruled: the kill before the exit"
+            } else {
+                "not ruled as expected"
+            }
         );
     }
 

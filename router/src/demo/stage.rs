@@ -51,7 +51,7 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         // Best effort: a folder in the temporary directory harms nobody.
-        drop(fs::remove_dir_all(&self.0));
+        fs::remove_dir_all(&self.0).ok();
     }
 }
 
@@ -84,7 +84,8 @@ impl Stage {
         let limit = LIMIT.to_string();
         write(&cgroup.join(if v2 { "memory.max" } else { "memory.limit_in_bytes" }), &limit)?;
         // Where there is swap, the child would be slow to die. The file is missing on kernels without swap accounting.
-        let (swap, most) = if v2 { ("memory.swap.max", "0") } else { ("memory.memsw.limit_in_bytes", limit.as_str()) };
+        let (swap, most) =
+            if v2 { ("memory.swap.max", "0") } else { ("memory.memsw.limit_in_bytes", limit.as_str()) };
         if cgroup.join(swap).exists() {
             write(&cgroup.join(swap), most)?;
         }
@@ -150,8 +151,8 @@ impl Drop for Stage {
     fn drop(&mut self) {
         if let Some(mut init) = self.init.take() {
             // An error says that it has ended already.
-            drop(init.kill());
-            drop(init.wait());
+            init.kill().ok();
+            init.wait().ok();
         }
         for path in [self.cgroup(), self.root.clone()] {
             remove_cgroup(&path);
@@ -164,7 +165,8 @@ fn remove_cgroup(path: &Path) {
     for _ in 0..100 {
         for pid in fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default().lines() {
             if let Some(pid) = pid.parse().ok().and_then(rustix::process::Pid::from_raw) {
-                drop(rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+                // An error says that it has ended meanwhile.
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
             }
         }
         match fs::remove_dir(path) {
@@ -208,7 +210,11 @@ fn hierarchy() -> Result<(PathBuf, bool), StageError> {
     }
     let v2 = PathBuf::from("/sys/fs/cgroup");
     let controllers = fs::read_to_string(v2.join("cgroup.controllers")).unwrap_or_default();
-    if controllers.split_whitespace().any(|it| it == "memory") { Ok((v2, true)) } else { Err(StageError::NoMemory) }
+    if controllers.split_whitespace().any(|it| it == "memory") {
+        Ok((v2, true))
+    } else {
+        Err(StageError::NoMemory)
+    }
 }
 
 fn make(path: &Path) -> Result<(), StageError> {

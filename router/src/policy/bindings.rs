@@ -6,7 +6,6 @@ use crate::case::{Case, Known as K};
 use crate::ruling::{Action, Decision, Report, Ruling};
 use crate::signal::{self, Signal};
 
-#[expect(unsafe_code, reason = "generated from sdk/wit")]
 mod generated {
     wasmtime::component::bindgen!({
         path: "../sdk/wit",
@@ -24,26 +23,6 @@ pub(super) use generated::{Policy as Bindings, PolicyPre as BindingsPre};
 pub(super) const PACKAGE: &str = "coroner:policy";
 /// The contract's version.
 pub(super) const VERSION: &str = "0.1.0";
-
-/// What `describe` answered.
-pub(super) struct Description {
-    pub(super) version: String,
-    pub(super) wants: wit::Kinds,
-    pub(super) needs: Vec<K>,
-    pub(super) config_schema: Option<String>,
-}
-
-impl From<wit::Description> for Description {
-    fn from(it: wit::Description) -> Self {
-        let needs = KNOWN.iter().filter(|(_, flag)| it.needs & *flag == *flag).map(|(known, _)| *known);
-        Self {
-            version: it.version,
-            wants: it.wants,
-            needs: needs.collect(),
-            config_schema: it.config_schema,
-        }
-    }
-}
 
 /// Whether a policy asked for this kind of signal.
 pub(super) fn wanted(wants: wit::Kinds, event: &signal::Event) -> bool {
@@ -68,7 +47,10 @@ pub(super) fn lowered<R>(
     let signal_attributes = pairs(&signal.attributes);
     let case_attributes = pairs(&case.attributes);
     let requests: Option<Vec<_>> = case.requests.as_ref().map(|requests| {
-        requests.iter().map(|(at, r)| (moment(*at), wit::KillRequest { signal: r.signal, all: r.all })).collect()
+        requests
+            .iter()
+            .map(|(at, r)| (moment(*at), wit::KillRequest { signal: r.signal, all: r.all }))
+            .collect()
     });
     let fields: Vec<Vec<(&str, &str)>> = draft
         .iter()
@@ -77,7 +59,8 @@ pub(super) fn lowered<R>(
             Action::TaskOom | Action::TaskExit(_) => Vec::new(),
         })
         .collect();
-    let draft: Vec<_> = draft.iter().zip(&fields).map(|(action, fields)| lower_action(action, fields)).collect();
+    let draft: Vec<_> =
+        draft.iter().zip(&fields).map(|(action, fields)| lower_action(action, fields)).collect();
     let signal = wit::Signal {
         id: &signal.id,
         at: moment(signal.at),

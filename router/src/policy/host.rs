@@ -5,7 +5,7 @@ use std::fmt;
 use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Config, Engine, Store};
 
-use super::bindings::{self, Bindings, BindingsPre, Description, Rules, log, wit};
+use super::bindings::{self, Bindings, BindingsPre, Rules, log, wit};
 use super::limits::{self, Limits, Meter};
 use crate::case::Case;
 use crate::ruling::{Action, Fault, FaultKind, Ruling, within_limits};
@@ -51,7 +51,9 @@ impl Host {
     /// The full names of a component's imports that this router does not give.
     pub(super) fn foreign_imports(&self, component: &Component) -> Vec<String> {
         let ours = |name: &str| {
-            ["log", "types"].iter().any(|it| name == format!("{}/{it}@{}", bindings::PACKAGE, bindings::VERSION))
+            ["log", "types"]
+                .iter()
+                .any(|it| name == format!("{}/{it}@{}", bindings::PACKAGE, bindings::VERSION))
         };
         let imports = component.component_type();
         let names = imports.imports(&self.engine).map(|(name, _)| name.to_owned());
@@ -64,7 +66,8 @@ impl Host {
 
     /// A fresh instance, not yet configured.
     pub(super) fn start(&self, name: &str, pre: &BindingsPre<State>) -> Result<Instance, Fault> {
-        let state = State { policy: name.to_owned(), meter: Meter::new(self.limits), lines: 0, last_error: None };
+        let state =
+            State { policy: name.to_owned(), meter: Meter::new(self.limits), lines: 0, last_error: None };
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.meter);
         store.set_hostcall_fuel(limits::ANSWER);
@@ -82,8 +85,8 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    pub(super) fn describe(&mut self) -> Result<Description, Fault> {
-        self.call(self.limits.start_fuel(), |rules, store| rules.call_describe(store)).0.map(Description::from)
+    pub(super) fn describe(&mut self) -> Result<wit::Description, Fault> {
+        self.call(self.limits.start_fuel(), |rules, store| rules.call_describe(store)).0
     }
 
     /// Hands over the configuration. The inner error is the policy's: keys and messages.
@@ -92,7 +95,12 @@ impl Instance {
     }
 
     /// One ruling and the fuel it burnt.
-    pub(super) fn rule(&mut self, signal: &Signal, case: &Case, draft: &[Action]) -> (Result<Ruling, Fault>, u64) {
+    pub(super) fn rule(
+        &mut self,
+        signal: &Signal,
+        case: &Case,
+        draft: &[Action],
+    ) -> (Result<Ruling, Fault>, u64) {
         let (answer, fuel) = self.call(self.limits.fuel, |rules, store| {
             bindings::lowered(signal, case, draft, |signal, case, draft| {
                 rules.call_rule(store, signal, case, draft)

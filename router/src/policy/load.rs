@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::bindings::{BindingsPre, Description};
+use super::bindings::{BindingsPre, wit};
 use super::host::{Host, Instance, State};
 use crate::ruling::{Fault, FaultKind};
 
@@ -111,9 +111,10 @@ impl LoadError {
     pub fn subject(&self) -> String {
         match self {
             Self::Directory { path, .. } => path.display().to_string(),
-            Self::Name { file } | Self::Read { file, .. } | Self::Size { file, .. } | Self::Toml { file, .. } => {
-                file.clone()
-            }
+            Self::Name { file }
+            | Self::Read { file, .. }
+            | Self::Size { file, .. }
+            | Self::Toml { file, .. } => file.clone(),
             Self::Component { policy, .. }
             | Self::Imports { policy, .. }
             | Self::World { policy, .. }
@@ -124,7 +125,8 @@ impl LoadError {
 }
 
 fn keys(mistakes: &[(String, String)]) -> String {
-    let texts: Vec<String> = mistakes.iter().map(|(key, message)| format!("config.{key}: {message}")).collect();
+    let texts: Vec<String> =
+        mistakes.iter().map(|(key, message)| format!("config.{key}: {message}")).collect();
     texts.join("; ")
 }
 
@@ -135,14 +137,17 @@ pub struct Policy {
     /// `sha256:...` of its bytes.
     pub digest: String,
     /// What it says of itself.
-    pub(super) description: Description,
+    pub(super) description: wit::Description,
     config: String,
     pre: BindingsPre<State>,
 }
 
 impl std::fmt::Debug for Policy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Policy").field("name", &self.name).field("digest", &self.digest).finish_non_exhaustive()
+        f.debug_struct("Policy")
+            .field("name", &self.name)
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
     }
 }
 
@@ -281,7 +286,8 @@ struct PolicyFile {
 fn to_json(file: &str, bytes: &[u8]) -> Result<String, LoadError> {
     let wrong = |reason: String| LoadError::Toml { file: file.to_owned(), reason };
     let text = std::str::from_utf8(bytes).map_err(|error| wrong(error.to_string()))?;
-    let parsed: PolicyFile = toml::from_str(text).map_err(|error| wrong(error.to_string().trim_end().to_owned()))?;
+    let parsed: PolicyFile =
+        toml::from_str(text).map_err(|error| wrong(error.to_string().trim_end().to_owned()))?;
     serde_json::to_string(&plain(toml::Value::Table(parsed.config))).map_err(|error| wrong(error.to_string()))
 }
 

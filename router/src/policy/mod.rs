@@ -39,7 +39,8 @@ impl std::fmt::Debug for Chain {
 impl Chain {
     /// A chain of `policies`, none of them started yet.
     pub fn new(host: Arc<Host>, policies: &[Arc<Policy>], generation: u64) -> Self {
-        let links = policies.iter().map(|policy| Link { policy: Arc::clone(policy), instance: None }).collect();
+        let links =
+            policies.iter().map(|policy| Link { policy: Arc::clone(policy), instance: None }).collect();
         Self { host, links, generation }
     }
 
@@ -68,7 +69,13 @@ impl Chain {
 }
 
 impl Link {
-    fn rule(&mut self, host: &Host, signal: &Signal, case: &Case, draft: &[Action]) -> (Result<Ruling, Fault>, u64) {
+    fn rule(
+        &mut self,
+        host: &Host,
+        signal: &Signal,
+        case: &Case,
+        draft: &[Action],
+    ) -> (Result<Ruling, Fault>, u64) {
         let mut instance = match self.instance.take().map_or_else(|| self.policy.start(host), Ok) {
             Ok(instance) => instance,
             Err(fault) => return (Err(fault), 0),

@@ -162,7 +162,9 @@ impl Link {
             None => {
                 let address = format!("unix://{}", self.address.display());
                 let connected = tokio::time::timeout(TRY, Client::connect(&address)).await;
-                let client = connected.map_err(|_| "no connection in time".to_owned())?.map_err(|it| it.to_string())?;
+                let client = connected
+                    .map_err(|_| "no connection in time".to_owned())?
+                    .map_err(|it| it.to_string())?;
                 self.client.insert(EventsClient::new(client))
             }
         };

@@ -135,7 +135,8 @@ impl AgentSource {
             .map_err(|_| LinkError::Silent { call: "connect", after: PATIENCE })?
             .map_err(LinkError::Connect)?;
         let client = AgentClient::new(Client::new(socket));
-        let request = HelloRequest { router_version: env!("CARGO_PKG_VERSION").to_owned(), ..HelloRequest::default() };
+        let request =
+            HelloRequest { router_version: env!("CARGO_PKG_VERSION").to_owned(), ..HelloRequest::default() };
         let hello = within("Hello", PATIENCE, client.hello(context(PATIENCE), &request)).await?;
         let origin = Arc::new(Origin {
             source: self.source.name.clone(),
@@ -156,8 +157,11 @@ impl AgentSource {
             capabilities = hello.capabilities.join(","),
             "agent link up"
         );
-        let stream =
-            Stream { node: self.node.clone(), guest: self.source.guest.clone(), id: self.cursor.stream.clone() };
+        let stream = Stream {
+            node: self.node.clone(),
+            guest: self.source.guest.clone(),
+            id: self.cursor.stream.clone(),
+        };
         loop {
             self.collect_acks();
             if self.cursor.mark.under_way() + BATCH as usize > UNDER_WAY {
@@ -185,7 +189,11 @@ impl AgentSource {
                 }
             }
             if answer.lost > 0 {
-                tracing::warn!(source = self.source.name, lost = answer.lost, "the agent dropped signals; taking a snapshot");
+                tracing::warn!(
+                    source = self.source.name,
+                    lost = answer.lost,
+                    "the agent dropped signals; taking a snapshot"
+                );
                 if !self.make_good(&client, &stream, &origin).await? {
                     return Ok(());
                 }
@@ -265,12 +273,18 @@ impl AgentSource {
     async fn look_over(&mut self, client: &AgentClient) -> Result<(), LinkError> {
         match snapshot(client).await {
             Ok((containers, _)) => {
-                let there: std::collections::HashSet<&str> = containers.iter().map(|it| it.id.as_str()).collect();
+                let there: std::collections::HashSet<&str> =
+                    containers.iter().map(|it| it.id.as_str()).collect();
                 self.told.retain(|id, _| there.contains(id.as_str()));
                 Ok(())
             }
             Err(LinkError::Lacks { call, reason }) => {
-                tracing::warn!(source = self.source.name, call, reason, "the agent lacks a call; doing without");
+                tracing::warn!(
+                    source = self.source.name,
+                    call,
+                    reason,
+                    "the agent lacks a call; doing without"
+                );
                 Ok(())
             }
             Err(error) => Err(error),

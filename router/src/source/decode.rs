@@ -4,8 +4,8 @@ use coroner_proto::agent;
 use coroner_proto::agent::signal::Event as Told;
 
 use crate::signal::{
-    ContainerId, Event, Evidence, Exited, Level, Moment, OomKill, Other, Pressure, PressureOf, Signal, SignalError,
-    Target, Victim, excerpt,
+    ContainerId, Event, Evidence, Exited, Level, Moment, OomKill, Other, Pressure, PressureOf, Signal,
+    SignalError, Target, Victim, excerpt,
 };
 
 /// Bytes of a cgroup path: the kernel's PATH_MAX. It is copied into audit records.
@@ -40,7 +40,8 @@ pub(super) fn decode(told: agent::Signal, stream: &Stream, received_ms: u64) -> 
         Err(SignalError::TooLong { container: container_id.to_string(), what, bytes: text.len(), limit })
     };
     let exec_id = told.exec_id.map(|id| bounded("exec id", id, MAX_EXEC)).transpose()?;
-    let unknown_fields: Vec<u32> = told.special_fields.unknown_fields().iter().map(|(number, _)| number).collect();
+    let unknown_fields: Vec<u32> =
+        told.special_fields.unknown_fields().iter().map(|(number, _)| number).collect();
     let mut attributes = Vec::new();
     let mut usage_bytes = None;
     let event = match told.event {
@@ -88,7 +89,9 @@ pub(super) fn decode(told: agent::Signal, stream: &Stream, received_ms: u64) -> 
         }),
         // A later version's case: known by its field number only.
         None => Event::Other(Other {
-            kind: unknown_fields.first().map_or_else(|| "none".to_owned(), |number| format!("field-{number}")),
+            kind: unknown_fields
+                .first()
+                .map_or_else(|| "none".to_owned(), |number| format!("field-{number}")),
             json: "{}".to_owned(),
         }),
         Some(_) => Event::Other(Other { kind: "unknown".to_owned(), json: "{}".to_owned() }),
@@ -161,7 +164,14 @@ mod tests {
     }
 
     fn told(event: Option<Told>) -> agent::Signal {
-        agent::Signal { seq: 7, container_id: "c1".to_owned(), boot_ns: 1, wall_ms: 2, event, ..Default::default() }
+        agent::Signal {
+            seq: 7,
+            container_id: "c1".to_owned(),
+            boot_ns: 1,
+            wall_ms: 2,
+            event,
+            ..Default::default()
+        }
     }
 
     fn decoded(event: Option<Told>) -> Result<Signal, SignalError> {
@@ -171,7 +181,8 @@ mod tests {
     #[test]
     fn what_was_not_seen_stays_unknown() {
         let signal = decoded(Some(Told::Exited(agent::Exited::default()))).unwrap();
-        let nothing = Exited { pid: None, is_init: None, status: None, signal: None, core: None, reconciled: false };
+        let nothing =
+            Exited { pid: None, is_init: None, status: None, signal: None, core: None, reconciled: false };
         assert_eq!(signal.event, Event::Exited(nothing));
         assert_eq!(signal.id, "n:s:c1:7");
         assert_eq!(signal.attributes, []);
@@ -192,9 +203,15 @@ mod tests {
         let kill = agent::OomKill { victim: MessageField::some(victim), ..Default::default() };
         assert!(matches!(decoded(Some(Told::OomKill(kill))), Err(SignalError::TooLong { what: "comm", .. })));
         let exited = agent::Exited { status: Some(256), ..Default::default() };
-        assert!(matches!(decoded(Some(Told::Exited(exited))), Err(SignalError::OutOfRange { value: 256, .. })));
+        assert!(matches!(
+            decoded(Some(Told::Exited(exited))),
+            Err(SignalError::OutOfRange { value: 256, .. })
+        ));
         let exited = agent::Exited { signal: Some(128), ..Default::default() };
-        assert!(matches!(decoded(Some(Told::Exited(exited))), Err(SignalError::OutOfRange { value: 128, .. })));
+        assert!(matches!(
+            decoded(Some(Told::Exited(exited))),
+            Err(SignalError::OutOfRange { value: 128, .. })
+        ));
         let other = agent::Other { json: "x".repeat(4097), ..Default::default() };
         assert!(matches!(decoded(Some(Told::Other(other))), Err(SignalError::TooLong { what: "json", .. })));
     }

@@ -34,7 +34,8 @@ pub enum ReplayError {
 pub fn read(recording: &str) -> Result<Vec<Arrival>, ReplayError> {
     let mut arrivals = Vec::new();
     for (at, text) in recording.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
-        let line: Line = serde_json::from_str(text).map_err(|source| ReplayError::Line { line: at + 1, source })?;
+        let line: Line =
+            serde_json::from_str(text).map_err(|source| ReplayError::Line { line: at + 1, source })?;
         if line.v != VERSION {
             return Err(ReplayError::Version { line: at + 1, version: line.v });
         }

@@ -1,0 +1,15 @@
+;; Rules task-oom twice, whatever the signal: well formed, and against the law.
+(data (i32.const 1216) "because I say so")
+(func (export "coroner:policy/rules@0.1.0#rule") (param i32) (result i32)
+  (local $at i32) (local $list i32)
+  ;; An action is 36 bytes: discriminant, then its largest payload. Zeros are task-oom.
+  (local.set $list (call $grow (i32.const 72)))
+  (memory.fill (local.get $list) (i32.const 0) (i32.const 72))
+  (local.set $at (call $grow (i32.const 64)))
+  (memory.fill (local.get $at) (i32.const 0) (i32.const 64))
+  (i32.store8 offset=4 (local.get $at) (i32.const 1))
+  (i32.store offset=8 (local.get $at) (local.get $list))
+  (i32.store offset=12 (local.get $at) (i32.const 2))
+  (i32.store offset=16 (local.get $at) (i32.const 1216))
+  (i32.store offset=20 (local.get $at) (i32.const 16))
+  (local.get $at))

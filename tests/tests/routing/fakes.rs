@@ -1,0 +1,177 @@
+//! Peers that misbehave on purpose, over the real protocols: fault injection beside the suites with real ones.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use containerd_shim_protos::api::ForwardRequest;
+use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
+use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::protobuf::well_known_types::empty::Empty;
+use containerd_shim_protos::shim_async::{Events, create_events};
+use coroner_proto::address::Address;
+use coroner_proto::agent::{
+    HelloRequest, HelloResponse, NextSignalsRequest, NextSignalsResponse, Signal, SnapshotRequest,
+    SnapshotResponse,
+};
+use coroner_proto::agent_ttrpc::{Agent, create_agent};
+use coroner_proto::transport;
+use tokio::sync::{Notify, mpsc};
+use ttrpc::asynchronous::{Server, TtrpcContext};
+use ttrpc::{Code, Error, get_status};
+
+/// An agent that tells what it is given.
+#[derive(Default)]
+pub(crate) struct FakeAgent {
+    pub(crate) signals: Mutex<Vec<Signal>>,
+    pub(crate) changed: Notify,
+    pub(crate) hellos: AtomicUsize,
+    /// The router's cursors: what it has read, and what it has dealt with.
+    pub(crate) read: Mutex<u64>,
+    pub(crate) acked: Mutex<u64>,
+    pub(crate) lost: Mutex<u64>,
+    pub(crate) snapshot: Mutex<Option<SnapshotResponse>>,
+}
+
+impl FakeAgent {
+    pub(crate) fn tell(&self, signal: Signal) {
+        self.signals.lock().unwrap().push(signal);
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until the router has acknowledged up to `seq`.
+    pub(crate) async fn acked(&self, seq: u64) {
+        self.reached(&self.acked, seq).await;
+    }
+
+    /// Waits until the router has read up to `seq` and asks for more.
+    pub(crate) async fn read(&self, seq: u64) {
+        self.reached(&self.read, seq).await;
+    }
+
+    async fn reached(&self, cursor: &Mutex<u64>, seq: u64) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if *cursor.lock().unwrap() >= seq {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+pub(crate) struct Service(pub(crate) Arc<FakeAgent>);
+
+#[async_trait]
+impl Agent for Service {
+    async fn hello(&self, _: &TtrpcContext, _: HelloRequest) -> ttrpc::Result<HelloResponse> {
+        self.0.hellos.fetch_add(1, Ordering::SeqCst);
+        Ok(HelloResponse {
+            stream_id: "fake".to_owned(),
+            capabilities: vec!["kill-count".to_owned(), "exit-status".to_owned()],
+            ..HelloResponse::default()
+        })
+    }
+
+    async fn next_signals(
+        &self,
+        _: &TtrpcContext,
+        request: NextSignalsRequest,
+    ) -> ttrpc::Result<NextSignalsResponse> {
+        {
+            let mut acked = self.0.acked.lock().unwrap();
+            *acked = request.ack_seq.max(*acked);
+            if request.after_seq < u64::MAX {
+                *self.0.read.lock().unwrap() = request.after_seq;
+            }
+        }
+        self.0.changed.notify_waiters();
+        loop {
+            let changed = self.0.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let newer = |it: &&Signal| it.seq > request.after_seq;
+            let most = request.max as usize;
+            let signals: Vec<Signal> =
+                self.0.signals.lock().unwrap().iter().filter(newer).take(most).cloned().collect();
+            let lost = std::mem::take(&mut *self.0.lost.lock().unwrap());
+            if !signals.is_empty() || lost > 0 || request.wait_ms == 0 {
+                return Ok(NextSignalsResponse {
+                    stream_id: "fake".to_owned(),
+                    signals,
+                    lost,
+                    ..NextSignalsResponse::default()
+                });
+            }
+            changed.await;
+        }
+    }
+
+    async fn snapshot(&self, _: &TtrpcContext, _: SnapshotRequest) -> ttrpc::Result<SnapshotResponse> {
+        let snapshot = self.0.snapshot.lock().unwrap().clone();
+        snapshot.ok_or_else(|| Error::RpcStatus(get_status(Code::UNIMPLEMENTED, "no snapshots here")))
+    }
+}
+
+/// Serves `agent` on a unix socket until the server is dropped with its runtime.
+pub(crate) async fn serve(agent: &Arc<FakeAgent>, socket: &Path) -> Server {
+    let listener = transport::listen(&Address::Unix(socket.to_owned())).unwrap();
+    let services = create_agent(Arc::new(Service(Arc::clone(agent))));
+    let mut server = Server::new().add_listener(listener).register_service(services);
+    server.start().await.unwrap();
+    server
+}
+
+/// An event service that refuses as often as it is told to, and tells what it took.
+pub(crate) struct FakeContainerd {
+    refusals: AtomicUsize,
+    took: mpsc::UnboundedSender<Event>,
+}
+
+/// What a containerd would have published.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    Oom { namespace: String, container: String },
+    Exit { container: String, id: String, pid: u32, status: u32 },
+}
+
+#[async_trait]
+impl Events for FakeContainerd {
+    async fn forward(&self, _: &TtrpcContext, request: ForwardRequest) -> ttrpc::Result<Empty> {
+        let refused =
+            self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if refused.is_ok() {
+            return Err(Error::RpcStatus(get_status(Code::UNAVAILABLE, "not now")));
+        }
+        let envelope = request.envelope.unwrap();
+        let bytes = &envelope.event.value;
+        let event = if envelope.topic == "/tasks/oom" {
+            let container = TaskOOM::parse_from_bytes(bytes).unwrap().container_id;
+            Event::Oom { namespace: envelope.namespace, container }
+        } else {
+            let exit = TaskExit::parse_from_bytes(bytes).unwrap();
+            Event::Exit { container: exit.container_id, id: exit.id, pid: exit.pid, status: exit.exit_status }
+        };
+        self.took.send(event).ok();
+        Ok(Empty::new())
+    }
+}
+
+impl FakeContainerd {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test looks at every event; what it makes is bounded by itself"
+    )]
+    pub(crate) async fn serve(socket: &Path, refusals: usize) -> (Server, mpsc::UnboundedReceiver<Event>) {
+        let (took, events) = mpsc::unbounded_channel();
+        let service = Self { refusals: AtomicUsize::new(refusals), took };
+        let address = format!("unix://{}", socket.display());
+        let services = create_events(Arc::new(service));
+        let mut server = Server::new().bind(&address).unwrap().register_service(services);
+        server.start().await.unwrap();
+        (server, events)
+    }
+}

@@ -1,0 +1,159 @@
+//! Bad peers: agents and containerds that answer wrongly, late, or not at all.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use coroner_proto::agent::{Container, Exited, SnapshotResponse};
+use protobuf::MessageField;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+use ttrpc::asynchronous::Server;
+
+use super::fakes::{Event, FakeAgent, FakeContainerd, serve};
+use super::{Places, Running, exit, kill, ruled, told};
+
+#[tokio::test]
+async fn an_oversized_frame_ends_the_link_and_the_source_comes_back() {
+    let places = Places::new();
+    let config = places.config("beside");
+    let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
+    let socket = places.path("agent.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let router = Running::start(places, &config);
+    let (mut link, _) = listener.accept().await.unwrap();
+    let mut request = [0; 10];
+    link.read_exact(&mut request).await.unwrap();
+    // A response of 3 MiB to whatever was asked: ttrpc alone would read all of it.
+    link.write_all(&[0, 0x30, 0, 0, 0, 0, 0, 1, 2, 0]).await.unwrap();
+    let mut rest = Vec::new();
+    link.read_to_end(&mut rest).await.unwrap();
+    drop(listener);
+    std::fs::remove_file(&socket).unwrap();
+    let agent = Arc::new(FakeAgent::default());
+    let _server = serve(&agent, &socket).await;
+    agent.tell(kill(1, "c1", 1));
+    assert_eq!(
+        events.recv().await,
+        Some(Event::Oom { namespace: "k8s.io".to_owned(), container: "c1".to_owned() })
+    );
+    router.stop().await;
+}
+
+#[tokio::test]
+async fn what_one_signal_breaks_the_others_do_not_feel() {
+    let places = Places::new();
+    let config = places.config("beside");
+    let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
+    let agent = Arc::new(FakeAgent::default());
+    let _server = serve(&agent, &places.path("agent.sock")).await;
+    let long = "x".repeat(257);
+    for (seq, id) in ["", "a/../b", "caf\u{e9}", &long].into_iter().enumerate() {
+        agent.tell(kill(seq as u64 + 1, id, 1));
+    }
+    agent.tell(told(5, "c1", None));
+    agent.tell(kill(6, "c1", 1));
+    let router = Running::start(places, &config);
+    assert_eq!(
+        events.recv().await,
+        Some(Event::Oom { namespace: "k8s.io".to_owned(), container: "c1".to_owned() })
+    );
+    // The refused ones are dealt with too: an agent would else keep them for ever.
+    agent.acked(6).await;
+    let records = router.stop().await;
+    let ruled = ruled(&records);
+    assert_eq!(ruled.len(), 2, "{ruled:#?}");
+    assert_eq!(ruled[0]["signal"]["event"]["other"]["kind"], "none");
+    assert_eq!(ruled[1]["signal"]["id"], "n:fake:c1:6");
+}
+
+#[tokio::test]
+async fn a_peer_that_is_no_agent_is_asked_once() {
+    let places = Places::new();
+    let config = places.config("beside");
+    let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
+    // A ttrpc server without the service answers as old peers do.
+    let address = format!("unix://{}", places.path("agent.sock").display());
+    let mut stranger = Server::new().bind(&address).unwrap();
+    stranger.start().await.unwrap();
+    let mut both = config.clone();
+    let mut second = config.sources[0].clone();
+    second.name = "second".to_owned();
+    second.address = format!("unix://{}", places.path("second.sock").display()).parse().unwrap();
+    both.sources.push(second);
+    let agent = Arc::new(FakeAgent::default());
+    let _server = serve(&agent, &places.path("second.sock")).await;
+    let router = Running::start(places, &both);
+    agent.tell(kill(1, "c1", 1));
+    assert!(events.recv().await.is_some(), "the other source is read");
+    router.stop().await;
+    assert_eq!(agent.hellos.load(Ordering::SeqCst), 1, "and it was greeted once");
+}
+
+#[tokio::test]
+async fn a_containerd_that_refuses_gets_everything_later_in_order() {
+    let places = Places::new();
+    let config = places.config("sole");
+    let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 3).await;
+    let agent = Arc::new(FakeAgent::default());
+    let _server = serve(&agent, &places.path("agent.sock")).await;
+    for at in 0..5 {
+        agent.tell(kill(2 * at + 1, &format!("c{at}"), 1));
+        agent.tell(exit(2 * at + 2, &format!("c{at}"), 137));
+    }
+    let router = Running::start(places, &config);
+    let mut took = Vec::new();
+    while took.len() < 10 {
+        took.push(events.recv().await.unwrap());
+    }
+    for at in 0..5 {
+        let container = format!("c{at}");
+        let place = |want: &Event| took.iter().position(|it| it == want).unwrap();
+        let oom = place(&Event::Oom { namespace: "k8s.io".to_owned(), container: container.clone() });
+        let exit = place(&Event::Exit { container: container.clone(), id: container, pid: 7, status: 137 });
+        assert!(oom < exit, "{took:?}");
+    }
+    agent.acked(10).await;
+    let records = router.stop().await;
+    let attempts: u64 = records.iter().filter_map(|it| it["attempts"].as_u64()).max().unwrap();
+    assert_eq!(attempts, 4, "the head is retried in place: three refusals fell on one event");
+}
+
+#[tokio::test]
+async fn what_the_agent_lost_is_made_good_from_its_snapshot() {
+    let places = Places::new();
+    let config = places.config("sole");
+    let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
+    let agent = Arc::new(FakeAgent::default());
+    let _server = serve(&agent, &places.path("agent.sock")).await;
+    let status = |status| MessageField::some(Exited { status: Some(status), ..Exited::default() });
+    let container = |id: &str, kills_total, kills_before, exit| Container {
+        id: id.to_owned(),
+        kills_total: Some(kills_total),
+        kills_before: Some(kills_before),
+        exit,
+        ..Container::default()
+    };
+    *agent.snapshot.lock().unwrap() = Some(SnapshotResponse {
+        containers: vec![
+            container("new", 1, 0, status(137)),
+            // Killed before the agent came, and nothing since: no signal.
+            container("old", 5, 5, MessageField::none()),
+            container("told", 1, 0, MessageField::none()),
+        ],
+        as_of_seq: 40,
+        ..SnapshotResponse::default()
+    });
+    agent.tell(kill(1, "told", 1));
+    let router = Running::start(places, &config);
+    let oom =
+        |container: &str| Event::Oom { namespace: "k8s.io".to_owned(), container: container.to_owned() };
+    assert_eq!(events.recv().await, Some(oom("told")));
+    *agent.lost.lock().unwrap() = 3;
+    agent.changed.notify_waiters();
+    assert_eq!(events.recv().await, Some(oom("new")));
+    let id = "new".to_owned();
+    assert_eq!(events.recv().await, Some(Event::Exit { container: id.clone(), id, pid: 0, status: 137 }));
+    agent.tell(kill(41, "old", 6));
+    assert_eq!(events.recv().await, Some(oom("old")));
+    router.stop().await;
+}

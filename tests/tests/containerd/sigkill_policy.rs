@@ -34,7 +34,7 @@ async fn sigkill_is_ruled_oom_after_a_policy_was_dropped_in() {
 
     let policy = coroner.router.policies().join(POLICY);
     fs::copy(binary::bundled_policy("sigkill-is-oom").unwrap(), policy.with_extension("wasm")).unwrap();
-    fs::write(policy.with_extension("toml"), "[config]\nassume_no_kill_requests = false\n").unwrap();
+    fs::write(policy.with_extension("toml"), "[config]\nassume_no_kill_requests = true\n").unwrap();
     coroner.router.stop().await.unwrap();
     coroner.router.start_again().await.unwrap();
     assert_eq!(binary::digest(coroner.router.binary()).unwrap(), binary, "the router's binary has changed");

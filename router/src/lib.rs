@@ -8,19 +8,19 @@
 //! [`run`] is the whole router: give it a checked [`config::Config`] and something that resolves when it shall stop.
 //! The modules below stand in the order a signal meets them.
 
-pub mod arrival;
-pub mod audit;
+pub mod signal;
 pub mod case;
+pub mod ruling;
 pub mod config;
-pub mod delivery;
+pub mod arrival;
+pub mod source;
 pub mod identity;
 pub mod intake;
 pub mod policy;
-pub mod ruling;
-mod run;
-pub mod signal;
-pub mod sink;
-pub mod source;
 pub mod worker;
+pub mod delivery;
+pub mod audit;
+pub mod sink;
+mod run;
 
 pub use run::{Router, RunError, run};

@@ -1,0 +1,105 @@
+//! Imports point one way, as docs/architecture.md says, and the examples are what the code takes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Every source file of the router's library by its path below `router/src`, its comments left out.
+fn sources() -> Vec<(String, String)> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|it| it == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let source = root().join("router/src");
+    let mut found = Vec::new();
+    walk(&source, &mut found);
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).unwrap();
+        let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        (path.strip_prefix(&source).unwrap().display().to_string(), code.join("\n"))
+    };
+    let files: Vec<_> = found.into_iter().map(read).collect();
+    assert!(files.len() > 20, "the walk found the router");
+    files
+}
+
+/// From the core outwards: a module may import those of its own level's left, never its own level or beyond.
+const LEVELS: [&[&str]; 6] = [
+    &["signal"],
+    &["ruling", "case", "config"],
+    &["arrival", "audit", "identity"],
+    &["sink", "policy", "intake"],
+    &["source", "worker", "delivery"],
+    &["run"],
+];
+
+fn level(module: &str) -> usize {
+    LEVELS.iter().position(|level| level.contains(&module)).unwrap_or(LEVELS.len())
+}
+
+#[test]
+fn imports_point_one_way() {
+    // Within the core the words know each other: a case holds rulings, a mode says what can be known. Delivery takes what
+    // workers give; configuration knows the default limits of policies.
+    let known = [
+        ("ruling", "case"),
+        ("case", "ruling"),
+        ("config", "case"),
+        ("config", "policy"),
+        ("delivery", "worker"),
+    ];
+    for (file, code) in sources() {
+        let module = file.split(['/', '.']).next().unwrap();
+        if ["main", "cli", "check", "serve", "demo", "lib"].contains(&module) {
+            continue;
+        }
+        assert!(level(module) < LEVELS.len(), "{file} has no level");
+        for (at, _) in code.match_indices("crate::") {
+            let rest = &code[at + "crate::".len()..];
+            let import = rest.split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap();
+            let allowed =
+                import == module || level(import) < level(module) || known.contains(&(module, import));
+            assert!(allowed, "{file} imports crate::{import}");
+        }
+    }
+}
+
+#[test]
+fn outside_worlds_stay_at_their_edge() {
+    let edges: [(&str, &[&str]); 4] = [
+        ("wasmtime::", &["policy/", "run.rs"]),
+        ("ttrpc::", &["source/", "sink/containerd.rs", "demo/"]),
+        ("containerd_shim_protos::", &["sink/containerd.rs", "demo/stand_in.rs"]),
+        ("tonic::", &["identity.rs"]),
+    ];
+    for (file, code) in sources() {
+        for (world, at) in edges {
+            if code.contains(world) {
+                assert!(at.iter().any(|edge| file.starts_with(edge)), "{file} names {world}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_example_configuration_is_good() {
+    let text = fs::read_to_string(root().join("examples/coroner.toml")).unwrap();
+    let config = coroner::config::Config::parse(&text).unwrap();
+    assert_eq!((config.sources.len(), config.sinks.len()), (1, 2));
+}
+
+#[test]
+fn the_configuration_page_shows_a_good_file() {
+    let page = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    let block = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    coroner::config::Config::parse(block).unwrap();
+}

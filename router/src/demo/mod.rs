@@ -44,10 +44,14 @@ pub(crate) fn run(json: bool) -> ExitCode {
         }
     };
     let show = Show::new(json);
-    let ended = match Stage::set() {
-        Ok(stage) => runtime.block_on(live(stage, show)),
-        Err(why) => runtime.block_on(replayed(&why, show)),
-    };
+    let ended = runtime.block_on(async {
+        // Listened for before anything is made: an interrupt at any moment clears it.
+        let stop = stop_signal()?;
+        match Stage::set() {
+            Ok(stage) => live(stage, show, stop).await,
+            Err(why) => replayed(&why, show).await,
+        }
+    });
     runtime.shutdown_timeout(Duration::from_millis(200));
     ended.unwrap_or_else(|error| {
         eprintln!("coroner: the demo failed: {error}");
@@ -56,8 +60,7 @@ pub(crate) fn run(json: bool) -> ExitCode {
 }
 
 /// The classic case: a child allocates past the limit and is killed, its parent exits 1.
-async fn live(mut stage: Stage, mut show: Show) -> Result<ExitCode, String> {
-    let stop = stop_signal()?;
+async fn live(mut stage: Stage, mut show: Show, stop: impl Future<Output = ()>) -> Result<ExitCode, String> {
     tokio::pin!(stop);
     let set = Set::build(stage.folder()).await?;
     let mut tasks = JoinSet::new();

@@ -2,6 +2,7 @@
 
 mod equal;
 mod random;
+mod rebuilt;
 mod zoo;
 
 use std::sync::Arc;

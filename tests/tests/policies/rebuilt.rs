@@ -1,0 +1,47 @@
+//! The bundled policies as committed and as rebuilt on this machine rule alike: on the bundled recording, and on random signals.
+
+use std::path::Path;
+
+use coroner::policy::prepare;
+use coroner::ruling::Ruling;
+use coroner::source::replay;
+use proptest::test_runner::{Config, TestRunner};
+
+use super::{chain, host, random};
+
+#[test]
+fn rebuilt_policies_rule_as_the_committed_ones() {
+    let rebuilt = std::env::var("CORONER_REBUILT_PLUGINS")
+        .expect("CORONER_REBUILT_PLUGINS names the rebuilt policies: run `cargo xtask test --only policies`");
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/dist");
+    let recording = replay::read(include_str!("../../../router/src/demo/recording.jsonl")).unwrap();
+    for name in ["kubernetes", "sigkill-is-oom"] {
+        let host = host();
+        let from = |folder: &Path| {
+            let bytes = std::fs::read(folder.join(name).with_extension("wasm")).unwrap();
+            chain(&host, &[std::sync::Arc::new(prepare(&host, name, &bytes, "{}".to_owned()).unwrap())])
+        };
+        let old = std::cell::RefCell::new(from(&committed));
+        let new = std::cell::RefCell::new(from(Path::new(&rebuilt)));
+        let rule = |signal: &_, case: &_| -> [Vec<Option<Ruling>>; 2] {
+            [&old, &new].map(|chain| {
+                let outcome = chain.borrow_mut().rule(signal, case);
+                outcome.opinions.into_iter().map(|opinion| opinion.ruling).collect()
+            })
+        };
+        for arrival in &recording {
+            let case = coroner::case::Case::new(&arrival.origin.known);
+            let [old, new] = rule(&arrival.signal, &case);
+            assert_eq!(old, new, "{name}");
+        }
+        let mut runner =
+            TestRunner::new(Config { cases: 10_000, failure_persistence: None, ..Config::default() });
+        runner
+            .run(&(random::signal(), random::case()), |(signal, case)| {
+                let [old, new] = rule(&signal, &case);
+                proptest::prop_assert_eq!(old, new);
+                Ok(())
+            })
+            .unwrap();
+    }
+}

@@ -1,4 +1,4 @@
-//! The kernel's process events: how processes that are nobody's child here began a program and ended.
+//! The kernel's process events: how processes that are nobody's child here began and ended.
 //!
 //! <linux/cn_proc.h> over a netlink socket. It speaks only in the initial pid and network namespaces; elsewhere it takes
 //! the subscription and stays silent, which is told by the answer that does not come.
@@ -22,6 +22,7 @@ const HEADERS: usize = NETLINK_HEADER + 20;
 const PROC: u32 = 1;
 const LISTEN: u32 = 1;
 const NONE: u32 = 0;
+const FORK: u32 = 1;
 const EXEC: u32 = 2;
 const EXIT: u32 = 0x8000_0000;
 /// Processors whose sequence numbers are followed. The kernel has at most as many: NR_CPUS.
@@ -43,8 +44,8 @@ pub(crate) enum ConnectorError {
 /// One process event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// A process began a program.
-    Exec { pid: u32 },
+    /// A process was made, or began a program.
+    Began { pid: u32 },
     /// A thread of process `pid` ended. `code` is what wait(2) would say, if it was the last.
     Exit { pid: u32, code: u32 },
 }
@@ -126,7 +127,8 @@ impl Connector {
 
     /// Each processor numbers its events: a gap is a loss.
     fn count(&mut self, message: &Message<'_>) {
-        if message.what == NONE || message.cpu >= MAX_CPUS {
+        // Answers to subscriptions are numbered as well, except on older kernels, which give them no processor.
+        if message.cpu >= MAX_CPUS {
             return;
         }
         let expected = self.next.insert(message.cpu, message.sequence.wrapping_add(1));
@@ -190,12 +192,15 @@ impl<'a> Message<'a> {
         word(self.data, 4 * index)
     }
 
-    /// The event, by process: pid, tgid and, at an exit, the code.
+    /// The event, by process. The words: thread and process, then the code; at a fork the parent's two, then the child's.
     fn event(&self) -> Option<Event> {
-        let pid = self.word(1)?;
         match self.what {
-            EXEC => Some(Event::Exec { pid }),
-            EXIT => Some(Event::Exit { pid, code: self.word(2)? }),
+            FORK => {
+                let pid = self.word(3)?;
+                (self.word(2)? == pid).then_some(Event::Began { pid })
+            }
+            EXEC => Some(Event::Began { pid: self.word(1)? }),
+            EXIT => Some(Event::Exit { pid: self.word(1)?, code: self.word(2)? }),
             _ => None,
         }
     }
@@ -222,11 +227,15 @@ mod tests {
         let whole = message(EXIT, 1, 7, &[41, 40, 0x300, 17]);
         assert_eq!(Message::parse(&whole).unwrap().event(), Some(Event::Exit { pid: 40, code: 0x300 }));
         let exec = message(EXEC, 0, 0, &[5, 5]);
-        assert_eq!(Message::parse(&exec).unwrap().event(), Some(Event::Exec { pid: 5 }));
+        assert_eq!(Message::parse(&exec).unwrap().event(), Some(Event::Began { pid: 5 }));
+        let fork = message(FORK, 0, 0, &[5, 5, 6, 6]);
+        assert_eq!(Message::parse(&fork).unwrap().event(), Some(Event::Began { pid: 6 }));
+        let thread = message(FORK, 0, 0, &[5, 5, 6, 5]);
+        assert_eq!(Message::parse(&thread).unwrap().event(), None);
         for length in 0..HEADERS + 16 + 12 {
             assert_eq!(Message::parse(&whole[..length]).and_then(|it| it.event()), None, "{length}");
         }
-        assert_eq!(Message::parse(&message(1, 0, 0, &[1, 2, 3, 4])).unwrap().event(), None);
+        assert_eq!(Message::parse(&message(4, 0, 0, &[1, 2, 3, 4])).unwrap().event(), None);
         let mut other = whole;
         other[NETLINK_HEADER] ^= 2;
         assert!(Message::parse(&other).is_none());
@@ -236,7 +245,9 @@ mod tests {
     fn gaps_are_counted_per_processor() {
         let socket = rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap();
         let mut connector = Connector { socket, next: HashMap::new(), lost: 0 };
-        for (cpu, sequence) in [(0, u32::MAX), (1, 5), (0, 0), (1, 9), (0, 1), (u32::MAX, 77), (1, 10)] {
+        for (cpu, sequence) in
+            [(0, u32::MAX), (1, 5), (0, 0), (1, 9), (0, 1), (u32::MAX, 77), (1, 10), (1, 8), (1, 9)]
+        {
             connector.count(&Message::parse(&message(EXIT, cpu, sequence, &[])).unwrap());
         }
         assert_eq!(connector.lost(), 3);

@@ -43,10 +43,11 @@ pub(crate) struct Tracked {
 impl Watcher {
     /// A process entered a container's cgroup: is it the init?
     pub(crate) fn entered(&mut self, key: u32) {
-        if !self.starting.contains(&key) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        if container.init.is_some() || self.shared.with(|state| state.has_exited(&container.id)) {
             return;
         }
-        let Some(container) = self.containers.get_mut(&key) else { return };
+        self.starting.insert(key);
         if let Some(at) = container.init_looks.begin(Instant::now()) {
             self.due.insert((at, key));
         }
@@ -60,6 +61,10 @@ impl Watcher {
             self.due.insert((at, key));
         }
         self.look_for_init(key);
+        if next.is_none() {
+            // No process here looks like an init: not every new process of the machine is looked at for ever.
+            self.starting.remove(&key);
+        }
     }
 
     fn look_for_init(&mut self, key: u32) {
@@ -84,7 +89,7 @@ impl Watcher {
     }
 
     /// The container a cgroup belongs to, or is below.
-    fn container_at(&self, cgroup: &str) -> Option<u32> {
+    pub(crate) fn container_at(&self, cgroup: &str) -> Option<u32> {
         let mut path = cgroup;
         loop {
             if let Some(key) = self.by_cgroup.get(path) {
@@ -135,7 +140,7 @@ impl Watcher {
 
     fn process_event(&mut self, event: Event) {
         match event {
-            Event::Exec { pid } => {
+            Event::Began { pid } => {
                 if !self.starting.is_empty() && process::init_depth(pid).is_some() {
                     let key =
                         process::cgroup(pid, &self.hierarchy).and_then(|cgroup| self.container_at(&cgroup));

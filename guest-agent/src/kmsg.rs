@@ -79,6 +79,11 @@ impl Kmsg {
         }
     }
 
+    /// The cgroups of victims that no counter has risen for yet.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &str> {
+        self.victims.iter().map(|choice| choice.task_cgroup.as_str())
+    }
+
     /// The latest victim in a cgroup or below it; it and those before it are told only once.
     pub(crate) fn take(&mut self, cgroup: &str) -> Option<Choice> {
         take(&mut self.victims, cgroup)

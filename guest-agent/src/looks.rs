@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The memory cgroup's v1 event comes some 10 ms before its counter moves: about 2 s of looks, most of them early.
-const KILL_GAPS: [u16; 16] = [2, 4, 8, 16, 32, 64, 128, 200, 200, 200, 200, 200, 200, 200, 200, 200];
+const KILL_GAPS: [u16; 17] = [1, 2, 4, 8, 16, 32, 64, 128, 200, 200, 200, 200, 200, 200, 200, 200, 200];
 /// A runtime's init stands in its cgroup for a few ms before the program begins; slow runtimes take seconds.
 const INIT_GAPS: [u16; 18] =
     [1, 1, 2, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 1000, 1000, 2000, 2000, 2000];

@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         },
         Command::Run { listen, roots } => {
             raise_descriptors();
+            go_first();
             if let Err(error) = serve(Options { listen, roots, cgroup_mount: None }) {
                 return failed(&*error);
             }
@@ -70,6 +71,13 @@ fn raise_descriptors() {
     limit.current = limit.maximum;
     // What cannot be raised is met when it is reached, and told then.
     setrlimit(Resource::Nofile, limit).ok();
+}
+
+/// What is not looked at in time is gone: of 100 containers that lived for a millisecond on two busy processors, 18 ended with
+/// an unknown status at the usual priority and none at this one. The agent runs for microseconds at a time.
+fn go_first() {
+    // Without the right to, it is as late as everybody.
+    rustix::process::setpriority_process(None, -15).ok();
 }
 
 fn shown(findings: &Findings) -> String {

@@ -1,10 +1,12 @@
 //! OOM kills: the kernel's counter is what counts; its notices and its log say when to look and who it was.
 
+use std::collections::HashSet;
+
 use coroner_proto::agent::{Level, OomKill, Victim};
 use protobuf::MessageField;
 use tokio::time::Instant;
 
-use crate::cgroup::Kills;
+use crate::cgroup::{CounterError, Kills};
 use crate::kmsg::Choice;
 use crate::log::log;
 use crate::shared::now;
@@ -44,6 +46,22 @@ impl Watcher {
         self.look_at_kills(key);
     }
 
+    /// The kernel logs its choice just before it counts the kill, and that it killed just after: a look at either finds the
+    /// counter before the victim's cgroup can be gone, where v1's notice alone may come a look too early.
+    pub(crate) fn victim_chosen(&mut self) {
+        let Some(kmsg) = &mut self.kmsg else { return };
+        kmsg.drain();
+        let cgroups: Vec<String> = kmsg.waiting().map(str::to_owned).collect();
+        for key in cgroups.iter().filter_map(|cgroup| self.container_at(cgroup)).collect::<HashSet<_>>() {
+            if let Some(container) = self.containers.get_mut(&key)
+                && let Some(at) = container.kill_looks.begin(Instant::now())
+            {
+                self.due.insert((at, key));
+            }
+            self.look_at_kills(key);
+        }
+    }
+
     pub(crate) fn tend_kills(&mut self, key: u32, now: Instant) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         // Not ended by a rise: a second kill may have shared the first one's notice.
@@ -63,7 +81,8 @@ impl Watcher {
         let read = match self.hierarchy.kills(&container.cgroup) {
             Ok(read) => read,
             Err(error) => {
-                if !std::mem::replace(&mut container.trouble_told, true) {
+                // That a cgroup is gone is told with the exit.
+                if error != CounterError::Gone && !std::mem::replace(&mut container.trouble_told, true) {
                     log!(Warn, "kill counter not read", container = container.id, error = error);
                 }
                 return Some(error.to_string());

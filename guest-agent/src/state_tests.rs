@@ -186,7 +186,7 @@ fn readers_end_up_with_everything_or_are_told_of_losses() {
         };
         let mut state = State::default();
         let mut readers = [0_u64; 2];
-        let mut read: [BTreeMap<(String, Option<String>, bool), u64>; 2] = Default::default();
+        let mut read = [BTreeMap::new(), BTreeMap::new()];
         let mut truth = BTreeMap::new();
         let mut totals = HashMap::new();
         for _ in 0..200 {

@@ -27,6 +27,7 @@ const BATCH: usize = 64;
 /// What became ready, as epoll's 64 bits: the kind above, the number below.
 const TREE: u64 = 0;
 const CONNECTOR: u64 = 1 << 32;
+const KMSG: u64 = 4 << 32;
 pub(crate) const OOM_EVENT: u64 = 2 << 32;
 pub(crate) const PROCESS: u64 = 3 << 32;
 const KIND: u64 = !0xffff_ffff;
@@ -65,7 +66,7 @@ pub(crate) struct Watcher {
     pub(crate) by_cgroup: HashMap<Arc<str>, u32>,
     pub(crate) by_id: HashMap<String, u32>,
     pub(crate) by_pid: HashMap<u32, (u32, Option<String>)>,
-    /// Containers whose init is not known yet.
+    /// Containers whose init is being looked for.
     pub(crate) starting: HashSet<u32>,
     /// How processes ended that nobody had named yet, by pid, the latest last.
     pub(crate) recent: VecDeque<(u32, u32)>,
@@ -112,6 +113,9 @@ impl Watcher {
         if let Some(connector) = &watcher.connector {
             watcher.listen(connector, CONNECTOR)?;
         }
+        if let Some(kmsg) = &watcher.kmsg {
+            watcher.listen(kmsg, KMSG)?;
+        }
         Ok(watcher)
     }
 
@@ -156,8 +160,13 @@ impl Watcher {
         }
         for change in changes {
             self.apply(change);
+            // Between them too: a process that has just begun may not live for long.
+            self.drain_connector();
         }
         self.drain_connector();
+        if ready.contains(&KMSG) {
+            self.victim_chosen();
+        }
         for token in ready {
             let number = (token & !KIND) as u32;
             match token & KIND {
@@ -243,7 +252,6 @@ impl Watcher {
         self.containers.insert(key, container);
         self.by_cgroup.insert(Arc::clone(cgroup), key);
         self.by_id.insert(id.to_owned(), key);
-        self.starting.insert(key);
         self.arm(key);
         self.read_limit(key);
         self.look_at_kills(key);
@@ -276,6 +284,7 @@ impl Watcher {
         let now = Instant::now();
         while let Some((at, key)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
             self.due.remove(&(at, key));
+            self.drain_connector();
             self.tend_kills(key, now);
             self.tend_init(key, now);
             self.tend_exits(key, now);

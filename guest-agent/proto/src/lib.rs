@@ -8,7 +8,7 @@ pub mod guard;
 pub mod limits;
 pub mod transport;
 
-#[allow(missing_debug_implementations, clippy::all, reason = "generated from agent.proto")]
+#[allow(missing_debug_implementations, clippy::all, clippy::unwrap_used, reason = "generated from agent.proto")]
 #[rustfmt::skip]
 mod generated;
 

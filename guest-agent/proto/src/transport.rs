@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::Mode;
 use tokio::net::{UnixListener, UnixStream};
@@ -13,6 +14,9 @@ use ttrpc::asynchronous::transport::{Listener, Socket};
 
 use crate::address::Address;
 use crate::guard::Guard;
+
+/// Between an accept that failed and the next.
+const AFTER_FAILURE: Duration = Duration::from_millis(50);
 
 /// Dials.
 pub async fn connect(address: &Address) -> io::Result<Socket> {
@@ -31,17 +35,25 @@ pub fn listen(address: &Address) -> io::Result<Listener> {
             let listener = bind(path)?;
             Ok(Listener::new(futures::stream::unfold(listener, async |listener| {
                 let accepted = listener.accept().await.map(|(stream, _)| Guard::new(stream));
-                Some((accepted, listener))
+                Some((paced(accepted).await, listener))
             })))
         }
         Address::Vsock { cid, port } => {
             let listener = VsockListener::bind(VsockAddr::new(*cid, *port))?;
             Ok(Listener::new(futures::stream::unfold(listener, async |listener| {
                 let accepted = listener.accept().await.map(|(stream, _)| Guard::new(stream));
-                Some((accepted, listener))
+                Some((paced(accepted).await, listener))
             })))
         }
     }
+}
+
+/// Out of descriptors, accept fails at once and again at once: whoever opens links until then would have the server spin.
+async fn paced<S>(accepted: io::Result<S>) -> io::Result<S> {
+    if accepted.is_err() {
+        tokio::time::sleep(AFTER_FAILURE).await;
+    }
+    accepted
 }
 
 fn bind(path: &Path) -> io::Result<UnixListener> {

@@ -1,0 +1,62 @@
+//! A real ttrpc server and client over links that the guard is on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use coroner_proto::address::Address;
+use coroner_proto::agent::{HelloRequest, HelloResponse, SettleRequest, SettleResponse};
+use coroner_proto::agent_ttrpc::{Agent, AgentClient, create_agent};
+use coroner_proto::limits::MAX_FRAME;
+use coroner_proto::transport::{connect, listen};
+use ttrpc::asynchronous::{Client, Server, TtrpcContext};
+use ttrpc::context;
+
+struct Echo;
+
+#[async_trait]
+impl Agent for Echo {
+    /// As long an answer as the request is.
+    async fn hello(&self, _: &TtrpcContext, request: HelloRequest) -> ttrpc::Result<HelloResponse> {
+        Ok(HelloResponse { agent_version: request.router_version, ..HelloResponse::default() })
+    }
+
+    /// A short request with an answer that is too long.
+    async fn settle(&self, _: &TtrpcContext, _: SettleRequest) -> ttrpc::Result<SettleResponse> {
+        let exit =
+            coroner_proto::agent::Exited { unknown_because: "x".repeat(MAX_FRAME + 1), ..Default::default() };
+        Ok(SettleResponse { exit: Some(exit).into(), ..SettleResponse::default() })
+    }
+}
+
+fn patience() -> context::Context {
+    context::with_duration(Duration::from_secs(10))
+}
+
+fn hello(length: usize) -> HelloRequest {
+    HelloRequest { router_version: "x".repeat(length), ..HelloRequest::default() }
+}
+
+#[tokio::test]
+async fn an_oversized_frame_ends_its_own_link_only_whichever_side_sends_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let address = Address::Unix(folder.path().join("echo.sock"));
+    let listener = listen(&address).expect("it listens");
+    let mut server = Server::new().add_listener(listener).register_service(create_agent(Arc::new(Echo)));
+    server.start().await.expect("it starts");
+    let link = async || AgentClient::new(Client::new(connect(&address).await.expect("it answers")));
+
+    let (good, too_long, fooled) = (link().await, link().await, link().await);
+    // Room for what ttrpc puts around a message: service, method, deadline.
+    let longest = MAX_FRAME - 256;
+    let answer = good.hello(patience(), &hello(longest)).await.expect("it fits");
+    assert_eq!(answer.agent_version.len(), longest);
+
+    too_long.hello(patience(), &hello(MAX_FRAME + 1)).await.expect_err("the server closes the link");
+    too_long.hello(patience(), &hello(1)).await.expect_err("and it stays closed");
+    fooled.settle(patience(), &SettleRequest::default()).await.expect_err("the client closes the link");
+
+    assert_eq!(good.hello(patience(), &hello(7)).await.expect("the other links live").agent_version.len(), 7);
+    link().await.hello(patience(), &hello(1)).await.expect("new links come");
+    server.shutdown().await.expect("it stops");
+}

@@ -1,0 +1,174 @@
+//! How containers and execs end.
+
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use coroner_proto::agent::WatchRequest;
+use ttrpc::Code;
+
+use crate::harness::{Agent, Scratch, contain, remove};
+
+const LIMIT: u64 = 64 << 20;
+
+#[tokio::test]
+async fn an_exit_has_its_code() {
+    let scratch = Scratch::new();
+    let agent = Agent::start(&[&scratch.name], None);
+    let mut reader = agent.reader().await;
+    for code in [0, 7, 255] {
+        let id = format!("code-{code}");
+        reader.run(&scratch, &id, LIMIT, &format!("exit {code}")).await.wait().unwrap();
+        let told = reader.until_exit(&id).await;
+        let exit = told.exited();
+        assert_eq!(
+            (exit.status, exit.signal, exit.unknown_because.as_str()),
+            (Some(code), None, ""),
+            "{exit:?}"
+        );
+        assert_eq!(exit.is_init, Some(true));
+        assert!(told.kills.is_empty());
+    }
+}
+
+/// No runtime is so fast: these live for a millisecond, fifty at once, and their cgroups are removed at once.
+#[tokio::test]
+async fn every_exit_is_told_however_fast_and_a_status_that_is_told_is_right() {
+    let scratch = Scratch::new();
+    let agent = Agent::start(&[&scratch.name], None);
+    let mut reader = agent.reader().await;
+    let runs = 50;
+    let children: Vec<Child> =
+        (0..runs).map(|run| contain(&scratch.cgroup(&format!("fast-{run}"), LIMIT), "exit 5")).collect();
+    let mut known = 0;
+    for (run, mut child) in children.into_iter().enumerate() {
+        child.wait().unwrap();
+        let id = format!("fast-{run}");
+        remove(&std::path::Path::new(crate::harness::MOUNT).join(&scratch.name).join(&id));
+        let told = reader.until_exit(&id).await;
+        match told.exited().status {
+            Some(status) => {
+                assert_eq!(status, 5);
+                known += 1;
+            }
+            None => assert!(told.exited().unknown_because.contains("init not known"), "{:?}", told.exited()),
+        }
+    }
+    eprintln!("of {runs} exits at once: {known} with a status");
+    assert!(known > 0);
+}
+
+#[tokio::test]
+async fn a_kill_from_outside_is_a_signal_and_no_oom() {
+    let scratch = Scratch::new();
+    let agent = Agent::start(&[&scratch.name], None);
+    let mut reader = agent.reader().await;
+    let mut child = reader.run(&scratch, "shot", LIMIT, "read end").await;
+    let init = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
+    assert!(Command::new("kill").args(["-9", init.trim()]).status().unwrap().success());
+    let told = reader.until_exit("shot").await;
+    let exit = told.exited();
+    assert_eq!((exit.status, exit.signal, exit.core), (Some(137), Some(9), Some(false)), "{exit:?}");
+    assert_eq!(exit.pid.map(|pid| pid.to_string()).as_deref(), Some(init.trim()));
+    assert!(told.kills.is_empty());
+    child.wait().unwrap();
+}
+
+/// A process in a cgroup, in our own pid namespace.
+fn enter(cgroup: &std::path::Path, script: &str) -> Child {
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo $$ > \"$0/cgroup.procs\"; echo up; eval \"$1\""]).arg(cgroup).arg(script);
+    let mut child = command.arg0("sh").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
+    child
+}
+
+fn watch(id: &str, cgroup: String, pid: Option<u32>, exec: Option<&str>) -> WatchRequest {
+    WatchRequest {
+        container_id: id.to_owned(),
+        cgroup,
+        init_pid: pid,
+        exec_id: exec.map(str::to_owned),
+        ..WatchRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn a_named_init_and_its_execs_are_followed_in_a_cgroup_outside_the_roots() {
+    let scratch = Scratch::new();
+    let agent = Agent::start(&["nowhere"], None);
+    let mut reader = agent.reader().await;
+    let cgroup = scratch.cgroup("named", LIMIT);
+    let mut init = enter(&cgroup, "read end");
+    let mut exec = enter(&cgroup, "read end; exit 9");
+    let path = scratch.path("named");
+    reader.watch(watch("named", path.clone(), Some(init.id()), None)).await.unwrap();
+    reader.watch(watch("named", path.clone(), Some(init.id()), None)).await.expect("once more is no mistake");
+    reader.watch(watch("named", String::new(), Some(exec.id()), Some("probe"))).await.unwrap();
+    let taken = reader.watch(watch("named", path.clone(), Some(exec.id()), Some("other"))).await;
+    assert_eq!(code(taken), Code::ALREADY_EXISTS);
+
+    drop(exec.stdin.take());
+    exec.wait().unwrap();
+    assert!(Command::new("kill").arg(init.id().to_string()).status().unwrap().success());
+    init.wait().unwrap();
+    let told = reader.until_exit("named").await;
+    let exit = told.exited();
+    assert_eq!((exit.status, exit.signal, exit.is_init), (Some(143), Some(15), Some(true)), "{exit:?}");
+    assert_eq!(exit.pid, Some(init.id()));
+    let (id, exit) = told.execs.first().unwrap();
+    assert_eq!((id.as_str(), exit.status, exit.is_init), ("probe", Some(9), Some(false)));
+
+    // A process that ended before it was named: told as it was seen.
+    let mut late = enter(&cgroup, "exit 4");
+    late.wait().unwrap();
+    reader.watch(watch("named", path, Some(late.id()), Some("late"))).await.unwrap();
+    let begun = std::time::Instant::now();
+    while !reader.seen.iter().any(|it| it.exec_id.as_deref() == Some("late")) {
+        assert!(begun.elapsed() < crate::harness::PATIENCE);
+        reader.next(1000).await;
+    }
+    let told = reader.until_exit("named").await;
+    assert_eq!(told.execs.last().unwrap().1.status, Some(4));
+}
+
+#[tokio::test]
+async fn a_container_whose_init_nobody_knows_ends_with_its_cgroup() {
+    let scratch = Scratch::new();
+    let agent = Agent::start(&[&scratch.name], None);
+    let mut reader = agent.reader().await;
+    let cgroup = scratch.cgroup("hostpid", LIMIT);
+    let mut process = enter(&cgroup, "exit 1");
+    process.wait().unwrap();
+    remove(&cgroup);
+    let told = reader.until_exit("hostpid").await;
+    let exit = told.exited();
+    assert_eq!((exit.status, exit.pid, exit.is_init), (None, None, None), "unknown is not zero");
+    assert!(exit.unknown_because.contains("cgroup gone"), "{exit:?}");
+}
+
+#[tokio::test]
+async fn a_watch_of_what_is_not_there_is_refused() {
+    let scratch = Scratch::new();
+    let agent = Agent::start(&[&scratch.name], None);
+    let reader = agent.reader().await;
+    scratch.cgroup("there", LIMIT);
+    for (id, cgroup, expect) in [
+        ("x", scratch.path("none"), Code::FAILED_PRECONDITION),
+        ("x", String::new(), Code::FAILED_PRECONDITION),
+        ("x", format!("/{}/../{}", scratch.name, scratch.name), Code::INVALID_ARGUMENT),
+        ("../x", scratch.path("there"), Code::INVALID_ARGUMENT),
+        ("x", scratch.path("there"), Code::ALREADY_EXISTS),
+        ("there", format!("/{}", scratch.name), Code::ALREADY_EXISTS),
+    ] {
+        assert_eq!(code(reader.watch(watch(id, cgroup.clone(), None, None)).await), expect, "{id} {cgroup}");
+    }
+    reader.watch(watch("there", scratch.path("there"), None, None)).await.unwrap();
+}
+
+fn code(answer: ttrpc::Result<()>) -> Code {
+    match answer {
+        Err(ttrpc::Error::RpcStatus(status)) => status.code(),
+        other => panic!("{other:?}"),
+    }
+}

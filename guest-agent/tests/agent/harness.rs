@@ -1,0 +1,275 @@
+//! An agent in a thread of its own, scratch cgroups, containers in pid namespaces of their own, and readers.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use coroner_agent::Options;
+use coroner_proto::address::Address;
+use coroner_proto::agent::{
+    Exited, HelloRequest, NextSignalsRequest, OomKill, Signal, SnapshotRequest, WatchRequest, signal,
+};
+use coroner_proto::agent_ttrpc::AgentClient;
+use coroner_proto::transport;
+use tokio::sync::oneshot;
+use ttrpc::asynchronous::Client;
+use ttrpc::context;
+
+/// Nothing here takes a second; this is for a machine that does much else.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Where this kernel's v1 memory controller is.
+pub(crate) const MOUNT: &str = "/sys/fs/cgroup/memory";
+
+/// A number that no other test of this run has, nor another run.
+pub(crate) fn unique() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A root for containers of this test alone. It goes, with all in it, at the end.
+pub(crate) struct Scratch {
+    pub(crate) name: String,
+    folder: PathBuf,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests make cgroups and pid namespaces: run them as root"
+        );
+        assert!(
+            Path::new(MOUNT).join("memory.oom_control").exists(),
+            "these tests take a v1 memory controller at {MOUNT}; v2 is tested in a guest"
+        );
+        let name = format!("coroner-agent-test-{}", unique());
+        let folder = Path::new(MOUNT).join(&name);
+        fs::create_dir(&folder).unwrap();
+        Self { name, folder }
+    }
+
+    /// A container's cgroup with a limit in bytes.
+    pub(crate) fn cgroup(&self, id: &str, limit: u64) -> PathBuf {
+        let folder = self.folder.join(id);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("memory.limit_in_bytes"), limit.to_string()).unwrap();
+        if folder.join("memory.memsw.limit_in_bytes").exists() {
+            fs::write(folder.join("memory.memsw.limit_in_bytes"), limit.to_string()).unwrap();
+        }
+        folder
+    }
+
+    pub(crate) fn path(&self, id: &str) -> String {
+        format!("/{}/{id}", self.name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        clear(&self.folder);
+    }
+}
+
+/// Kills what is left in a cgroup and below it, and removes them.
+fn clear(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            clear(&entry.path());
+        }
+    }
+    for pid in fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default().lines() {
+        Command::new("kill").args(["-9", pid]).stderr(Stdio::null()).status().ok();
+    }
+    remove(folder);
+}
+
+/// Removes a cgroup as soon as it is empty.
+pub(crate) fn remove(folder: &Path) {
+    let begun = Instant::now();
+    while folder.is_dir() && fs::remove_dir(folder).is_err() && begun.elapsed() < PATIENCE {
+        std::thread::yield_now();
+    }
+}
+
+/// Runs a shell script as pid 1 of a container: a runtime's process enters the cgroup and makes the init from there.
+pub(crate) fn contain(cgroup: &Path, script: &str) -> Child {
+    let enter = "echo $$ > \"$0/cgroup.procs\" && exec unshare --pid --fork --kill-child sh -c \"$1\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", enter]).arg(cgroup).arg(script);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// The agent, until dropped.
+pub(crate) struct Agent {
+    pub(crate) address: Address,
+    _folder: tempfile::TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Result<(), String>>>,
+}
+
+impl Agent {
+    /// Starts it and waits until it listens.
+    pub(crate) fn start(roots: &[&str], cgroup_mount: Option<PathBuf>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let address = Address::Unix(folder.path().join("agent.sock"));
+        let roots = roots.iter().map(|root| (*root).to_owned()).collect();
+        let options = Options { listen: vec![address.clone()], roots, cgroup_mount };
+        let (stop, stopped) = oneshot::channel();
+        let (ready, is_ready) = mpsc::sync_channel(1);
+        let thread = std::thread::spawn(move || {
+            // As the command does.
+            rustix::process::setpriority_process(None, -15).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let run = coroner_agent::run(options, || ready.send(()).unwrap(), async { drop(stopped.await) });
+            runtime.block_on(run).map_err(|error| error.to_string())
+        });
+        is_ready.recv_timeout(PATIENCE).expect("the agent starts");
+        Self { address, _folder: folder, stop: Some(stop), thread: Some(thread) }
+    }
+
+    pub(crate) fn stop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            assert_eq!(thread.join().unwrap(), Ok(()));
+        }
+    }
+
+    pub(crate) async fn client(&self) -> AgentClient {
+        AgentClient::new(Client::new(transport::connect(&self.address).await.unwrap()))
+    }
+
+    pub(crate) async fn reader(&self) -> Reader {
+        let client = self.client().await;
+        let hello = client.hello(limit(), &HelloRequest::default()).await.unwrap();
+        Reader { client, stream: hello.stream_id, after: 0, ack: 0, seen: Vec::new() }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.stop();
+        }
+    }
+}
+
+pub(crate) fn limit() -> context::Context {
+    context::with_duration(PATIENCE)
+}
+
+/// One that reads by cursor.
+pub(crate) struct Reader {
+    pub(crate) client: AgentClient,
+    pub(crate) stream: String,
+    pub(crate) after: u64,
+    pub(crate) ack: u64,
+    /// All it was told.
+    pub(crate) seen: Vec<Signal>,
+}
+
+impl Reader {
+    /// Starts a container as runtimes do: its init is made, and goes on to the script only later.
+    pub(crate) async fn run(&mut self, scratch: &Scratch, id: &str, limit: u64, script: &str) -> Child {
+        let mut child = contain(&scratch.cgroup(id, limit), &format!("read start; {script}"));
+        let begun = Instant::now();
+        while !self.snapshot().await.iter().any(|it| it.id == id && it.init_pid.is_some()) {
+            assert!(begun.elapsed() < PATIENCE, "no init of {id}");
+        }
+        child.stdin.as_mut().unwrap().write_all(b"start\n").unwrap();
+        child
+    }
+
+    /// One call.
+    pub(crate) async fn next(&mut self, wait_ms: u32) -> Vec<Signal> {
+        let request = NextSignalsRequest {
+            stream_id: self.stream.clone(),
+            after_seq: self.after,
+            ack_seq: self.ack,
+            wait_ms,
+            ..NextSignalsRequest::default()
+        };
+        let answer = self.client.next_signals(limit(), &request).await.unwrap();
+        assert_eq!(answer.stream_id, self.stream);
+        for signal in &answer.signals {
+            assert!(signal.seq > self.after, "by rising seq");
+            assert!(signal.boot_ns > 0 && signal.wall_ms > 1_700_000_000_000);
+            self.after = signal.seq;
+        }
+        self.seen.extend(answer.signals.iter().cloned());
+        answer.signals
+    }
+
+    /// Reads on until a container's own exit was told, and gives all that was told of it.
+    pub(crate) async fn until_exit(&mut self, id: &str) -> Told {
+        let begun = Instant::now();
+        loop {
+            let told = Told::of(&self.seen, id);
+            if told.exit.is_some() {
+                return told;
+            }
+            assert!(begun.elapsed() < PATIENCE, "no exit of {id} in {:?}", self.seen);
+            self.next(1000).await;
+        }
+    }
+
+    /// Reads on until a kill of a container was told.
+    pub(crate) async fn until_kill(&mut self, id: &str) -> OomKill {
+        let begun = Instant::now();
+        loop {
+            if let Some((_, kill)) = Told::of(&self.seen, id).kills.pop() {
+                return kill;
+            }
+            assert!(begun.elapsed() < PATIENCE, "no kill in {id} in {:?}", self.seen);
+            self.next(1000).await;
+        }
+    }
+
+    pub(crate) async fn watch(&self, request: WatchRequest) -> ttrpc::Result<()> {
+        self.client.watch(limit(), &request).await.map(drop)
+    }
+
+    pub(crate) async fn snapshot(&self) -> Vec<coroner_proto::agent::Container> {
+        self.client.snapshot(limit(), &SnapshotRequest::default()).await.unwrap().containers
+    }
+}
+
+/// What was told of one container, each with its seq.
+pub(crate) struct Told {
+    pub(crate) kills: Vec<(u64, OomKill)>,
+    pub(crate) exit: Option<(u64, Exited)>,
+    pub(crate) execs: Vec<(String, Exited)>,
+}
+
+impl Told {
+    fn of(signals: &[Signal], id: &str) -> Self {
+        let mut told = Self { kills: Vec::new(), exit: None, execs: Vec::new() };
+        for signal in signals.iter().filter(|signal| signal.container_id == id) {
+            match (&signal.event, &signal.exec_id) {
+                (Some(signal::Event::OomKill(kill)), _) => told.kills.push((signal.seq, kill.clone())),
+                (Some(signal::Event::Exited(exit)), None) => told.exit = Some((signal.seq, exit.clone())),
+                (Some(signal::Event::Exited(exit)), Some(exec)) => {
+                    told.execs.push((exec.clone(), exit.clone()))
+                }
+                (other, _) => panic!("{other:?}"),
+            }
+        }
+        told
+    }
+
+    pub(crate) fn exited(&self) -> &Exited {
+        &self.exit.as_ref().expect("an exit").1
+    }
+
+    /// The latest kill, which was told before the exit.
+    pub(crate) fn kill_before_exit(&self) -> &OomKill {
+        let (seq, kill) = self.kills.last().expect("a kill");
+        let (exit, _) = self.exit.as_ref().expect("an exit");
+        assert!(seq < exit, "the kill has the lower seq");
+        kill
+    }
+}

@@ -1,0 +1,120 @@
+//! Cgroup v2 imitated by files: how counters are read, well-formed, malformed and gone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use coroner_proto::agent::{Level, SettleRequest};
+
+use crate::harness::{Agent, limit};
+
+fn hierarchy() -> tempfile::TempDir {
+    let mount = tempfile::tempdir().unwrap();
+    fs::write(mount.path().join("cgroup.controllers"), "memory\n").unwrap();
+    mount
+}
+
+/// Files of one container, moved into place as a whole: the kernel makes a cgroup with all of its files.
+fn cgroup(mount: &Path, id: &str) -> PathBuf {
+    let (made, folder) = (mount.join(format!("making-{id}")), mount.join("r").join(id));
+    fs::create_dir_all(&made).unwrap();
+    fs::create_dir_all(mount.join("r")).unwrap();
+    for (name, text) in [
+        ("memory.events", "oom 0\noom_kill 0\noom_group_kill 0\n"),
+        ("memory.events.local", "oom 0\n"),
+        ("cgroup.events", "populated 1\n"),
+        ("cgroup.procs", ""),
+        ("memory.max", "1048576\n"),
+        ("memory.current", "4096\n"),
+    ] {
+        fs::write(made.join(name), text).unwrap();
+    }
+    fs::rename(made, &folder).unwrap();
+    folder
+}
+
+#[tokio::test]
+async fn a_rising_counter_is_told_with_its_level_and_group() {
+    let mount = hierarchy();
+    let folder = cgroup(mount.path(), "c1");
+    let agent = Agent::start(&["r"], Some(mount.path().to_owned()));
+    let mut reader = agent.reader().await;
+    fs::write(folder.join("memory.events.local"), "oom 0\n").unwrap();
+    fs::write(folder.join("memory.events"), "oom 1\noom_kill 2\noom_group_kill 1\n").unwrap();
+    let kill = reader.until_kill("c1").await;
+    assert_eq!((kill.total, kill.added, kill.group), (2, 2, Some(true)));
+    assert_eq!(kill.level.enum_value(), Ok(Level::LEVEL_CHILD));
+    assert_eq!((kill.limit_bytes, kill.usage_bytes), (Some(1_048_576), Some(4096)));
+    assert!(kill.victim.is_none());
+    fs::remove_dir_all(&folder).unwrap();
+    let told = reader.until_exit("c1").await;
+    assert!(told.exited().unknown_because.contains("cgroup gone"));
+}
+
+#[tokio::test]
+async fn a_malformed_counter_keeps_the_last_value_and_tells_nothing() {
+    let mount = hierarchy();
+    let folder = cgroup(mount.path(), "c1");
+    let agent = Agent::start(&["r"], Some(mount.path().to_owned()));
+    let mut reader = agent.reader().await;
+    let settle = SettleRequest { container_id: "c1".to_owned(), ..SettleRequest::default() };
+    for nonsense in [
+        "",
+        "oom_kill\n",
+        "oom_kill x\n",
+        "oom_kill 99999999999999999999\n",
+        "\0\0",
+        "oom_kill 5\noom_kill 6\n",
+    ] {
+        fs::write(folder.join("memory.events"), nonsense).unwrap();
+        let settled = reader.client.settle(limit(), &settle).await.unwrap();
+        assert_eq!((settled.kills_total, settled.seq), (Some(0), 0), "{nonsense:?}");
+    }
+    fs::remove_file(folder.join("memory.events")).unwrap();
+    let settled = reader.client.settle(limit(), &settle).await.unwrap();
+    assert_eq!((settled.kills_total, settled.seq), (Some(0), 0));
+    // A good one goes on from where it was.
+    fs::write(folder.join("memory.events"), "oom_kill 1\n").unwrap();
+    let settled = reader.client.settle(limit(), &settle).await.unwrap();
+    assert_eq!(settled.kills_total, Some(1));
+    assert_eq!(reader.until_kill("c1").await.total, 1);
+}
+
+#[tokio::test]
+async fn a_counter_that_is_bad_from_the_start_is_unknown_until_it_is_good() {
+    let mount = hierarchy();
+    let folder = cgroup(mount.path(), "c1");
+    fs::write(folder.join("memory.events"), "nonsense\n").unwrap();
+    let agent = Agent::start(&["r"], Some(mount.path().to_owned()));
+    let mut reader = agent.reader().await;
+    assert_eq!(reader.snapshot().await[0].kills_total, None);
+    fs::write(folder.join("memory.events"), "oom_kill 4\n").unwrap();
+    let settle = SettleRequest { container_id: "c1".to_owned(), ..SettleRequest::default() };
+    let settled = reader.client.settle(limit(), &settle).await.unwrap();
+    assert_eq!((settled.kills_total, settled.seq), (Some(4), 0), "nobody knows when these were");
+    fs::write(folder.join("memory.events"), "oom_kill 5\n").unwrap();
+    let kill = reader.until_kill("c1").await;
+    assert_eq!((kill.total, kill.added), (5, 1));
+}
+
+#[tokio::test]
+async fn a_container_that_comes_again_counts_on() {
+    let mount = hierarchy();
+    fs::create_dir_all(mount.path().join("r")).unwrap();
+    let agent = Agent::start(&["r"], Some(mount.path().to_owned()));
+    let mut reader = agent.reader().await;
+    for total in 1..=2 {
+        // Made in place, as a kernel does, so that its folder is seen to be new.
+        let folder = mount.path().join("r/c1");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("memory.events"), "oom_kill 1\n").unwrap();
+        let settle = SettleRequest { container_id: "c1".to_owned(), ..SettleRequest::default() };
+        let settled = reader.client.settle(limit(), &settle).await.unwrap();
+        assert_eq!(settled.kills_total, Some(total));
+        let kill = reader.until_kill("c1").await;
+        assert_eq!(kill.total, total);
+        fs::remove_dir_all(&folder).unwrap();
+        reader.until_exit("c1").await;
+        reader.ack = reader.after;
+        reader.seen.clear();
+    }
+}

@@ -143,8 +143,8 @@ async fn run(
 async fn explain(coroner: &Coroner, container: &Container) -> Result<String> {
     let exited = coroner.ruled("exited", container).await?;
     let attributes = exited["signal"]["attributes"].as_array().context("a signal has attributes")?;
-    if let Some(why) = attributes.first() {
-        return Ok(why.to_string());
+    if let Some(why) = attributes.iter().find(|attribute| attribute[0] == "unknown-because") {
+        return Ok(why[1].to_string());
     }
     let audit = coroner.router.audit()?;
     let counted = audit.iter().find(|record| is_ruled(record, "oom-kill", &container.id));

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use coroner_proto::agent::{Level, SettleRequest};
+use coroner_proto::agent::{Level, SettleRequest, WatchRequest};
 
 use crate::harness::{Agent, limit};
 
@@ -117,4 +118,38 @@ async fn a_container_that_comes_again_counts_on() {
         reader.ack = reader.after;
         reader.seen.clear();
     }
+}
+
+#[tokio::test]
+async fn a_counter_that_falls_is_another_cgroups_and_counts_on() {
+    let mount = hierarchy();
+    let folder = cgroup(mount.path(), "c1");
+    let agent = Agent::start(&["r"], Some(mount.path().to_owned()));
+    let reader = agent.reader().await;
+    let settle = SettleRequest { container_id: "c1".to_owned(), ..SettleRequest::default() };
+    for (counter, total) in [(3, 3), (1, 4), (0, 4), (2, 6)] {
+        fs::write(folder.join("memory.events"), format!("oom_kill {counter}\n")).unwrap();
+        let settled = reader.client.settle(limit(), &settle).await.unwrap();
+        assert_eq!(settled.kills_total, Some(total), "{counter}");
+    }
+}
+
+/// Replaced as a whole, the counter's file gives no notice: only the look before the exit finds what it says.
+#[tokio::test]
+async fn a_kill_that_no_notice_told_of_is_told_before_the_exit() {
+    let mount = hierarchy();
+    let folder = cgroup(mount.path(), "c1");
+    let agent = Agent::start(&["r"], Some(mount.path().to_owned()));
+    let mut reader = agent.reader().await;
+    let mut init = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let watch =
+        WatchRequest { container_id: "c1".to_owned(), init_pid: Some(init.id()), ..WatchRequest::default() };
+    reader.watch(watch).await.unwrap();
+    fs::write(mount.path().join("next"), "oom_kill 1\n").unwrap();
+    fs::rename(mount.path().join("next"), folder.join("memory.events")).unwrap();
+    drop(init.stdin.take());
+    init.wait().unwrap();
+    let told = reader.until_exit("c1").await;
+    assert_eq!(told.kill_before_exit().total, 1);
+    assert_eq!(told.exited().status, Some(0));
 }

@@ -176,7 +176,12 @@ impl Tree {
             Place::Outside => return,
             Place::Container(id) => {
                 let id = id.to_owned();
-                self.enter(cgroup, Some(id), out);
+                if !self.enter(cgroup, Some(id.clone()), out) && !self.hierarchy.folder(cgroup).is_dir() {
+                    // Made and removed again before anybody looked: its whole life is told as unknown, not passed over.
+                    let cgroup: Arc<str> = Arc::from(cgroup);
+                    out.push(Change::Appeared { id, cgroup: cgroup.clone() });
+                    out.push(Change::Gone { cgroup });
+                }
                 return;
             }
             Place::Structure if depth > MAX_DEPTH => return,
@@ -336,6 +341,17 @@ mod tests {
         fs::remove_dir_all(mount.path().join("a")).unwrap();
         fs::create_dir_all(mount.path().join("a/bd/three")).unwrap();
         assert_eq!(told(&mut tree), ["-/a/bc/three", "+three /a/bd/three"]);
+    }
+
+    #[test]
+    fn a_container_that_lived_while_nobody_looked_is_told() {
+        let (mount, mut tree) = tree(&["r"]);
+        fs::create_dir(mount.path().join("r")).unwrap();
+        tree.search(&mut Vec::new());
+        fs::create_dir(mount.path().join("r/c1")).unwrap();
+        fs::remove_dir(mount.path().join("r/c1")).unwrap();
+        assert_eq!(told(&mut tree), ["+c1 /r/c1", "-/r/c1"]);
+        assert_eq!(told(&mut tree), [""; 0]);
     }
 
     #[test]

@@ -6,13 +6,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::arrival::Ack;
-use crate::audit::{self, Planned, PlannedState, Record};
+use crate::audit::{Planned, PlannedState, Record, Ruled};
 use crate::config::Mode;
 use crate::ruling::Action;
 use crate::signal::{Event, Signal};
 use crate::sink::Records;
 use crate::sink::containerd::{Publish, TaskEvent};
-use crate::worker::Ruled;
+use crate::worker::Verdict;
 
 /// The lane of the one sink that publishes, and what it is called.
 #[derive(Debug)]
@@ -25,11 +25,25 @@ pub struct Lifecycle {
     pub lane: mpsc::Sender<Publish>,
 }
 
+impl Lifecycle {
+    fn publish(&self, signal: &Signal, event: TaskEvent) -> Publish {
+        let namespace = signal.target.containerd_namespace.as_ref().unwrap_or(&self.namespace);
+        Publish {
+            signal: signal.id.clone(),
+            container: signal.target.container_id.to_string(),
+            namespace: namespace.clone(),
+            event,
+            ruled: Instant::now(),
+            ack: None,
+        }
+    }
+}
+
 /// Carries out rulings in the order they come.
 #[derive(Debug)]
 pub struct Delivery {
     /// From every worker.
-    pub rulings: mpsc::Receiver<Ruled>,
+    pub rulings: mpsc::Receiver<Verdict>,
     /// Where records go.
     pub records: Records,
     /// Where TaskOOM and TaskExit go.
@@ -39,8 +53,8 @@ pub struct Delivery {
 impl Delivery {
     /// Runs until every worker has ended.
     pub async fn run(mut self) {
-        while let Some(ruled) = self.rulings.recv().await {
-            let (record, events, ack) = self.plan(ruled);
+        while let Some(Verdict { mut record, ack }) = self.rulings.recv().await {
+            let events = self.plan(&mut record);
             self.records.tell(Record::Ruled(Box::new(record)));
             if !self.publish(events, ack).await {
                 return;
@@ -48,56 +62,33 @@ impl Delivery {
         }
     }
 
-    /// What becomes of each action, the events to publish, and the ack that goes with the last of them.
-    fn plan(&self, ruled: Ruled) -> (audit::Ruled, VecDeque<Publish>, Ack) {
+    /// Writes down what becomes of each action, and gives the events to publish.
+    fn plan(&self, ruled: &mut Ruled) -> VecDeque<Publish> {
         let mut events = VecDeque::new();
-        let plan = |action: &Action| match event(action, &ruled.signal, ruled.origin.mode) {
-            Err((topic, because)) => Planned {
-                sink: None,
-                topic,
-                state: PlannedState::Withheld,
-                because: Some(because.to_owned()),
-            },
-            Ok(event) => {
-                let topic = event.topic().to_owned();
-                let Some(lifecycle) = &self.lifecycle else {
-                    let because = Some("no sink publishes to containerd".to_owned());
-                    return Planned { sink: None, topic, state: PlannedState::Withheld, because };
-                };
-                let target = &ruled.signal.target;
-                events.push_back(Publish {
-                    signal: ruled.signal.id.clone(),
-                    container: target.container_id.to_string(),
-                    namespace: target
-                        .containerd_namespace
-                        .clone()
-                        .unwrap_or_else(|| lifecycle.namespace.clone()),
-                    event,
-                    ruled: Instant::now(),
-                    ack: None,
-                });
-                Planned {
-                    sink: Some(lifecycle.sink.clone()),
-                    topic,
-                    state: PlannedState::Queued,
-                    because: None,
+        let withheld = |topic: String, because: &str| Planned {
+            sink: None,
+            topic,
+            state: PlannedState::Withheld,
+            because: Some(because.to_owned()),
+        };
+        for action in &ruled.actions {
+            let planned = match (event(action, &ruled.signal, ruled.mode), &self.lifecycle) {
+                (Err((topic, because)), _) => withheld(topic, because),
+                (Ok(event), None) => withheld(event.topic().to_owned(), "no sink publishes to containerd"),
+                (Ok(event), Some(lifecycle)) => {
+                    let topic = event.topic().to_owned();
+                    events.push_back(lifecycle.publish(&ruled.signal, event));
+                    Planned {
+                        sink: Some(lifecycle.sink.clone()),
+                        topic,
+                        state: PlannedState::Queued,
+                        because: None,
+                    }
                 }
-            }
-        };
-        let delivery = ruled.outcome.actions.iter().map(plan).collect();
-        let record = audit::Ruled {
-            source: ruled.origin.source.clone(),
-            mode: ruled.origin.mode,
-            generation: ruled.generation,
-            signal: ruled.signal,
-            case: ruled.case,
-            draft: ruled.outcome.draft,
-            rulings: ruled.outcome.opinions,
-            actions: ruled.outcome.actions,
-            illegal: ruled.outcome.illegal,
-            delivery,
-        };
-        (record, events, ruled.ack)
+            };
+            ruled.delivery.push(planned);
+        }
+        events
     }
 
     /// Queues the events in order. False: the lane is gone, which ends the router.

@@ -1,15 +1,14 @@
 //! One OS thread that owns its containers' cases and its own instances of the policies, and rules on each signal.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::arrival::{Ack, Origin};
+use crate::arrival::Ack;
+use crate::audit::Ruled;
 use crate::case::Case;
 use crate::intake::Named;
 use crate::policy::Chain;
-use crate::ruling::Outcome;
 use crate::signal::{ContainerId, Event, Signal};
 
 /// Cases kept of containers that have exited, for kills that are told late. Without a bound a node that runs short
@@ -20,17 +19,9 @@ const CASES: usize = 16_384;
 
 /// A ruled signal on its way to delivery.
 #[derive(Debug)]
-pub struct Ruled {
-    /// As the policies got it.
-    pub signal: Signal,
-    /// As the policies got it.
-    pub case: Case,
-    /// Where it came from.
-    pub origin: Arc<Origin>,
-    /// Of the chain that ruled.
-    pub generation: u64,
-    /// What the chain made of it.
-    pub outcome: Outcome,
+pub struct Verdict {
+    /// What the audit tells of it; where its actions go is not filled in yet.
+    pub record: Ruled,
     /// How the source hears of it.
     pub ack: Ack,
 }
@@ -53,17 +44,17 @@ impl Worker {
     }
 
     /// Rules until the channel closes. Blocks: it runs on its own thread.
-    pub fn run(mut self, mut signals: mpsc::Receiver<Named>, rulings: &mpsc::Sender<Ruled>) {
+    pub fn run(mut self, mut signals: mpsc::Receiver<Named>, rulings: &mpsc::Sender<Verdict>) {
         while let Some(named) = signals.blocking_recv() {
-            let ruled = self.rule(named);
-            if rulings.blocking_send(ruled).is_err() {
+            let verdict = self.rule(named);
+            if rulings.blocking_send(verdict).is_err() {
                 return;
             }
         }
     }
 
     /// Rules on one signal and remembers it.
-    pub fn rule(&mut self, named: Named) -> Ruled {
+    pub fn rule(&mut self, named: Named) -> Verdict {
         let Named { arrival, known, memory_limit } = named;
         let mut signal = arrival.signal;
         let id = signal.target.container_id.clone();
@@ -82,14 +73,19 @@ impl Worker {
         if before.exit.is_none() && case.exit.is_some() {
             self.depart(id);
         }
-        Ruled {
+        let record = Ruled {
+            source: arrival.origin.source.clone(),
+            mode: arrival.origin.mode,
+            generation: self.chain.generation,
             signal,
             case: before,
-            origin: arrival.origin,
-            generation: self.chain.generation,
-            outcome,
-            ack: arrival.ack,
-        }
+            draft: outcome.draft,
+            rulings: outcome.opinions,
+            actions: outcome.actions,
+            illegal: outcome.illegal,
+            delivery: Vec::new(),
+        };
+        Verdict { record, ack: arrival.ack }
     }
 
     fn depart(&mut self, id: ContainerId) {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use backon::BackoffBuilder;
-use coroner_proto::agent::{self, HelloRequest, NextSignalsRequest, SnapshotRequest};
+use coroner_proto::agent::{self, HelloRequest, NextSignalsRequest};
 use coroner_proto::agent_ttrpc::AgentClient;
 use coroner_proto::transport;
 use tokio::sync::{mpsc, watch};
-use ttrpc::Code;
 use ttrpc::asynchronous::Client;
 
+use super::calls::{LinkError, PATIENCE, context, snapshot, within};
 use super::decode::{Stream, decode};
 use super::watermark::Watermark;
 use crate::arrival::{Ack, Arrival, Origin};
@@ -25,8 +25,6 @@ const UNDER_WAY: usize = 4096;
 const BATCH: u32 = 256;
 /// How long the agent holds a call with nothing to tell.
 const WAIT: Duration = Duration::from_secs(30);
-/// What a call may take beyond that before the link is given up.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Acks are told this long after the first of them, so that a burst costs one call.
 const ACK_AFTER: Duration = Duration::from_millis(20);
 /// Between two tries to reach the agent.
@@ -34,23 +32,6 @@ const FIRST_GAP: Duration = Duration::from_millis(50);
 const LONGEST_GAP: Duration = Duration::from_secs(2);
 /// A peer that lacks the protocol is asked again after this long: it may have been replaced.
 const LACKING_GAP: Duration = Duration::from_secs(60);
-/// Pages of a snapshot: more than any agent can fill within its own limit on containers.
-const PAGES: usize = 1024;
-
-/// Why a link ended.
-#[derive(Debug, thiserror::Error)]
-enum LinkError {
-    #[error("cannot connect: {0}")]
-    Connect(#[source] std::io::Error),
-    #[error("{call}: {source}")]
-    Call { call: &'static str, source: ttrpc::Error },
-    #[error("{call}: no answer in {}", humantime::format_duration(*.after))]
-    Silent { call: &'static str, after: Duration },
-    #[error("the peer is no coroner-agent: {call} is not there ({reason})")]
-    Lacks { call: &'static str, reason: String },
-    #[error("the agent's answer is out of order: seq {seq} after {after}")]
-    Order { seq: u64, after: u64 },
-}
 
 /// Follows one agent through its restarts.
 #[derive(Debug)]
@@ -303,8 +284,10 @@ impl AgentSource {
             other => other?,
         };
         for container in containers {
-            let (kills_total, exited) =
+            let (told, exited) =
                 self.told.get(&container.id).map_or((0, false), |told| (told.kills_total, told.exited));
+            // Kills from before the agent came are no signals.
+            let kills_total = told.max(container.kills_before.unwrap_or(0));
             let mut missed = Vec::new();
             if let Some(total) = container.kills_total.filter(|total| *total > kills_total) {
                 missed.push(agent::signal::Event::OomKill(agent::OomKill {
@@ -336,55 +319,9 @@ impl AgentSource {
     }
 }
 
-/// Every page of the agent's state, and the sequence number the first page is good up to.
-async fn snapshot(client: &AgentClient) -> Result<(Vec<agent::Container>, u64), LinkError> {
-    let mut containers: Vec<agent::Container> = Vec::new();
-    let mut as_of = None;
-    for _ in 0..PAGES {
-        let request = SnapshotRequest {
-            after_container_id: containers.last().map(|it| it.id.clone()).unwrap_or_default(),
-            ..SnapshotRequest::default()
-        };
-        let page = within("Snapshot", PATIENCE, client.snapshot(context(PATIENCE), &request)).await?;
-        as_of.get_or_insert(page.as_of_seq);
-        let more = page.more && !page.containers.is_empty();
-        containers.extend(page.containers);
-        if !more {
-            break;
-        }
-    }
-    Ok((containers, as_of.unwrap_or(0)))
-}
-
-fn context(limit: Duration) -> ttrpc::context::Context {
-    ttrpc::context::with_duration(limit)
-}
-
-/// Bounds a call by our own clock too: a peer may keep a link open and never answer.
-async fn within<A>(
-    call: &'static str,
-    limit: Duration,
-    answer: impl Future<Output = ttrpc::Result<A>>,
-) -> Result<A, LinkError> {
-    match tokio::time::timeout(limit + PATIENCE, answer).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(source)) => Err(classify(call, source)),
-        Err(_) => Err(LinkError::Silent { call, after: limit + PATIENCE }),
-    }
-}
-
-/// Tells a peer that lacks a call from a link that broke. Servers say it in four ways: see docs/agent-protocol.md.
-fn classify(call: &'static str, source: ttrpc::Error) -> LinkError {
-    let ttrpc::Error::RpcStatus(status) = &source else { return LinkError::Call { call, source } };
-    let lacks = match status.code() {
-        Code::UNIMPLEMENTED | Code::NOT_FOUND | Code::PERMISSION_DENIED => true,
-        Code::INVALID_ARGUMENT => status.message().contains("does not exist"),
-        _ => false,
-    };
-    if lacks {
-        return LinkError::Lacks { call, reason: format!("{:?}: {}", status.code(), status.message()) };
-    }
-    LinkError::Call { call, source }
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn known(capabilities: &[String]) -> Vec<Known> {
@@ -397,9 +334,4 @@ fn known(capabilities: &[String]) -> Vec<Known> {
         _ => None,
     };
     capabilities.iter().filter_map(|name| named(name)).collect()
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

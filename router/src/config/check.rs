@@ -1,0 +1,256 @@
+//! From the file as written to a configuration that holds: every mistake is collected, none hides another.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use coroner_proto::address::Address;
+
+use super::{Config, Containerd, Mistake, Mode, Sink, SinkKind, Source, raw};
+
+/// The checked configuration, or all that is wrong with it.
+pub(super) fn check(raw: raw::Config) -> Result<Config, Vec<Mistake>> {
+    let mut check = Check { mistakes: Vec::new() };
+    let config = check.config(raw);
+    if check.mistakes.is_empty() { Ok(config) } else { Err(check.mistakes) }
+}
+
+struct Check {
+    mistakes: Vec<Mistake>,
+}
+
+impl Check {
+    fn config(&mut self, raw: raw::Config) -> Config {
+        self.unknown("", &raw.unknown);
+        self.unknown("policies.", &raw.policies.unknown);
+        let node = self.text("node", raw.node).or_else(host_name).unwrap_or_default();
+        if node.is_empty()
+            || node.len() > 253
+            || !node.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        {
+            self.mistake(
+                "node",
+                "is not 1 to 253 characters of a-z A-Z 0-9 . _ -; set it to the node's name",
+            );
+        }
+        let policy_directory = self.absolute("policies.directory", raw.policies.directory);
+        let defaults = crate::policy::Limits::default();
+        let policy_fuel = self.positive("policies.fuel", raw.policies.fuel).unwrap_or(defaults.fuel);
+        let policy_memory = self.size("policies.memory", raw.policies.memory).unwrap_or(defaults.memory);
+        let containerd = raw.containerd.and_then(|raw| self.containerd(raw));
+        let sources =
+            raw.source.into_iter().enumerate().filter_map(|(at, raw)| self.source(at, raw)).collect();
+        let sinks = raw.sink.into_iter().enumerate().filter_map(|(at, raw)| self.sink(at, raw)).collect();
+        let config =
+            Config { node, policy_directory, policy_fuel, policy_memory, containerd, sources, sinks };
+        self.whole(&config);
+        config
+    }
+
+    fn containerd(&mut self, raw: raw::Containerd) -> Option<Containerd> {
+        self.unknown("containerd.", &raw.unknown);
+        let address = self.absolute("containerd.address", raw.address);
+        let ttrpc = self.absolute("containerd.ttrpc_address", raw.ttrpc_address);
+        let namespace =
+            self.text("containerd.namespace", raw.namespace).unwrap_or_else(|| "k8s.io".to_owned());
+        // containerd's own rule for namespaces: a refused namespace would block the lane for good.
+        if namespace.is_empty()
+            || namespace.len() > 76
+            || !namespace.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        {
+            self.mistake(
+                "containerd.namespace",
+                "is no containerd namespace: 1 to 76 characters of a-z A-Z 0-9 . _ -",
+            );
+        }
+        let Some(address) = address else {
+            self.required(
+                "containerd.address",
+                "containerd's socket, \"/run/containerd/containerd.sock\" say",
+            );
+            return None;
+        };
+        let ttrpc_address = ttrpc.unwrap_or_else(|| {
+            let mut name = address.clone().into_os_string();
+            name.push(".ttrpc");
+            PathBuf::from(name)
+        });
+        Some(Containerd { address: Some(address), ttrpc_address, namespace })
+    }
+
+    fn source(&mut self, at: usize, raw: raw::Source) -> Option<Source> {
+        let key = |name: &str| format!("source[{at}].{name}");
+        self.unknown(&key(""), &raw.unknown);
+        let name = self.name(&key("name"), raw.name);
+        let kind = self.choice(&key("type"), raw.r#type, &[("agent", ())]);
+        let mode = self.choice(&key("mode"), raw.mode, &[("beside", Mode::Beside), ("sole", Mode::Sole)]);
+        let guest = self.text(&key("guest"), raw.guest);
+        let address = match self.text(&key("address"), raw.address) {
+            None => {
+                self.required(&key("address"), "unix:///path or vsock://CID:PORT");
+                None
+            }
+            Some(text) => match text.parse::<Address>() {
+                Ok(address) => Some(address),
+                Err(error) => {
+                    self.mistake(&key("address"), &error.to_string());
+                    None
+                }
+            },
+        };
+        kind?;
+        Some(Source { name: name?, mode: mode?, guest, address: address? })
+    }
+
+    fn sink(&mut self, at: usize, raw: raw::Sink) -> Option<Sink> {
+        let key = |name: &str| format!("sink[{at}].{name}");
+        self.unknown(&key(""), &raw.unknown);
+        let name = self.name(&key("name"), raw.name);
+        let jsonl = self.choice(&key("type"), raw.r#type, &[("containerd", false), ("jsonl", true)])?;
+        let kind = match (jsonl, self.text(&key("path"), raw.path)) {
+            (false, None) => SinkKind::Containerd,
+            (false, Some(_)) => {
+                self.mistake(&key("path"), "is not a key of type \"containerd\"");
+                return None;
+            }
+            (true, Some(path)) if path == "-" => SinkKind::Jsonl(None),
+            (true, Some(path)) if path.starts_with('/') => SinkKind::Jsonl(Some(PathBuf::from(path))),
+            (true, Some(path)) => {
+                self.mistake(&key("path"), &format!("`{path}` is neither an absolute path nor \"-\""));
+                return None;
+            }
+            (true, None) => {
+                self.required(&key("path"), "a file, or \"-\" for standard output");
+                return None;
+            }
+        };
+        Some(Sink { name: name?, kind })
+    }
+
+    /// What can only be seen across sections.
+    fn whole(&mut self, config: &Config) {
+        // A section whose entries were refused has its mistakes already.
+        if self.mistakes.is_empty() {
+            if config.sources.is_empty() {
+                self.required("source", "at least one [[source]]: where signals come from");
+            }
+            if config.sinks.is_empty() {
+                self.required("sink", "at least one [[sink]]: where rulings go");
+            }
+        }
+        self.unique("source", config.sources.iter().map(|it| &it.name));
+        self.unique("sink", config.sinks.iter().map(|it| &it.name));
+        let publishers = config.sinks.iter().filter(|it| matches!(it.kind, SinkKind::Containerd)).count();
+        if publishers > 1 {
+            self.mistake("sink", "more than one of type \"containerd\": each event would be published twice");
+        }
+        if publishers == 1 && config.containerd.is_none() {
+            self.required(
+                "containerd.address",
+                "a sink of type \"containerd\" needs to know where containerd is",
+            );
+        }
+    }
+
+    fn unique<'a>(&mut self, key: &str, names: impl Iterator<Item = &'a String>) {
+        let mut seen = HashSet::new();
+        for name in names {
+            if !seen.insert(name) {
+                self.mistake(key, &format!("two are named `{name}`"));
+            }
+        }
+    }
+
+    fn unknown(&mut self, prefix: &str, unknown: &raw::Unknown) {
+        for key in unknown.keys() {
+            self.mistake(&format!("{prefix}{key}"), "is not a key; docs/configuration.md lists them");
+        }
+    }
+
+    fn name(&mut self, key: &str, value: Option<toml::Value>) -> Option<String> {
+        let Some(name) = self.text(key, value) else {
+            self.required(key, "a name for logs and audit records");
+            return None;
+        };
+        let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if (1..=64).contains(&name.len()) && name.bytes().all(fits) {
+            return Some(name);
+        }
+        self.mistake(key, &format!("`{name}` is not 1 to 64 characters of a-z 0-9 -"));
+        None
+    }
+
+    fn choice<T: Copy>(&mut self, key: &str, value: Option<toml::Value>, choices: &[(&str, T)]) -> Option<T> {
+        let names: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+        let Some(text) = self.text(key, value) else {
+            self.required(key, &format!("one of {}", names.join(", ")));
+            return None;
+        };
+        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice);
+        if found.is_none() {
+            self.mistake(key, &format!("`{text}` is not one of {}", names.join(", ")));
+        }
+        found
+    }
+
+    fn text(&mut self, key: &str, value: Option<toml::Value>) -> Option<String> {
+        match value? {
+            toml::Value::String(text) => Some(text),
+            other => {
+                self.mistake(key, &format!("is a {}, not a string", other.type_str()));
+                None
+            }
+        }
+    }
+
+    fn absolute(&mut self, key: &str, value: Option<toml::Value>) -> Option<PathBuf> {
+        let path = self.text(key, value)?;
+        if path.starts_with('/') {
+            return Some(PathBuf::from(path));
+        }
+        self.mistake(key, &format!("`{path}` is not an absolute path"));
+        None
+    }
+
+    fn positive(&mut self, key: &str, value: Option<toml::Value>) -> Option<u64> {
+        let number =
+            value?.as_integer().and_then(|number| u64::try_from(number).ok()).filter(|number| *number > 0);
+        if number.is_none() {
+            self.mistake(key, "is not a whole number above 0");
+        }
+        number
+    }
+
+    fn size(&mut self, key: &str, value: Option<toml::Value>) -> Option<u64> {
+        let text = self.text(key, value)?;
+        let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+        let factor = match unit {
+            "KiB" => 1_u64 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            _ => 0,
+        };
+        let bytes = digits
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(factor))
+            .filter(|it| *it >= 65536);
+        if bytes.is_none() {
+            self.mistake(key, &format!("`{text}` is not a size of at least 64KiB, such as \"16MiB\""));
+        }
+        bytes
+    }
+
+    fn required(&mut self, key: &str, what: &str) {
+        if !self.mistakes.iter().any(|it| it.key == key) {
+            self.mistake(key, &format!("is missing: {what}"));
+        }
+    }
+
+    fn mistake(&mut self, key: &str, message: &str) {
+        self.mistakes.push(Mistake { key: key.to_owned(), message: message.to_owned() });
+    }
+}
+
+fn host_name() -> Option<String> {
+    Some(rustix::system::uname().nodename().to_string_lossy().into_owned())
+}

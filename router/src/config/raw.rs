@@ -1,0 +1,61 @@
+//! The file as it is written. Every value that can be wrong by itself is taken as it comes and checked afterwards, so that
+//! one bad value does not hide the next.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// Keys nobody knows: reported by name, all of them, instead of stopping at the first.
+pub(super) type Unknown = BTreeMap<String, toml::Value>;
+
+#[derive(Deserialize)]
+pub(super) struct Config {
+    pub(super) node: Option<toml::Value>,
+    #[serde(default)]
+    pub(super) policies: Policies,
+    pub(super) containerd: Option<Containerd>,
+    #[serde(default)]
+    pub(super) source: Vec<Source>,
+    #[serde(default)]
+    pub(super) sink: Vec<Sink>,
+    #[serde(flatten)]
+    pub(super) unknown: Unknown,
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct Policies {
+    pub(super) directory: Option<toml::Value>,
+    pub(super) fuel: Option<toml::Value>,
+    pub(super) memory: Option<toml::Value>,
+    #[serde(flatten)]
+    pub(super) unknown: Unknown,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Containerd {
+    pub(super) address: Option<toml::Value>,
+    pub(super) ttrpc_address: Option<toml::Value>,
+    pub(super) namespace: Option<toml::Value>,
+    #[serde(flatten)]
+    pub(super) unknown: Unknown,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Source {
+    pub(super) name: Option<toml::Value>,
+    pub(super) r#type: Option<toml::Value>,
+    pub(super) mode: Option<toml::Value>,
+    pub(super) guest: Option<toml::Value>,
+    pub(super) address: Option<toml::Value>,
+    #[serde(flatten)]
+    pub(super) unknown: Unknown,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Sink {
+    pub(super) name: Option<toml::Value>,
+    pub(super) r#type: Option<toml::Value>,
+    pub(super) path: Option<toml::Value>,
+    #[serde(flatten)]
+    pub(super) unknown: Unknown,
+}

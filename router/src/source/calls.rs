@@ -1,0 +1,78 @@
+//! Calls to an agent: each bounded in time, and a peer that lacks one told from a link that broke.
+
+use std::time::Duration;
+
+use coroner_proto::agent::{self, SnapshotRequest};
+use coroner_proto::agent_ttrpc::AgentClient;
+use ttrpc::Code;
+
+/// What a call may take before the link is given up.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// Pages of a snapshot: more than any agent can fill within its own limit on containers.
+const PAGES: usize = 1024;
+
+/// Why a link ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error("cannot connect: {0}")]
+    Connect(#[source] std::io::Error),
+    #[error("{call}: {source}")]
+    Call { call: &'static str, source: ttrpc::Error },
+    #[error("{call}: no answer in {}", humantime::format_duration(*.after))]
+    Silent { call: &'static str, after: Duration },
+    #[error("the peer is no coroner-agent: {call} is not there ({reason})")]
+    Lacks { call: &'static str, reason: String },
+    #[error("the agent's answer is out of order: seq {seq} after {after}")]
+    Order { seq: u64, after: u64 },
+}
+
+/// Every page of the agent's state, and the sequence number the first page is good up to.
+pub(super) async fn snapshot(client: &AgentClient) -> Result<(Vec<agent::Container>, u64), LinkError> {
+    let mut containers: Vec<agent::Container> = Vec::new();
+    let mut as_of = None;
+    for _ in 0..PAGES {
+        let request = SnapshotRequest {
+            after_container_id: containers.last().map(|it| it.id.clone()).unwrap_or_default(),
+            ..SnapshotRequest::default()
+        };
+        let page = within("Snapshot", PATIENCE, client.snapshot(context(PATIENCE), &request)).await?;
+        as_of.get_or_insert(page.as_of_seq);
+        let more = page.more && !page.containers.is_empty();
+        containers.extend(page.containers);
+        if !more {
+            break;
+        }
+    }
+    Ok((containers, as_of.unwrap_or(0)))
+}
+
+pub(super) fn context(limit: Duration) -> ttrpc::context::Context {
+    ttrpc::context::with_duration(limit)
+}
+
+/// Bounds a call by our own clock too: a peer may keep a link open and never answer.
+pub(super) async fn within<A>(
+    call: &'static str,
+    limit: Duration,
+    answer: impl Future<Output = ttrpc::Result<A>>,
+) -> Result<A, LinkError> {
+    match tokio::time::timeout(limit + PATIENCE, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(source)) => Err(classify(call, source)),
+        Err(_) => Err(LinkError::Silent { call, after: limit + PATIENCE }),
+    }
+}
+
+/// Tells a peer that lacks a call from a link that broke. Servers say it in four ways: see docs/agent-protocol.md.
+fn classify(call: &'static str, source: ttrpc::Error) -> LinkError {
+    let ttrpc::Error::RpcStatus(status) = &source else { return LinkError::Call { call, source } };
+    let lacks = match status.code() {
+        Code::UNIMPLEMENTED | Code::NOT_FOUND | Code::PERMISSION_DENIED => true,
+        Code::INVALID_ARGUMENT => status.message().contains("does not exist"),
+        _ => false,
+    };
+    if lacks {
+        return LinkError::Lacks { call, reason: format!("{:?}: {}", status.code(), status.message()) };
+    }
+    LinkError::Call { call, source }
+}

@@ -1,4 +1,4 @@
-//! Peers that misbehave on purpose, over the real protocols: fault injection beside the suites with real ones.
+//! An agent and a containerd over the real protocols, which misbehave on demand: beside the suites with real ones.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +21,9 @@ use tokio::sync::{Notify, mpsc};
 use ttrpc::asynchronous::{Server, TtrpcContext};
 use ttrpc::{Code, Error, get_status};
 
+/// Why the locks here can be taken.
+const UNPOISONED: &str = "nothing panics under this lock";
+
 /// An agent that tells what it is given.
 #[derive(Default)]
 pub(crate) struct FakeAgent {
@@ -36,7 +39,7 @@ pub(crate) struct FakeAgent {
 
 impl FakeAgent {
     pub(crate) fn tell(&self, signal: Signal) {
-        self.signals.lock().unwrap().push(signal);
+        self.signals.lock().expect(UNPOISONED).push(signal);
         self.changed.notify_waiters();
     }
 
@@ -55,7 +58,7 @@ impl FakeAgent {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if *cursor.lock().unwrap() >= seq {
+            if *cursor.lock().expect(UNPOISONED) >= seq {
                 return;
             }
             changed.await;
@@ -82,10 +85,10 @@ impl Agent for Service {
         request: NextSignalsRequest,
     ) -> ttrpc::Result<NextSignalsResponse> {
         {
-            let mut acked = self.0.acked.lock().unwrap();
+            let mut acked = self.0.acked.lock().expect(UNPOISONED);
             *acked = request.ack_seq.max(*acked);
             if request.after_seq < u64::MAX {
-                *self.0.read.lock().unwrap() = request.after_seq;
+                *self.0.read.lock().expect(UNPOISONED) = request.after_seq;
             }
         }
         self.0.changed.notify_waiters();
@@ -96,8 +99,8 @@ impl Agent for Service {
             let newer = |it: &&Signal| it.seq > request.after_seq;
             let most = request.max as usize;
             let signals: Vec<Signal> =
-                self.0.signals.lock().unwrap().iter().filter(newer).take(most).cloned().collect();
-            let lost = std::mem::take(&mut *self.0.lost.lock().unwrap());
+                self.0.signals.lock().expect(UNPOISONED).iter().filter(newer).take(most).cloned().collect();
+            let lost = std::mem::take(&mut *self.0.lost.lock().expect(UNPOISONED));
             if !signals.is_empty() || lost > 0 || request.wait_ms == 0 {
                 return Ok(NextSignalsResponse {
                     stream_id: "fake".to_owned(),
@@ -111,17 +114,17 @@ impl Agent for Service {
     }
 
     async fn snapshot(&self, _: &TtrpcContext, _: SnapshotRequest) -> ttrpc::Result<SnapshotResponse> {
-        let snapshot = self.0.snapshot.lock().unwrap().clone();
+        let snapshot = self.0.snapshot.lock().expect(UNPOISONED).clone();
         snapshot.ok_or_else(|| Error::RpcStatus(get_status(Code::UNIMPLEMENTED, "no snapshots here")))
     }
 }
 
 /// Serves `agent` on a unix socket until the server is dropped with its runtime.
 pub(crate) async fn serve(agent: &Arc<FakeAgent>, socket: &Path) -> Server {
-    let listener = transport::listen(&Address::Unix(socket.to_owned())).unwrap();
+    let listener = transport::listen(&Address::Unix(socket.to_owned())).expect("the folder is ours");
     let services = create_agent(Arc::new(Service(Arc::clone(agent))));
     let mut server = Server::new().add_listener(listener).register_service(services);
-    server.start().await.unwrap();
+    server.start().await.expect("the socket is bound");
     server
 }
 
@@ -146,13 +149,13 @@ impl Events for FakeContainerd {
         if refused.is_ok() {
             return Err(Error::RpcStatus(get_status(Code::UNAVAILABLE, "not now")));
         }
-        let envelope = request.envelope.unwrap();
+        let envelope = request.envelope.into_option().expect("a forward carries an envelope");
         let bytes = &envelope.event.value;
         let event = if envelope.topic == "/tasks/oom" {
-            let container = TaskOOM::parse_from_bytes(bytes).unwrap().container_id;
+            let container = TaskOOM::parse_from_bytes(bytes).expect("what the topic says").container_id;
             Event::Oom { namespace: envelope.namespace, container }
         } else {
-            let exit = TaskExit::parse_from_bytes(bytes).unwrap();
+            let exit = TaskExit::parse_from_bytes(bytes).expect("what the topic says");
             Event::Exit { container: exit.container_id, id: exit.id, pid: exit.pid, status: exit.exit_status }
         };
         self.took.send(event).ok();
@@ -170,8 +173,8 @@ impl FakeContainerd {
         let service = Self { refusals: AtomicUsize::new(refusals), took };
         let address = format!("unix://{}", socket.display());
         let services = create_events(Arc::new(service));
-        let mut server = Server::new().bind(&address).unwrap().register_service(services);
-        server.start().await.unwrap();
+        let mut server = Server::new().bind(&address).expect("the folder is ours").register_service(services);
+        server.start().await.expect("the socket is bound");
         (server, events)
     }
 }

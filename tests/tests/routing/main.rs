@@ -3,96 +3,29 @@
 mod fakes;
 mod invariants;
 mod peers;
+mod running;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
+use coroner::Router;
 use coroner::config::Config;
-use coroner::source::agent::AgentSource;
-use coroner::{Router, RunError};
 use coroner_proto::agent::{self, Signal, signal::Event};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-
-/// A router in this process, its sockets and its audit file in a folder of their own.
-struct Running {
-    places: Places,
-    stop: oneshot::Sender<()>,
-    ended: JoinHandle<Result<(), RunError>>,
-}
-
-/// Sockets and files of a test.
-#[derive(Clone)]
-struct Places {
-    folder: Arc<tempfile::TempDir>,
-}
-
-impl Places {
-    fn new() -> Self {
-        Self { folder: Arc::new(tempfile::tempdir().unwrap()) }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// One agent source `agent.sock` in this mode, the sink `containerd`, and the audit file.
-    fn config(&self, mode: &str) -> Config {
-        let at = |name| self.path(name).display().to_string();
-        let text = format!(
-            r#"
-            node = "n"
-            [containerd]
-            address = "{}"
-            ttrpc_address = "{}"
-            [[source]]
-            name = "agent"
-            type = "agent"
-            address = "unix://{}"
-            mode = "{mode}"
-            [[sink]]
-            name = "containerd"
-            type = "containerd"
-            [[sink]]
-            name = "audit"
-            type = "jsonl"
-            path = "{}"
-            "#,
-            at("no-such.sock"),
-            at("containerd.sock"),
-            at("agent.sock"),
-            at("audit.jsonl"),
-        );
-        Config::parse(&text).unwrap()
-    }
-}
+use running::{Places, Running};
 
 impl Running {
     fn start(places: Places, config: &Config) -> Self {
-        let mut router = Router::start(config).unwrap();
-        for source in &config.sources {
-            let agent = AgentSource::new(source.clone(), config.node.clone(), router.arrivals());
-            router.add(source.name.clone(), agent.run(router.stopped()));
-        }
-        let (stop, over) = oneshot::channel();
-        #[expect(clippy::disallowed_methods, reason = "joined in `stop`")]
-        let ended = tokio::spawn(router.until(async {
-            over.await.ok();
-        }));
-        Self { places, stop, ended }
+        Self::of(places, config, Router::start(config).expect("the engine runs on this machine"))
     }
 
     /// Lets the router run dry, and gives its audit records.
     async fn stop(self) -> Vec<serde_json::Value> {
-        self.stop.send(()).unwrap();
-        self.ended.await.unwrap().unwrap();
-        records(&self.places.path("audit.jsonl"))
+        records(&self.end().await.path("audit.jsonl"))
     }
 }
 
 fn records(path: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    text.lines().map(|line| serde_json::from_str(line).expect("each line is a record")).collect()
 }
 
 /// The records that tell a ruling.

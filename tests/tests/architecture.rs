@@ -1,5 +1,7 @@
 //! Imports point one way, as docs/architecture.md says, and the examples are what the code takes.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, in its helpers too")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,7 @@
 //! The command line, as a person or a script uses it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, in its helpers too")]
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,7 @@
 //! The policy chain: native and wasm rule alike, and no policy's failure changes a ruling.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, in its helpers too")]
+
 mod equal;
 mod random;
 mod rebuilt;

@@ -114,25 +114,13 @@ async fn invariant_6_a_stuck_sink_delays_no_exit() {
 
 /// The audit lines of a recording, ruled by the bundled policies.
 fn replayed(recording: &str) -> Vec<String> {
-    let host = Arc::new(Host::new(Limits::default()).unwrap());
+    let host = Arc::new(Host::new(Limits::default()).expect("the engine runs here"));
     let (policies, _) = load(&host, None);
     let mut worker = Worker::new(Chain::new(host, &policies, 1));
-    let lines = replay::read(recording).unwrap().into_iter().map(|arrival| {
+    let lines = replay::read(recording).expect("a recording of ours").into_iter().map(|arrival| {
         let known = arrival.origin.known.clone();
-        let ruled = worker.rule(Named { arrival, known, memory_limit: None });
-        Record::Ruled(Box::new(coroner::audit::Ruled {
-            source: ruled.origin.source.clone(),
-            mode: ruled.origin.mode,
-            generation: ruled.generation,
-            signal: ruled.signal,
-            case: ruled.case,
-            draft: ruled.outcome.draft,
-            rulings: ruled.outcome.opinions,
-            actions: ruled.outcome.actions,
-            illegal: ruled.outcome.illegal,
-            delivery: Vec::new(),
-        }))
-        .to_line()
+        let verdict = worker.rule(Named { arrival, known, memory_limit: None });
+        Record::Ruled(Box::new(verdict.record)).to_line()
     });
     lines.collect()
 }

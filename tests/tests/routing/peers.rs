@@ -155,5 +155,12 @@ async fn what_the_agent_lost_is_made_good_from_its_snapshot() {
     assert_eq!(events.recv().await, Some(Event::Exit { container: id.clone(), id, pid: 0, status: 137 }));
     agent.tell(kill(41, "old", 6));
     assert_eq!(events.recv().await, Some(oom("old")));
-    router.stop().await;
+    agent.acked(41).await;
+    let records = router.stop().await;
+    let of_old = |it: &&&serde_json::Value| it["signal"]["target"]["container-id"] == "old";
+    assert_eq!(
+        ruled(&records).iter().filter(of_old).count(),
+        1,
+        "kills from before the agent came are no signals"
+    );
 }

@@ -17,7 +17,6 @@ use paired::Pairs;
 use protobuf::MessageField;
 use running::{Places, Running};
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
 use ttrpc::asynchronous::Server;
 
 /// Pairs of single kills. A kill takes as long as a core takes to wake, and that varies.
@@ -121,7 +120,7 @@ async fn burst(native: &mut Route, wasm: &mut Route) -> Pairs {
 struct Route {
     agent: Arc<FakeAgent>,
     router: Running,
-    events: mpsc::UnboundedReceiver<fakes::Event>,
+    events: fakes::Took,
     servers: [Server; 2],
     seq: u64,
 }

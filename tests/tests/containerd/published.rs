@@ -8,6 +8,9 @@ use coroner_tests::report::{say, timed};
 
 use crate::beside::{Coroner, END, alone};
 
+/// Rounds until one in which the shim does not miss the kill: a busy machine misses one in ten.
+const ROUNDS: usize = 8;
+
 #[tokio::test]
 async fn task_oom_is_added_and_task_exit_is_left_to_the_shim() {
     let _turn = alone().await;
@@ -20,27 +23,35 @@ async fn task_oom_is_added_and_task_exit_is_left_to_the_shim() {
     let stock = child_is_killed(&mut cri, &mut events, &pod, "stock").await.unwrap();
 
     let coroner = Coroner::start(&containerd).await.unwrap();
-    let beside = child_is_killed(&mut cri, &mut events, &pod, "beside").await.unwrap();
-    let kill = coroner.ruled("oom-kill", &beside).await.unwrap();
-    coroner.delivered(&kill, OOM).await.unwrap();
-    coroner.ruled("exited", &beside).await.unwrap();
-    // Runs the exchange dry: whatever the router still had to publish has arrived when this has passed.
-    cri.final_readings(&[stock.clone(), beside.clone()]).await.unwrap();
+    let mut added = false;
+    for round in 0..ROUNDS {
+        let beside = child_is_killed(&mut cri, &mut events, &pod, &format!("beside-{round}")).await.unwrap();
+        let kill = coroner.ruled("oom-kill", &beside).await.unwrap();
+        coroner.delivered(&kill, OOM).await.unwrap();
+        coroner.ruled("exited", &beside).await.unwrap();
+        // Runs the exchange dry: whatever the router still had to publish has arrived when this has passed.
+        cri.final_readings(&[stock.clone(), beside.clone()]).await.unwrap();
 
-    let counts =
-        |container: &Container| (events.count(OOM, &container.id), events.count(EXIT, &container.id));
-    let (stock_ooms, stock_exits) = counts(&stock);
-    let (ooms, exits) = counts(&beside);
-    say(format_args!("stock: {stock_ooms} /tasks/oom, {stock_exits} /tasks/exit; beside: {ooms}, {exits}"));
-    assert!(
-        ooms > stock_ooms,
-        "the router published no /tasks/oom of its own: {ooms} with it, {stock_ooms} without"
-    );
-    assert_eq!((stock_exits, exits), (1, 1), "/tasks/exit once each, from the shim");
-    for event in events.of(&beside.id) {
-        assert_eq!(event.namespace, "k8s.io", "{event:?}");
-        assert!(event.published.is_some(), "an event without a time: {event:?}");
+        let counts =
+            |container: &Container| (events.count(OOM, &container.id), events.count(EXIT, &container.id));
+        let (stock_ooms, stock_exits) = counts(&stock);
+        let (ooms, exits) = counts(&beside);
+        say(format_args!(
+            "stock: {stock_ooms} /tasks/oom, {stock_exits} /tasks/exit; beside: {ooms}, {exits}"
+        ));
+        assert_eq!((stock_exits, exits), (1, 1), "/tasks/exit once each, from the shim");
+        assert!(ooms >= 1, "nobody published the kill");
+        for event in events.of(&beside.id) {
+            assert_eq!(event.namespace, "k8s.io", "{event:?}");
+            assert!(event.published.is_some(), "an event without a time: {event:?}");
+        }
+        // The shim publishes at most one: a second is the router's. A round in which the shim missed the kill shows nothing.
+        added = ooms > 1;
+        if added {
+            break;
+        }
     }
+    assert!(added, "the router published no /tasks/oom of its own in {ROUNDS} rounds");
 }
 
 async fn child_is_killed(cri: &mut Cri, events: &mut Events, pod: &Pod, name: &str) -> Result<Container> {

@@ -16,6 +16,9 @@ const TABLE: [(&str, i64, &str, bool, &str); 6] = [
     ("killed-from-the-host", 32, "pause", true, "Error/137"),
 ];
 
+/// Runs of a row until its kill is not missed: a busy machine misses one in ten.
+const ATTEMPTS: usize = 8;
+
 #[tokio::test]
 async fn stock_truth_table() {
     let _turn = alone().await;
@@ -24,12 +27,20 @@ async fn stock_truth_table() {
     let mut cri = containerd.cri().await.unwrap();
     let pod = cri.run_pod(&containerd, "stock").await.unwrap();
     for (name, limit, arguments, kill, expected) in TABLE {
-        let container = cri.run(&pod, name, limit, arguments).await.unwrap();
-        if kill {
-            kill_process(cri.pid(&container).await.unwrap(), Signal::KILL).unwrap();
+        // A stock shim arms its OOM watch after the start, and misses a kill now and then: that is why we are here. What it
+        // shows when it does not miss is the table; anything but an OOM it shows every time.
+        let attempts = if expected.starts_with("OOMKilled") { ATTEMPTS } else { 1 };
+        let mut shown = Vec::new();
+        while shown.len() < attempts && !shown.iter().any(|last| last == expected) {
+            let name = format!("{name}-{}", shown.len());
+            let container = cri.run(&pod, &name, limit, arguments).await.unwrap();
+            if kill {
+                kill_process(cri.pid(&container).await.unwrap(), Signal::KILL).unwrap();
+            }
+            let (first, last) = cri.readings(&container, END).await.unwrap();
+            say(format_args!("{name}: first {first}, final {last}"));
+            shown.push(last.to_string());
         }
-        let (first, last) = cri.readings(&container, END).await.unwrap();
-        say(format_args!("{name}: first {first}, final {last}"));
-        assert_eq!(last.to_string(), expected, "{name}");
+        assert!(shown.iter().any(|last| last == expected), "{name}: {expected} is not among {shown:?}");
     }
 }

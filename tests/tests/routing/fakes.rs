@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use containerd_shim_protos::api::ForwardRequest;
@@ -61,7 +62,7 @@ impl FakeAgent {
             if *cursor.lock().expect(UNPOISONED) >= seq {
                 return;
             }
-            changed.await;
+            tokio::time::timeout(PATIENCE, changed).await.expect("the router reads on within a minute");
         }
     }
 }
@@ -134,6 +135,19 @@ pub(crate) struct FakeContainerd {
     took: mpsc::UnboundedSender<Event>,
 }
 
+/// What comes within this comes; after it a test fails instead of holding up every one behind it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a [`FakeContainerd`] took, in order.
+pub(crate) struct Took(mpsc::UnboundedReceiver<Event>);
+
+impl Took {
+    /// The next event.
+    pub(crate) async fn recv(&mut self) -> Option<Event> {
+        tokio::time::timeout(PATIENCE, self.0.recv()).await.expect("an event within a minute")
+    }
+}
+
 /// What a containerd would have published.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -168,13 +182,13 @@ impl FakeContainerd {
         clippy::disallowed_methods,
         reason = "a test looks at every event; what it makes is bounded by itself"
     )]
-    pub(crate) async fn serve(socket: &Path, refusals: usize) -> (Server, mpsc::UnboundedReceiver<Event>) {
+    pub(crate) async fn serve(socket: &Path, refusals: usize) -> (Server, Took) {
         let (took, events) = mpsc::unbounded_channel();
         let service = Self { refusals: AtomicUsize::new(refusals), took };
         let address = format!("unix://{}", socket.display());
         let services = create_events(Arc::new(service));
         let mut server = Server::new().bind(&address).expect("the folder is ours").register_service(services);
         server.start().await.expect("the socket is bound");
-        (server, events)
+        (server, Took(events))
     }
 }

@@ -3,12 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use crate::case::Case;
-use crate::config::Mode;
-use crate::ruling::{Action, Opinion};
+use crate::config::{Mode, PolicyMode};
+use crate::ruling::{Action, Opinion, Shadow};
 use crate::signal::Signal;
 
 /// The version of the line format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// The versions that can be read.
+pub const READ: std::ops::RangeInclusive<u32> = 1..=VERSION;
 
 /// One line.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,6 +30,8 @@ pub enum Record {
     Ruled(Box<Ruled>),
     /// A queued action has left.
     Delivered(Delivered),
+    /// The policy chain was swapped, or something new was refused.
+    Chain(Chain),
 }
 
 /// A signal and what was made of it.
@@ -50,6 +54,9 @@ pub struct Ruled {
     pub rulings: Vec<Opinion>,
     /// What is to be done.
     pub actions: Vec<Action>,
+    /// What the shadow policies made of it.
+    #[serde(default)]
+    pub shadow: Option<Shadow>,
     /// Why the finished draft was replaced.
     pub illegal: Option<String>,
     /// Where each action goes.
@@ -108,6 +115,46 @@ pub enum DeliveredOutcome {
     Acked,
     /// The router stopped first.
     Unsent,
+}
+
+/// A policy chain, and what was refused when it was built.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Chain {
+    /// Unix milliseconds.
+    pub at_ms: u64,
+    /// Signals are ruled by it from now on.
+    pub generation: u64,
+    /// In order.
+    pub policies: Vec<ChainLink>,
+    /// Left out, or replaced by the last good one.
+    pub refused: Vec<Refused>,
+}
+
+/// A policy of a chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ChainLink {
+    /// File name without `.wasm`.
+    pub policy: String,
+    /// As it describes itself.
+    pub version: String,
+    /// `sha256:...` of its bytes.
+    pub digest: String,
+    /// Whether its rulings count.
+    pub mode: PolicyMode,
+}
+
+/// Something in the policy directory that is not in the chain as it is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Refused {
+    /// The policy or file.
+    pub subject: String,
+    /// Why.
+    pub reason: String,
+    /// The digest that runs instead: the last good one of this name.
+    pub kept: Option<String>,
 }
 
 impl Record {

@@ -35,6 +35,24 @@ pub enum Known {
     StatusWritable,
 }
 
+impl Known {
+    /// As the contracts name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KillCount => "kill-count",
+            Self::Victim => "victim",
+            Self::ExitStatus => "exit-status",
+            Self::KillRequests => "kill-requests",
+            Self::Pressure => "pressure",
+            Self::Memory => "memory",
+            Self::Owner => "owner",
+            Self::OomWritable => "oom-writable",
+            Self::ExitWritable => "exit-writable",
+            Self::StatusWritable => "status-writable",
+        }
+    }
+}
+
 /// What the router knows of one container from the signals before the one at hand.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -2,12 +2,15 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use coroner::config::{Config, ConfigError, Mistake};
-use coroner::policy::{Host, Limits, load};
+use coroner::audit::Refused;
+use coroner::config::{Config, ConfigError, Mistake, PolicyMode};
+use coroner::policy::{Host, Keeper, Settings};
 use serde::Serialize;
 
 use crate::cli::{FAILED, WRONG};
+use crate::serve::read;
 
 #[derive(Serialize)]
 struct Report {
@@ -21,11 +24,12 @@ struct Link {
     policy: String,
     version: Option<String>,
     digest: Option<String>,
+    mode: Option<PolicyMode>,
     error: Option<String>,
 }
 
 pub(crate) fn run(path: &Path, json: bool) -> ExitCode {
-    let report = match Config::read(path) {
+    let report = match read(path) {
         Ok(config) => match chain(&config) {
             Ok(chain) => chain,
             Err(error) => {
@@ -44,28 +48,31 @@ pub(crate) fn run(path: &Path, json: bool) -> ExitCode {
 }
 
 fn chain(config: &Config) -> Result<Report, String> {
-    let limits = Limits { fuel: config.policy_fuel, memory: config.policy_memory };
-    let host = Host::new(limits).map_err(|error| error.to_string())?;
-    let (policies, refused) = load(&host, config.policy_directory.as_deref());
-    let taken = policies.iter().map(|policy| Link {
+    // What is checked changes nothing: compiled for this once, and kept nowhere.
+    let settings = Settings { cache: None, ..config.policies.clone() };
+    let host = Host::new(settings).map_err(|error| error.to_string())?;
+    let keeper = Keeper::start(Arc::new(host));
+    let lineup = keeper.lineups().now();
+    let refused = keeper.refused();
+    let taken = lineup.policies.iter().map(|policy| Link {
         policy: policy.name.clone(),
         version: Some(policy.version().to_owned()),
         digest: Some(policy.digest.clone()),
+        mode: Some(policy.mode),
         error: None,
     });
-    let left = refused.iter().map(|error| Link {
-        policy: error.subject(),
+    let left = refused.iter().map(|refused| Link {
+        policy: refused.subject.clone(),
         version: None,
         digest: None,
-        error: Some(error.to_string()),
+        mode: None,
+        error: Some(refused.reason.clone()),
     });
     let mut chain: Vec<Link> = taken.chain(left).collect();
     chain.sort_by(|one, other| one.policy.cmp(&other.policy));
-    let mistakes = refused
-        .iter()
-        .map(|error| Mistake { key: "policies.directory".to_owned(), message: error.to_string() })
-        .collect();
-    Ok(Report { ok: refused.is_empty(), mistakes, chain })
+    let mistake =
+        |refused: &Refused| Mistake { key: "policies.directory".to_owned(), message: refused.reason.clone() };
+    Ok(Report { ok: refused.is_empty(), mistakes: refused.iter().map(mistake).collect(), chain })
 }
 
 #[expect(clippy::print_stdout, reason = "the report is what the command is for")]
@@ -83,7 +90,8 @@ fn print(path: &Path, report: &Report, json: bool) {
     for link in report.chain.iter().filter(|link| link.error.is_none()) {
         let (version, digest) =
             (link.version.as_deref().unwrap_or("?"), link.digest.as_deref().unwrap_or("?"));
-        println!("{:<24} {version:<10} {digest}", link.policy);
+        let mode = link.mode.map_or("?", PolicyMode::name);
+        println!("{:<24} {version:<10} {mode:<8} {digest}", link.policy);
     }
     if report.ok {
         println!("{}: good", path.display());

@@ -1,7 +1,13 @@
 //! The configuration file: read as it is written, then one check that reports every mistake with its key.
 
 mod check;
+mod metrics_address;
+mod policies;
+mod quantity;
 mod raw;
+
+pub use metrics_address::MetricsAddress;
+pub use quantity::{size, time};
 
 use std::path::{Path, PathBuf};
 
@@ -9,18 +15,19 @@ use coroner_proto::address::Address;
 use serde::{Deserialize, Serialize};
 
 use crate::case::Known;
+use crate::policy::Settings;
 
 /// A router's configuration, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The node's name in signals and event ids.
     pub node: String,
-    /// `None`: the built-in default policy alone.
-    pub policy_directory: Option<PathBuf>,
-    /// wasm fuel of one call.
-    pub policy_fuel: u64,
-    /// Bytes of linear memory of one policy.
-    pub policy_memory: u64,
+    /// Where policies are, and what each may use.
+    pub policies: Settings,
+    /// Where `coroner status` and `coroner policy` ask; `None`: nowhere.
+    pub control: Option<PathBuf>,
+    /// Where Prometheus asks; `None`: nowhere.
+    pub metrics: Option<MetricsAddress>,
     /// `None`: no containerd on this node.
     pub containerd: Option<Containerd>,
     /// At least one.
@@ -56,6 +63,44 @@ impl Mode {
         match self {
             Self::Beside => &[],
             Self::Sole => &[Known::OomWritable, Known::ExitWritable, Known::StatusWritable],
+        }
+    }
+}
+
+impl Mode {
+    /// What can be known at best of a container of an agent in this mode, and changed by a ruling.
+    pub fn knowable(self) -> Vec<Known> {
+        let read = [
+            Known::KillCount,
+            Known::Victim,
+            Known::ExitStatus,
+            Known::Pressure,
+            Known::Memory,
+            Known::Owner,
+        ];
+        read.into_iter().chain(self.writable().iter().copied()).collect()
+    }
+}
+
+/// Whether a policy's rulings count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyMode {
+    /// They do.
+    Enforce,
+    /// It rules on live signals, and only the audit tells.
+    Shadow,
+    /// It is not loaded.
+    Off,
+}
+
+impl PolicyMode {
+    /// As the configuration names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Shadow => "shadow",
+            Self::Off => "off",
         }
     }
 }
@@ -182,7 +227,7 @@ mod tests {
         let containerd = config.containerd.unwrap();
         assert_eq!(containerd.ttrpc_address, Path::new("/run/containerd/containerd.sock.ttrpc"));
         assert_eq!(containerd.namespace, "k8s.io");
-        assert_eq!((config.policy_fuel, config.policy_memory), (10_000_000, 16 << 20));
+        assert_eq!((config.policies.limits.fuel, config.policies.limits.memory), (10_000_000, 16 << 20));
         assert!(!config.node.is_empty());
     }
 
@@ -197,6 +242,16 @@ mod tests {
             fuel = 0
             memory = "16"
             wasm = true
+            call = "soon"
+            [policies.compile]
+            tim = "1s"
+            [policies.quarantine]
+            shortest = "2s"
+            longest = "1s"
+            [control]
+            sock = "/x"
+            [metrics]
+            address = "http://10.0.0.1:80"
             [containerd]
             address = 7
             [[source]]
@@ -211,11 +266,16 @@ mod tests {
             "#,
             &[
                 ("nod", "is not a key"),
-                ("policies.wasm", "is not a key"),
                 ("node", "1 to 253"),
-                ("policies.directory", "absolute"),
+                ("policies.wasm", "is not a key"),
                 ("policies.fuel", "above 0"),
                 ("policies.memory", "\"16MiB\""),
+                ("policies.call", "\"20ms\""),
+                ("policies.directory", "absolute"),
+                ("policies.compile.tim", "is not a key"),
+                ("policies.quarantine.longest", "shorter"),
+                ("control.sock", "is not a key"),
+                ("metrics.address", "this machine alone"),
                 ("containerd.address", "not a string"),
                 ("source[0].adress", "is not a key"),
                 ("source[0].name", "a-z"),

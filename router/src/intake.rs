@@ -19,6 +19,15 @@ pub struct Named {
     pub memory_limit: Option<u64>,
 }
 
+/// What a worker is handed.
+#[derive(Debug)]
+pub enum Task {
+    /// A signal to rule on.
+    Rule(Box<Named>),
+    /// The lineup may be another: an idle worker lets go of what it no longer uses.
+    Look,
+}
+
 /// Names signals and shards them by container.
 #[derive(Debug)]
 pub struct Intake {
@@ -27,7 +36,7 @@ pub struct Intake {
     /// Who is who.
     pub identities: Identities,
     /// One a worker: a container's signals always go to the same one, so they stay in order.
-    pub workers: Vec<mpsc::Sender<Named>>,
+    pub workers: Vec<mpsc::Sender<Task>>,
 }
 
 impl Intake {
@@ -49,7 +58,7 @@ impl Intake {
             }
             let worker = &self.workers[shard(target.container_id.as_str(), self.workers.len())];
             let named = Named { arrival, known, memory_limit: identity.memory_limit };
-            if worker.send(named).await.is_err() {
+            if worker.send(Task::Rule(Box::new(named))).await.is_err() {
                 // The worker has ended, which ends the router; the source tells the signal again.
                 return;
             }

@@ -3,13 +3,18 @@
 mod check;
 mod cli;
 mod demo;
+mod policy_check;
 mod serve;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use coroner::policy::COMMAND;
 
 fn main() -> ExitCode {
+    if let Some((memory, seconds)) = compile_limits(std::env::args()) {
+        return coroner::policy::compile_child(memory, seconds);
+    }
     let args = cli::Args::parse();
     cli::start_log(args.log.as_deref(), args.command.quiet());
     match args.command {
@@ -18,4 +23,11 @@ fn main() -> ExitCode {
         cli::Command::Demo { json } => demo::run(json),
         cli::Command::DemoVictim { megabytes } => demo::victim(megabytes),
     }
+}
+
+/// The router's own call to compile a policy: no command for people, and nothing that parses for people is run before its limits hold.
+fn compile_limits(mut arguments: impl Iterator<Item = String>) -> Option<(u64, u64)> {
+    arguments.next();
+    (arguments.next()? == COMMAND).then_some(())?;
+    Some((arguments.next()?.parse().ok()?, arguments.next()?.parse().ok()?))
 }

@@ -54,7 +54,7 @@ pub enum Ruling {
 }
 
 /// Why a policy gave no ruling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultKind {
     /// It trapped: a panic, a division by zero, an access out of bounds.
@@ -71,6 +71,53 @@ pub enum FaultKind {
     Answer,
     /// It could not be started anew after a fault.
     Start,
+    /// Its call took too long.
+    Time,
+    /// It flooded the log.
+    Log,
+    /// It was not called: those before it had used up the time for this signal.
+    ChainTime,
+    /// It was not called: it is quarantined.
+    Quarantined,
+}
+
+impl FaultKind {
+    /// Every kind, in the order of [`FaultKind::index`].
+    pub const ALL: [Self; 11] = [
+        Self::Trap,
+        Self::Fuel,
+        Self::Memory,
+        Self::Stack,
+        Self::Refused,
+        Self::Answer,
+        Self::Start,
+        Self::Time,
+        Self::Log,
+        Self::ChainTime,
+        Self::Quarantined,
+    ];
+
+    /// Its place in [`FaultKind::ALL`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// As the audit record and the metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Trap => "trap",
+            Self::Fuel => "fuel",
+            Self::Memory => "memory",
+            Self::Stack => "stack",
+            Self::Refused => "refused",
+            Self::Answer => "answer",
+            Self::Start => "start",
+            Self::Time => "time",
+            Self::Log => "log",
+            Self::ChainTime => "chain-time",
+            Self::Quarantined => "quarantined",
+        }
+    }
 }
 
 /// A policy's failure in one call.
@@ -112,6 +159,22 @@ pub struct Outcome {
     pub actions: Vec<Action>,
     /// Why the finished draft was replaced by the native default.
     pub illegal: Option<String>,
+    /// What would have been; `None`: no shadow policy was asked.
+    pub shadow: Option<Shadow>,
+}
+
+/// What would have been, had every shadow policy been enforced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Shadow {
+    /// Of the shadow policies, and of enforced ones that were asked once more, about another draft.
+    pub rulings: Vec<Opinion>,
+    /// What would have been done.
+    pub actions: Vec<Action>,
+    /// Why that would have been replaced by the native default.
+    pub illegal: Option<String>,
+    /// Whether it is something else than what was done.
+    pub differs: bool,
 }
 
 /// The native Kubernetes semantics: the first draft of every chain, and what stands when all else fails.
@@ -229,4 +292,17 @@ pub fn legal(signal: &Signal, case: &Case, actions: &[Action]) -> Result<(), Str
 
 fn positions(actions: &[Action], is: impl Fn(&Action) -> bool) -> Vec<usize> {
     actions.iter().enumerate().filter(|(_, action)| is(action)).map(|(at, _)| at).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_fault_has_its_place_and_its_name() {
+        for (at, kind) in FaultKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind.index(), at);
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        }
+    }
 }

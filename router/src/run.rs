@@ -7,11 +7,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::arrival::Arrival;
+use crate::audit::Record;
 use crate::config::{Config, SinkKind};
 use crate::delivery::{Delivery, Lifecycle};
 use crate::identity::Identities;
-use crate::intake::Intake;
-use crate::policy::{Chain, Host, Limits, Policy, load};
+use crate::intake::{Intake, Task};
+use crate::policy::{Host, HostError, Keeper, Lineups, Outside, Policies};
 use crate::sink::Records;
 use crate::sink::containerd::{self, Containerd};
 use crate::sink::jsonl::Jsonl;
@@ -30,9 +31,9 @@ const LAST: Duration = Duration::from_secs(1);
 /// Why a router did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The wasm engine refuses this machine.
-    #[error("the wasm engine does not start: {0}")]
-    Engine(wasmtime::Error),
+    /// Policies cannot run here.
+    #[error(transparent)]
+    Host(#[from] HostError),
     /// A part ended before it was told to.
     #[error("{part} ended by itself: {reason}")]
     Ended {
@@ -64,43 +65,75 @@ pub struct Router {
     tasks: JoinSet<usize>,
     names: Vec<(Id, String)>,
     arrivals: Option<mpsc::Sender<Arrival>>,
+    records: Records,
+    workers: Vec<mpsc::WeakSender<Task>>,
+    policies: Option<Policies>,
     stop: watch::Sender<bool>,
     give_up: watch::Sender<bool>,
 }
 
 impl Router {
-    /// Starts everything but the sources, with the policies the configuration names.
+    /// Starts everything but the sources, with the policies the configuration names, and follows their directory.
     pub fn start(config: &Config) -> Result<Self, RunError> {
-        let (host, policies) = chain(config)?;
-        Ok(Self::with_policies(config, &host, &policies))
+        let host = Arc::new(Host::new(config.policies.clone())?);
+        let keeper = Keeper::start(Arc::clone(&host));
+        let mut router = Self::with_lineups(config, &host, &keeper.lineups());
+        let (policies, asked) = Policies::channel();
+        let (records, workers) = (router.records.clone(), router.workers.clone());
+        let sources = config.sources.iter().map(|source| (source.name.clone(), source.mode.knowable()));
+        let outside = Outside {
+            told: Box::new(move |chain| records.tell(Record::Chain(chain))),
+            // A worker with something to do looks by itself; one that has ended needs nothing.
+            wake: Box::new(move || workers.iter().for_each(|it| it.upgrade().map_or((), wake))),
+            sources: sources.collect(),
+        };
+        let (stop, asks) = (router.stopped(), policies.clone());
+        router.add_thread("policies".to_owned(), move || keeper.run(&asks, asked, outside, stop));
+        router.policies = Some(policies);
+        Ok(router)
     }
 
-    /// Starts everything but the sources, with these policies; without any, every ruling is the native default.
-    pub fn with_policies(config: &Config, host: &Arc<Host>, policies: &[Arc<Policy>]) -> Self {
+    /// Starts everything but the sources, with a lineup that others swap or nobody; without policies in it, every ruling is the native default.
+    pub fn with_lineups(config: &Config, host: &Arc<Host>, lineups: &Lineups) -> Self {
         let (stop, _) = watch::channel(false);
         let (give_up, _) = watch::channel(false);
         let (arrivals, from_sources) = mpsc::channel(STAGE);
-        let mut router =
-            Self { tasks: JoinSet::new(), names: Vec::new(), arrivals: Some(arrivals), stop, give_up };
-        let (records, lifecycle) = router.sinks(config);
+        let mut router = Self {
+            tasks: JoinSet::new(),
+            names: Vec::new(),
+            arrivals: Some(arrivals),
+            records: Records::default(),
+            workers: Vec::new(),
+            policies: None,
+            stop,
+            give_up,
+        };
+        let lifecycle = router.sinks(config);
         let (rulings, from_workers) = mpsc::channel(STAGE);
         let count = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
-        let workers = (0..count)
+        let workers: Vec<_> = (0..count)
             .map(|at| {
-                let (signals, from_intake) = mpsc::channel(STAGE);
-                let worker = Worker::new(Chain::new(Arc::clone(host), policies, 1));
-                let rulings = rulings.clone();
-                router.add_thread(format!("worker {at}"), move || worker.run(from_intake, &rulings));
-                signals
+                let (tasks, from_intake) = mpsc::channel(STAGE);
+                let (host, lineups, rulings) = (Arc::clone(host), lineups.clone(), rulings.clone());
+                router.add_thread(format!("worker {at}"), move || {
+                    Worker::new(host, lineups).run(from_intake, &rulings);
+                });
+                tasks
             })
             .collect();
         drop(rulings);
+        router.workers = workers.iter().map(mpsc::Sender::downgrade).collect();
         let address = config.containerd.as_ref().and_then(|it| it.address.clone());
         let intake = Intake { arrivals: from_sources, identities: Identities::new(address), workers };
         router.add("intake".to_owned(), intake.run());
-        let delivery = Delivery { rulings: from_workers, records, lifecycle };
+        let delivery = Delivery { rulings: from_workers, records: router.records.clone(), lifecycle };
         router.add("delivery".to_owned(), delivery.run());
         router
+    }
+
+    /// Where the policies of this router can be asked for; `None` where nobody keeps them.
+    pub fn policies(&self) -> Option<Policies> {
+        self.policies.clone()
     }
 
     /// Where a source hands its signals on.
@@ -135,8 +168,8 @@ impl Router {
     }
 
     /// Lanes and their sinks.
-    fn sinks(&mut self, config: &Config) -> (Records, Option<Lifecycle>) {
-        let mut records = Records::default();
+    fn sinks(&mut self, config: &Config) -> Option<Lifecycle> {
+        let records = &mut Records::default();
         for sink in &config.sinks {
             if let SinkKind::Jsonl(path) = &sink.kind {
                 let lines = records.add(&sink.name);
@@ -145,7 +178,8 @@ impl Router {
             }
         }
         let publisher = config.sinks.iter().find(|it| matches!(it.kind, SinkKind::Containerd));
-        let lifecycle = publisher.zip(config.containerd.as_ref()).map(|(sink, at)| {
+        self.records = records.clone();
+        publisher.zip(config.containerd.as_ref()).map(|(sink, at)| {
             let (lane, actions) = mpsc::channel(containerd::ACTIONS);
             let publisher = Containerd {
                 name: sink.name.clone(),
@@ -155,8 +189,7 @@ impl Router {
             };
             self.add_counting(format!("sink {}", sink.name), publisher.run(actions));
             Lifecycle { sink: sink.name.clone(), namespace: at.namespace.clone(), lane }
-        });
-        (records, lifecycle)
+        })
     }
 
     /// Runs until `shutdown` resolves or a part ends by itself, then lets what was taken run dry.
@@ -173,7 +206,9 @@ impl Router {
 
     /// Runs until every source has ended by itself and all of it is delivered: for a recording.
     pub async fn until_dry(mut self) -> Result<(), RunError> {
-        self.arrivals = None;
+        self.let_go();
+        // A recording ends by itself; the policies' keeper hears this, and reads no further.
+        self.stop.send_replace(true);
         while let Some(ended) = self.tasks.join_next_with_id().await {
             if ended.is_err() {
                 return Err(self.ended(ended));
@@ -182,8 +217,15 @@ impl Router {
         Ok(())
     }
 
-    async fn drain(mut self) {
+    /// Drops the router's own ends: what reads from them ends when everybody else has dropped theirs.
+    fn let_go(&mut self) {
         self.arrivals = None;
+        self.policies = None;
+        self.records = Records::default();
+    }
+
+    async fn drain(mut self) {
+        self.let_go();
         self.stop.send_replace(true);
         let mut unsent = 0;
         if tokio::time::timeout(DRAIN, self.join(&mut unsent)).await.is_err() {
@@ -222,21 +264,7 @@ impl Router {
     }
 }
 
-/// The host and the policies that were taken; what was refused is logged.
-fn chain(config: &Config) -> Result<(Arc<Host>, Vec<Arc<Policy>>), RunError> {
-    let limits = Limits { fuel: config.policy_fuel, memory: config.policy_memory };
-    let host = Host::new(limits).map_err(RunError::Engine)?;
-    let (policies, refused) = load(&host, config.policy_directory.as_deref());
-    for error in &refused {
-        tracing::error!(%error, "policy refused; the others run");
-    }
-    for policy in &policies {
-        tracing::info!(
-            policy = policy.name,
-            version = policy.version(),
-            digest = policy.digest,
-            "policy runs"
-        );
-    }
-    Ok((Arc::new(host), policies))
+/// Full: it has something to do, and looks then.
+fn wake(worker: mpsc::Sender<Task>) {
+    worker.try_send(Task::Look).unwrap_or(());
 }

@@ -1,10 +1,10 @@
 //! `coroner run`: the router as a service.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use coroner::config::Config;
+use coroner::config::{Config, ConfigError};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{FAILED, WRONG};
@@ -13,7 +13,7 @@ use crate::cli::{FAILED, WRONG};
 const LAST: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(path: &Path) -> ExitCode {
-    let config = match Config::read(path) {
+    let config = match read(path) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("{error}");
@@ -40,6 +40,21 @@ pub(crate) fn run(path: &Path) -> ExitCode {
             FAILED.into()
         }
     }
+}
+
+/// The program that runs, whatever has become of its file since: an upgrade must not have another version compile.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// The configuration; what it does not say about compiling, this program does.
+pub(crate) fn read(path: &Path) -> Result<Config, ConfigError> {
+    let mut config = Config::read(path)?;
+    config.policies.compile.program.get_or_insert_with(this_program);
+    Ok(config)
+}
+
+/// This program, to compile policies.
+pub(crate) fn this_program() -> PathBuf {
+    PathBuf::from(THIS_PROGRAM)
 }
 
 /// Resolves on SIGTERM or SIGINT.

@@ -1,14 +1,15 @@
 //! One OS thread that owns its containers' cases and its own instances of the policies, and rules on each signal.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
 use crate::arrival::Ack;
 use crate::audit::Ruled;
 use crate::case::Case;
-use crate::intake::Named;
-use crate::policy::Chain;
+use crate::intake::{Named, Task};
+use crate::policy::{Chain, Host, Lineups};
 use crate::signal::{ContainerId, Event, Signal};
 
 /// Cases kept of containers that have exited, for kills that are told late. Without a bound a node that runs short
@@ -30,7 +31,8 @@ pub struct Verdict {
 #[derive(Debug)]
 pub struct Worker {
     /// Its own policies.
-    pub chain: Chain,
+    chain: Chain,
+    lineups: Lineups,
     cases: HashMap<ContainerId, Case>,
     /// By arrival.
     order: VecDeque<ContainerId>,
@@ -39,14 +41,20 @@ pub struct Worker {
 
 impl Worker {
     /// A worker that knows no container yet.
-    pub fn new(chain: Chain) -> Self {
-        Self { chain, cases: HashMap::new(), order: VecDeque::new(), departed: VecDeque::new() }
+    pub fn new(host: Arc<Host>, lineups: Lineups) -> Self {
+        let chain = Chain::new(host, &lineups.now());
+        Self { chain, lineups, cases: HashMap::new(), order: VecDeque::new(), departed: VecDeque::new() }
     }
 
     /// Rules until the channel closes. Blocks: it runs on its own thread.
-    pub fn run(mut self, mut signals: mpsc::Receiver<Named>, rulings: &mpsc::Sender<Verdict>) {
-        while let Some(named) = signals.blocking_recv() {
-            let verdict = self.rule(named);
+    pub fn run(mut self, mut tasks: mpsc::Receiver<Task>, rulings: &mpsc::Sender<Verdict>) {
+        while let Some(task) = tasks.blocking_recv() {
+            // Between two signals: each is ruled by one generation.
+            if let Some(lineup) = self.lineups.after(self.chain.generation) {
+                self.chain.swap(&lineup);
+            }
+            let Task::Rule(named) = task else { continue };
+            let verdict = self.rule(*named);
             if rulings.blocking_send(verdict).is_err() {
                 return;
             }
@@ -82,6 +90,7 @@ impl Worker {
             draft: outcome.draft,
             rulings: outcome.opinions,
             actions: outcome.actions,
+            shadow: outcome.shadow,
             illegal: outcome.illegal,
             delivery: Vec::new(),
         };

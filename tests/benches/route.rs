@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coroner::Router;
-use coroner::policy::{Host, Limits, Policy, load};
+use coroner::policy::{Host, Keeper, Lineups, Policy};
 use coroner_proto::agent::{Exited, OomKill, Signal, Victim, signal::Event};
 use fakes::{FakeAgent, FakeContainerd, serve};
 use paired::Pairs;
@@ -37,16 +37,18 @@ fn main() {
     let routers = routers.expect("a runtime can be made");
     let peers = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let peers = peers.expect("a runtime can be made");
-    let host = Arc::new(Host::new(Limits::default()).expect("the engine runs on this machine"));
-    let (policies, refused) = load(&host, None);
-    assert!(refused.is_empty(), "{refused:?}");
+    let settings = Places::new().config("beside").policies;
+    let host = Arc::new(Host::new(settings).expect("the engine runs on this machine"));
+    let keeper = Keeper::start(Arc::clone(&host));
+    assert_eq!(keeper.refused(), []);
+    let policies = &keeper.lineups().now().policies;
     let comparisons = peers.block_on(async {
-        let (mut native, mut wasm) = pair(&routers, &host, &policies, "beside").await;
+        let (mut native, mut wasm) = pair(&routers, &host, policies, "beside").await;
         let single = single(&mut native, &mut wasm).await;
         let run = run(&mut native, &mut wasm).await;
         native.end().await;
         wasm.end().await;
-        let (mut native, mut wasm) = pair(&routers, &host, &policies, "sole").await;
+        let (mut native, mut wasm) = pair(&routers, &host, policies, "sole").await;
         let burst = burst(&mut native, &mut wasm).await;
         native.end().await;
         wasm.end().await;
@@ -135,7 +137,7 @@ impl Route {
         let (containerd, events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
         let servers = [serve(&agent, &places.path("agent.sock")).await, containerd];
         let _inside = routers.enter();
-        let router = Router::with_policies(&config, host, policies);
+        let router = Router::with_lineups(&config, host, &Lineups::fixed(policies.to_vec()));
         Self { agent, router: Running::of(places, &config, router), events, servers, seq: 0 }
     }
 

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coroner::case::{Case, Known};
-use coroner::policy::{Chain, Host, Limits, load};
+use coroner::policy::{Chain, Compile, Host, Keeper, Lineup, Settings};
 use coroner::ruling::{Action, default_ruling};
 use coroner::signal::{
     ContainerId, Event, Evidence, Exited, Level, Moment, OomKill, Owner, Signal, Target, Victim,
 };
+use coroner_tests::binary;
 use criterion::Criterion;
 use paired::Pairs;
 
@@ -23,11 +24,13 @@ const ON_END: u32 = 1000;
 const QUIET: Duration = Duration::from_millis(20);
 
 fn main() {
-    let host = Arc::new(Host::new(Limits::default()).expect("the engine runs on this machine"));
-    let (policies, refused) = load(&host, None);
-    assert!(refused.is_empty(), "{refused:?}");
-    let mut empty = Chain::new(Arc::clone(&host), &[], 1);
-    let mut bundled = Chain::new(Arc::clone(&host), &policies, 1);
+    let program = Some(binary::find("coroner", "coroner").expect("the workspace is built"));
+    let settings = Settings { compile: Compile { program, ..Compile::default() }, ..Settings::default() };
+    let host = Arc::new(Host::new(settings).expect("the engine runs on this machine"));
+    let keeper = Keeper::start(Arc::clone(&host));
+    assert_eq!(keeper.refused(), []);
+    let mut empty = Chain::new(Arc::clone(&host), &Lineup { generation: 1, policies: Vec::new() });
+    let mut bundled = Chain::new(Arc::clone(&host), &keeper.lineups().now());
     let mut criterion = Criterion::default().without_plots().configure_from_args();
     let mut comparisons = Vec::new();
     for (name, signal, case) in [("kill", kill(8), case()), ("exit", exit(), case())] {

@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use coroner_proto::address::Address;
 
-use super::{Config, Containerd, Mistake, Mode, Sink, SinkKind, Source, raw};
+use super::{Config, Containerd, MetricsAddress, Mistake, Mode, Sink, SinkKind, Source, raw};
 
 /// The checked configuration, or all that is wrong with it.
 pub(super) fn check(raw: raw::Config) -> Result<Config, Vec<Mistake>> {
@@ -14,14 +15,16 @@ pub(super) fn check(raw: raw::Config) -> Result<Config, Vec<Mistake>> {
     if check.mistakes.is_empty() { Ok(config) } else { Err(check.mistakes) }
 }
 
-struct Check {
+/// The control socket unless the configuration says otherwise.
+const CONTROL: &str = "/run/coroner/control.sock";
+
+pub(super) struct Check {
     mistakes: Vec<Mistake>,
 }
 
 impl Check {
     fn config(&mut self, raw: raw::Config) -> Config {
         self.unknown("", &raw.unknown);
-        self.unknown("policies.", &raw.policies.unknown);
         let node = self.text("node", raw.node).or_else(host_name).unwrap_or_default();
         if node.is_empty()
             || node.len() > 253
@@ -32,16 +35,24 @@ impl Check {
                 "is not 1 to 253 characters of a-z A-Z 0-9 . _ -; set it to the node's name",
             );
         }
-        let policy_directory = self.absolute("policies.directory", raw.policies.directory);
-        let defaults = crate::policy::Limits::default();
-        let policy_fuel = self.positive("policies.fuel", raw.policies.fuel).unwrap_or(defaults.fuel);
-        let policy_memory = self.size("policies.memory", raw.policies.memory).unwrap_or(defaults.memory);
+        let policies = self.policies(raw.policies);
+        self.unknown("control.", &raw.control.unknown);
+        let control = self.absolute("control.socket", raw.control.socket);
+        let control = Some(control.unwrap_or_else(|| PathBuf::from(CONTROL)));
+        self.unknown("metrics.", &raw.metrics.unknown);
+        let metrics = self.text("metrics.address", raw.metrics.address);
+        let metrics = metrics.and_then(|text| match text.parse::<MetricsAddress>() {
+            Ok(address) => Some(address),
+            Err(error) => {
+                self.mistake("metrics.address", &error);
+                None
+            }
+        });
         let containerd = raw.containerd.and_then(|raw| self.containerd(raw));
         let sources =
             raw.source.into_iter().enumerate().filter_map(|(at, raw)| self.source(at, raw)).collect();
         let sinks = raw.sink.into_iter().enumerate().filter_map(|(at, raw)| self.sink(at, raw)).collect();
-        let config =
-            Config { node, policy_directory, policy_fuel, policy_memory, containerd, sources, sinks };
+        let config = Config { node, policies, control, metrics, containerd, sources, sinks };
         self.whole(&config);
         config
     }
@@ -160,7 +171,7 @@ impl Check {
         }
     }
 
-    fn unknown(&mut self, prefix: &str, unknown: &raw::Unknown) {
+    pub(super) fn unknown(&mut self, prefix: &str, unknown: &raw::Unknown) {
         for key in unknown.keys() {
             self.mistake(&format!("{prefix}{key}"), "is not a key; docs/configuration.md lists them");
         }
@@ -202,7 +213,7 @@ impl Check {
         }
     }
 
-    fn absolute(&mut self, key: &str, value: Option<toml::Value>) -> Option<PathBuf> {
+    pub(super) fn absolute(&mut self, key: &str, value: Option<toml::Value>) -> Option<PathBuf> {
         let path = self.text(key, value)?;
         if path.starts_with('/') {
             return Some(PathBuf::from(path));
@@ -211,7 +222,7 @@ impl Check {
         None
     }
 
-    fn positive(&mut self, key: &str, value: Option<toml::Value>) -> Option<u64> {
+    pub(super) fn positive(&mut self, key: &str, value: Option<toml::Value>) -> Option<u64> {
         let number =
             value?.as_integer().and_then(|number| u64::try_from(number).ok()).filter(|number| *number > 0);
         if number.is_none() {
@@ -220,24 +231,18 @@ impl Check {
         number
     }
 
-    fn size(&mut self, key: &str, value: Option<toml::Value>) -> Option<u64> {
+    pub(super) fn size(&mut self, key: &str, value: Option<toml::Value>) -> Option<u64> {
         let text = self.text(key, value)?;
-        let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-        let factor = match unit {
-            "KiB" => 1_u64 << 10,
-            "MiB" => 1 << 20,
-            "GiB" => 1 << 30,
-            _ => 0,
-        };
-        let bytes = digits
-            .parse::<u64>()
-            .ok()
-            .and_then(|number| number.checked_mul(factor))
-            .filter(|it| *it >= 65536);
-        if bytes.is_none() {
-            self.mistake(key, &format!("`{text}` is not a size of at least 64KiB, such as \"16MiB\""));
-        }
-        bytes
+        self.quantity(key, super::size(&text))
+    }
+
+    pub(super) fn time(&mut self, key: &str, value: Option<toml::Value>) -> Option<Duration> {
+        let text = self.text(key, value)?;
+        self.quantity(key, super::time(&text))
+    }
+
+    fn quantity<T>(&mut self, key: &str, parsed: Result<T, String>) -> Option<T> {
+        parsed.map_err(|error| self.mistake(key, &error)).ok()
     }
 
     fn required(&mut self, key: &str, what: &str) {
@@ -246,7 +251,7 @@ impl Check {
         }
     }
 
-    fn mistake(&mut self, key: &str, message: &str) {
+    pub(super) fn mistake(&mut self, key: &str, message: &str) {
         self.mistakes.push(Mistake { key: key.to_owned(), message: message.to_owned() });
     }
 }

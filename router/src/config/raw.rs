@@ -13,6 +13,10 @@ pub(super) struct Config {
     pub(super) node: Option<toml::Value>,
     #[serde(default)]
     pub(super) policies: Policies,
+    #[serde(default)]
+    pub(super) control: Control,
+    #[serde(default)]
+    pub(super) metrics: Metrics,
     pub(super) containerd: Option<Containerd>,
     #[serde(default)]
     pub(super) source: Vec<Source>,
@@ -25,8 +29,56 @@ pub(super) struct Config {
 #[derive(Default, Deserialize)]
 pub(super) struct Policies {
     pub(super) directory: Option<toml::Value>,
+    pub(super) poll: Option<toml::Value>,
+    pub(super) cache: Option<toml::Value>,
     pub(super) fuel: Option<toml::Value>,
     pub(super) memory: Option<toml::Value>,
+    pub(super) call: Option<toml::Value>,
+    pub(super) signal: Option<toml::Value>,
+    pub(super) configure: Option<toml::Value>,
+    pub(super) table_elements: Option<toml::Value>,
+    pub(super) instances: Option<toml::Value>,
+    pub(super) stack: Option<toml::Value>,
+    pub(super) file: Option<toml::Value>,
+    pub(super) log_rate: Option<toml::Value>,
+    #[serde(default)]
+    pub(super) compile: Compile,
+    #[serde(default)]
+    pub(super) quarantine: Quarantine,
+    #[serde(flatten)]
+    pub(super) unknown: Unknown,
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct Compile {
+    pub(super) memory: Option<toml::Value>,
+    pub(super) time: Option<toml::Value>,
+    pub(super) program: Option<toml::Value>,
+    #[serde(flatten)]
+    pub(super) unknown: Unknown,
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct Quarantine {
+    pub(super) faults: Option<toml::Value>,
+    pub(super) window: Option<toml::Value>,
+    pub(super) burnt: Option<toml::Value>,
+    pub(super) shortest: Option<toml::Value>,
+    pub(super) longest: Option<toml::Value>,
+    #[serde(flatten)]
+    pub(super) unknown: Unknown,
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct Control {
+    pub(super) socket: Option<toml::Value>,
+    #[serde(flatten)]
+    pub(super) unknown: Unknown,
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct Metrics {
+    pub(super) address: Option<toml::Value>,
     #[serde(flatten)]
     pub(super) unknown: Unknown,
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use coroner::audit::{Line, Record};
 use coroner::config::{Config, Containerd, Mode, Sink, SinkKind, Source};
-use coroner::policy::Limits;
+use coroner::policy::{Compile, Settings};
 use coroner::signal::Event;
 use coroner::source::{agent::AgentSource, replay};
 use coroner::{Router, ruling::Action};
@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::cli::{FAILED, REPLAYED};
-use crate::serve::stop_signal;
+use crate::serve::{stop_signal, this_program};
 use show::Show;
 use stage::{Stage, StageError};
 
@@ -199,14 +199,14 @@ impl Set {
         let (reader, writer) = std::io::pipe().map_err(|error| error.to_string())?;
         let socket = folder.join("containerd.sock.ttrpc");
         let (containerd, messages) = stand_in::StandIn::start(&socket).await?;
-        let limits = Limits::default();
+        let compile = Compile { program: Some(this_program()), ..Compile::default() };
         let sink = |name: &str, kind| Sink { name: name.to_owned(), kind };
         let audit = PathBuf::from(format!("/proc/self/fd/{}", writer.as_raw_fd()));
         let config = Config {
             node: "demo".to_owned(),
-            policy_directory: None,
-            policy_fuel: limits.fuel,
-            policy_memory: limits.memory,
+            policies: Settings { compile, ..Settings::default() },
+            control: None,
+            metrics: None,
             containerd: Some(Containerd {
                 address: None,
                 ttrpc_address: socket,

@@ -63,6 +63,8 @@ impl Show {
                 delivered.sink,
                 delivered.waited_ms
             ),
+            // One policy, never swapped: what rules is told with each ruling.
+            Record::Chain(_) => {}
         }
     }
 

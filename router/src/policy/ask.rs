@@ -1,14 +1,15 @@
 //! How other parts ask the one that loads policies.
 
 use tokio::sync::{mpsc, oneshot};
+use wasmtime::component::Component;
 
+use super::compile::CompileError;
 use super::report::{Inspection, Listing, Promoted, Released, Reloaded};
 
 /// Asks under way: each is one person's command, or one change of the directory.
 const ASKS: usize = 16;
 
 /// What the part that loads policies can be asked.
-#[derive(Debug)]
 pub enum Ask {
     /// Look at the directory; answered when the chain is swapped or everything new was refused.
     Reload(oneshot::Sender<Reloaded>),
@@ -27,6 +28,21 @@ pub enum Ask {
     },
     /// End a quarantine.
     Release(String, oneshot::Sender<Option<Released>>),
+    /// The directory changed.
+    Changed,
+    /// A compiler has ended.
+    Compiled {
+        /// Of the component, hex.
+        digest: String,
+        /// What it made.
+        outcome: Result<Component, CompileError>,
+    },
+}
+
+impl std::fmt::Debug for Ask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ask").finish_non_exhaustive()
+    }
 }
 
 /// The asking end. Every answer is `None` when the router is stopping.
@@ -38,6 +54,11 @@ impl Policies {
     pub fn channel() -> (Self, mpsc::Receiver<Ask>) {
         let (asks, asked) = mpsc::channel(ASKS);
         (Self(asks), asked)
+    }
+
+    /// Where the keeper's own helpers tell it what happened.
+    pub(super) fn sender(&self) -> mpsc::Sender<Ask> {
+        self.0.clone()
     }
 
     /// Looks at the directory now.

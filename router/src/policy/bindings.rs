@@ -11,6 +11,7 @@ mod generated {
         path: "../sdk/wit",
         world: "policy",
         ownership: Borrowing { duplicate_if_necessary: true },
+        imports: { default: trappable },
     });
 }
 
@@ -23,6 +24,24 @@ pub(super) use generated::{Policy as Bindings, PolicyPre as BindingsPre};
 pub(super) const PACKAGE: &str = "coroner:policy";
 /// The contract's version.
 pub(super) const VERSION: &str = "0.1.0";
+
+/// What a policy says it needs.
+pub(super) fn lifted_known(known: wit::Known) -> Vec<K> {
+    KNOWN.iter().filter(|(_, flag)| known & *flag == *flag).map(|(it, _)| *it).collect()
+}
+
+/// The kinds of signal a policy wants, by their names.
+pub(super) fn kinds(wants: wit::Kinds) -> Vec<String> {
+    let named = [
+        ("oom-kill", wit::Kinds::OOM_KILL),
+        ("exited", wit::Kinds::EXITED),
+        ("pressure", wit::Kinds::PRESSURE),
+        ("kill-request", wit::Kinds::KILL_REQUEST),
+        ("guest-lost", wit::Kinds::GUEST_LOST),
+        ("other", wit::Kinds::OTHER),
+    ];
+    named.iter().filter(|(_, flag)| wants & *flag == *flag).map(|(name, _)| (*name).to_owned()).collect()
+}
 
 /// Whether a policy asked for this kind of signal.
 pub(super) fn wanted(wants: wit::Kinds, event: &signal::Event) -> bool {

@@ -1,79 +1,133 @@
 //! Runs policies: the engine, one instance of a component, and its three calls under their limits.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Config, Engine, Store};
+use wasmtime_wasi::{WasiCtxView, WasiView};
 
 use super::bindings::{self, Bindings, BindingsPre, Rules, log, wit};
 use super::limits::{self, Limits, Meter};
+use super::settings::Settings;
+use super::talk::{Lines, Talk, shortened};
+use super::ticker::Ticker;
+use super::wasi::{self, Wasi};
 use crate::case::Case;
 use crate::ruling::{Action, Fault, FaultKind, Ruling, within_limits};
-use crate::signal::Signal;
+use crate::signal::{Moment, Signal};
 
-/// Compiles and starts policies. One per process; cheap to share.
+/// Address space reserved for one memory. Policies are small: with the usual 4 GiB a few hundred instances would not fit
+/// under a limit on address space. A memory that outgrows it moves.
+const RESERVED: u64 = 16 << 20;
+
+/// Why there is no host.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The wasm engine refuses this machine.
+    #[error("the wasm engine does not start: {0}")]
+    Engine(wasmtime::Error),
+    /// No thread for time limits.
+    #[error("no thread for the time limits of policies: {0}")]
+    Ticker(std::io::Error),
+}
+
+/// Starts and calls policies. One per process; cheap to share.
 pub struct Host {
     engine: Engine,
     linker: Linker<State>,
-    limits: Limits,
+    settings: Settings,
+    ticker: Ticker,
 }
 
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Host").field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("Host").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 
+/// The settings every ruling runs under; what is compiled with some runs only with the same.
+fn engine_config() -> Config {
+    let mut config = Config::new();
+    config.consume_fuel(true);
+    config.epoch_interruption(true);
+    config.relaxed_simd_deterministic(true);
+    // Fault messages are audited and replayed: no addresses in them.
+    config.wasm_backtrace_max_frames(None);
+    config.memory_reservation(RESERVED);
+    config.memory_reservation_for_growth(0);
+    config
+}
+
+/// An engine that compiles: the compiling process has it, the router never.
+pub(super) fn compiler() -> wasmtime::Result<Engine> {
+    let mut config = engine_config();
+    // The same bytes burn the same fuel and give the same answer on every machine.
+    config.cranelift_nan_canonicalization(true);
+    Engine::new(&config)
+}
+
 impl Host {
-    /// An engine with the deterministic settings every ruling runs under.
-    pub fn new(limits: Limits) -> wasmtime::Result<Self> {
-        let mut config = Config::new();
-        config.consume_fuel(true);
-        config.max_wasm_stack(limits::STACK);
-        // The same bytes burn the same fuel and give the same answer on every machine.
-        config.cranelift_nan_canonicalization(true);
-        config.relaxed_simd_deterministic(true);
-        // Fault messages are audited and replayed: no addresses in them.
-        config.wasm_backtrace_max_frames(None);
-        // Policies are small: reserve little address space, so that hundreds of instances fit a memory cgroup.
-        config.memory_reservation(limits.memory);
-        config.memory_reservation_for_growth(0);
-        let engine = Engine::new(&config)?;
+    /// An engine that runs what was compiled, with the deterministic settings every ruling runs under.
+    pub fn new(settings: Settings) -> Result<Self, HostError> {
+        let mut config = engine_config();
+        config.enable_compiler(false);
+        config.max_wasm_stack(settings.stack);
+        let engine = Engine::new(&config).map_err(HostError::Engine)?;
         let mut linker = Linker::new(&engine);
-        log::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
-        Ok(Self { engine, linker, limits })
+        log::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state).map_err(HostError::Engine)?;
+        let ticker = Ticker::start(&engine).map_err(HostError::Ticker)?;
+        Ok(Self { engine, linker, settings, ticker })
     }
 
-    pub(super) fn compile(&self, bytes: &[u8]) -> wasmtime::Result<Component> {
-        Component::from_binary(&self.engine, bytes)
+    /// What the operator set.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
-    /// The full names of a component's imports that this router does not give.
-    pub(super) fn foreign_imports(&self, component: &Component) -> Vec<String> {
-        let ours = |name: &str| {
-            ["log", "types"]
-                .iter()
-                .any(|it| name == format!("{}/{it}@{}", bindings::PACKAGE, bindings::VERSION))
-        };
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The names of a component's imports.
+    pub(super) fn imports(&self, component: &Component) -> Vec<String> {
         let imports = component.component_type();
-        let names = imports.imports(&self.engine).map(|(name, _)| name.to_owned());
-        names.filter(|name| !ours(name)).collect()
+        imports.imports(&self.engine).map(|(name, _)| name.to_owned()).collect()
     }
 
-    pub(super) fn link(&self, component: &Component) -> wasmtime::Result<BindingsPre<State>> {
-        BindingsPre::new(self.linker.instantiate_pre(component)?)
+    /// Ready to be instantiated. What WASI needs is made for those alone that import it: most do not, and it is half a megabyte.
+    pub(super) fn link(&self, component: &Component, wasi: bool) -> wasmtime::Result<BindingsPre<State>> {
+        let pre = if wasi {
+            let mut linker = self.linker.clone();
+            wasi::link(&mut linker)?;
+            linker.instantiate_pre(component)?
+        } else {
+            self.linker.instantiate_pre(component)?
+        };
+        BindingsPre::new(pre)
     }
 
     /// A fresh instance, not yet configured.
-    pub(super) fn start(&self, name: &str, pre: &BindingsPre<State>) -> Result<Instance, Fault> {
-        let state =
-            State { policy: name.to_owned(), meter: Meter::new(self.limits), lines: 0, last_error: None };
+    pub(super) fn start(
+        &self,
+        pre: &BindingsPre<State>,
+        talk: &Arc<Talk>,
+        limits: Limits,
+        wasi: bool,
+    ) -> Result<Instance, Fault> {
+        let _running = self.ticker.running();
+        let begun = Instant::now();
+        let lines = Arc::new(Mutex::new(Lines::new(Arc::clone(talk))));
+        let wasi = wasi.then(|| Wasi::new(Arc::clone(&lines)));
+        let state = State { lines, meter: Meter::new(limits, self.settings.instances), wasi };
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.meter);
         store.set_hostcall_fuel(limits::ANSWER);
-        store.set_fuel(self.limits.start_fuel()).expect("fuel is enabled in Host::new");
+        store.set_fuel(limits.start_fuel()).expect("fuel is enabled in Host::new");
+        store.set_epoch_deadline(Ticker::ticks(limits.configure));
         let bindings = pre.instantiate(&mut store).map_err(|error| fault(&error, store.data()))?;
-        Ok(Instance { store, bindings, limits: self.limits })
+        Ok(Instance { store, bindings, limits, ready_by: begun + limits.configure })
     }
 }
 
@@ -82,26 +136,38 @@ pub(super) struct Instance {
     store: Store<State>,
     bindings: Bindings,
     limits: Limits,
+    /// Until when it has to be described and configured.
+    ready_by: Instant,
 }
 
 impl Instance {
-    pub(super) fn describe(&mut self) -> Result<wit::Description, Fault> {
-        self.call(self.limits.start_fuel(), |rules, store| rules.call_describe(store)).0
+    pub(super) fn describe(&mut self, host: &Host) -> Result<wit::Description, Fault> {
+        let (fuel, time) = (self.limits.start_fuel(), self.left());
+        self.call(host, fuel, time, None, |rules, store| rules.call_describe(store)).0
     }
 
     /// Hands over the configuration. The inner error is the policy's: keys and messages.
-    pub(super) fn configure(&mut self, json: &str) -> Result<Result<(), Vec<(String, String)>>, Fault> {
-        self.call(self.limits.start_fuel(), |rules, store| rules.call_configure(store, json)).0
+    pub(super) fn configure(
+        &mut self,
+        host: &Host,
+        json: &str,
+    ) -> Result<Result<(), Vec<(String, String)>>, Fault> {
+        let (fuel, time) = (self.limits.start_fuel(), self.left());
+        self.call(host, fuel, time, None, |rules, store| rules.call_configure(store, json)).0
     }
 
-    /// One ruling and the fuel it burnt.
+    /// One ruling and the fuel it burnt, within `time` and the policy's own limit.
     pub(super) fn rule(
         &mut self,
+        host: &Host,
+        time: Duration,
         signal: &Signal,
         case: &Case,
         draft: &[Action],
     ) -> (Result<Ruling, Fault>, u64) {
-        let (answer, fuel) = self.call(self.limits.fuel, |rules, store| {
+        let (fuel, time) = (self.limits.fuel, time.min(self.limits.call));
+        let world = Some((signal.at, signal.id.as_str()));
+        let (answer, fuel) = self.call(host, fuel, time, world, |rules, store| {
             bindings::lowered(signal, case, draft, |signal, case, draft| {
                 rules.call_rule(store, signal, case, draft)
             })
@@ -109,18 +175,33 @@ impl Instance {
         (answer.and_then(checked), fuel)
     }
 
+    fn left(&self) -> Duration {
+        self.ready_by.saturating_duration_since(Instant::now())
+    }
+
     fn call<R>(
         &mut self,
+        host: &Host,
         fuel: u64,
+        time: Duration,
+        world: Option<(Moment, &str)>,
         call: impl FnOnce(&Rules, &mut Store<State>) -> wasmtime::Result<R>,
     ) -> (Result<R, Fault>, u64) {
+        let _running = host.ticker.running();
         self.store.set_fuel(fuel).expect("fuel is enabled in Host::new");
+        self.store.set_epoch_deadline(Ticker::ticks(time));
         let state = self.store.data_mut();
-        state.lines = 0;
-        state.last_error = None;
+        state.lines().begin();
+        if let Some(wasi) = &mut state.wasi {
+            wasi.begin(world);
+        }
         let answer = call(self.bindings.coroner_policy_rules(), &mut self.store);
         let left = self.store.get_fuel().expect("fuel is enabled in Host::new");
-        (answer.map_err(|error| fault(&error, self.store.data())), fuel - left)
+        let state = self.store.data();
+        if let Some(wasi) = &state.wasi {
+            wasi.end();
+        }
+        (answer.map_err(|error| fault(&error, state)), fuel - left)
     }
 }
 
@@ -138,46 +219,35 @@ fn checked(answer: Result<wit::Ruling, String>) -> Result<Ruling, Fault> {
 fn fault(error: &wasmtime::Error, state: &State) -> Fault {
     let kind = limits::kind_of(error, &state.meter);
     let cause = error.root_cause().to_string();
-    let message = match &state.last_error {
+    let message = match &state.lines().last_error {
         Some(said) if kind == FaultKind::Trap => format!("{cause}: {said}"),
         _ => cause,
     };
     Fault { kind, message: shortened(&message) }
 }
 
-/// The most of a policy's text that an audit record or a log line holds.
-pub(super) fn shortened(text: &str) -> String {
-    let mut end = text.len().min(limits::LOG_LINE);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].to_owned()
+/// What a policy's store holds for the host: its limits, its log, and WASI where it imports that.
+pub(super) struct State {
+    lines: Arc<Mutex<Lines>>,
+    meter: Meter,
+    wasi: Option<Wasi>,
 }
 
-/// What a policy's store holds for the host: its limits and its log.
-pub(super) struct State {
-    policy: String,
-    meter: Meter,
-    lines: u32,
-    last_error: Option<String>,
+impl State {
+    /// Shared with the streams of WASI, which are used within a call only, like this.
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.wasi.as_mut().expect("only components that import WASI are linked to it").ctx()
+    }
 }
 
 impl log::Host for State {
-    fn log(&mut self, severity: log::Severity, text: String) {
-        self.lines += 1;
-        let text = shortened(&text);
-        if severity == log::Severity::Error {
-            self.last_error = Some(text.clone());
-        }
-        if self.lines > limits::LOG_LINES {
-            return;
-        }
-        let policy = self.policy.as_str();
-        match severity {
-            log::Severity::Error => tracing::error!(policy, text, "policy says"),
-            log::Severity::Warn => tracing::warn!(policy, text, "policy says"),
-            log::Severity::Info => tracing::info!(policy, text, "policy says"),
-            log::Severity::Debug => tracing::debug!(policy, text, "policy says"),
-        }
+    fn log(&mut self, severity: log::Severity, text: String) -> wasmtime::Result<()> {
+        Ok(self.lines().write(severity, &text)?)
     }
 }

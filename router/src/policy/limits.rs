@@ -1,40 +1,55 @@
 //! What a policy may use, and how going past it is told from an honest trap.
 
-use wasmtime::{ResourceLimiter, Trap};
+use std::time::Duration;
 
+use wasmtime::{ResourceLimiter, Trap};
+use wasmtime_wasi::I32Exit;
+
+use super::wasi::Waited;
 use crate::ruling::FaultKind;
 
-/// What one policy may use in one call.
+/// What one policy may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// wasm fuel of one `rule`. Without it a loop without end would hold every signal behind it.
     pub fuel: u64,
-    /// Bytes of linear memory. Without it one policy could take the node's memory, and be the next OOM kill.
+    /// Bytes of linear memory of one instance, all its memories together. Without it one policy could take the node's
+    /// memory, and be the next OOM kill.
     pub memory: u64,
+    /// Time for one `rule`. Fuel decides first; what fuel does not count, a host call or a starved processor, ends here.
+    pub call: Duration,
+    /// Time to start, describe and configure an instance.
+    pub configure: Duration,
+    /// Table elements, all tables together. Tables live in the router's memory, and linear memory does not count them.
+    pub table_elements: usize,
+    /// Log lines a second. Without it a policy could fill the node's journal, and push out what others say.
+    pub log_rate: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { fuel: 10_000_000, memory: 16 << 20 }
+        Self {
+            fuel: 10_000_000,
+            memory: 16 << 20,
+            call: Duration::from_millis(20),
+            configure: Duration::from_secs(1),
+            table_elements: 10_000,
+            log_rate: 20,
+        }
     }
 }
 
 impl Limits {
-    /// Fuel to start with: instantiation, `describe` and `configure` run once and may build tables.
+    /// Fuel to start with: instantiation, `describe` and `configure` run once and may build tables. Time is what limits them: a
+    /// second of wasm is some billions.
     pub(super) fn start_fuel(self) -> u64 {
-        self.fuel.saturating_mul(10)
+        self.fuel.saturating_mul(1000)
     }
 }
 
-/// wasm stack. A policy that recurses without end would else run into the worker's own stack guard.
-pub(super) const STACK: usize = 512 << 10;
 /// Bytes one call may hand to the host. Without it an answer of one huge list would be copied out of the
 /// policy's memory before anybody looks at it.
 pub(super) const ANSWER: usize = 1 << 20;
-/// Table elements. Tables live in the router's memory and are not covered by the limit on linear memory.
-const TABLE: usize = 10_000;
-/// Log lines one call may write, and their length. Without it a policy could fill the node's journal.
-pub(super) const LOG_LINES: u32 = 32;
 /// Bytes of a log line.
 pub(super) const LOG_LINE: usize = 1024;
 
@@ -42,41 +57,68 @@ pub(super) const LOG_LINE: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Meter {
     memory: u64,
+    memory_used: u64,
+    table_elements: usize,
+    table_used: usize,
+    instances: usize,
     pub(super) memory_hit: bool,
 }
 
 impl Meter {
-    pub(super) fn new(limits: Limits) -> Self {
-        Self { memory: limits.memory, memory_hit: false }
+    pub(super) fn new(limits: Limits, instances: usize) -> Self {
+        Self {
+            memory: limits.memory,
+            memory_used: 0,
+            table_elements: limits.table_elements,
+            table_used: 0,
+            instances,
+            memory_hit: false,
+        }
     }
 }
 
 impl ResourceLimiter for Meter {
     fn memory_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if desired as u64 <= self.memory {
+        let used = self.memory_used.saturating_add(desired.saturating_sub(current) as u64);
+        if used <= self.memory {
+            self.memory_used = used;
             return Ok(true);
         }
         // A refusal would show in the policy as its own allocator's panic: an error here names the true cause.
         self.memory_hit = true;
-        Err(wasmtime::Error::msg(format!("{desired} bytes of memory, over {}", self.memory)))
+        Err(wasmtime::Error::msg(format!("{used} bytes of memory, over {}", self.memory)))
     }
 
     fn table_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if desired <= TABLE {
+        let used = self.table_used.saturating_add(desired.saturating_sub(current));
+        if used <= self.table_elements {
+            self.table_used = used;
             return Ok(true);
         }
         self.memory_hit = true;
-        Err(wasmtime::Error::msg(format!("{desired} table elements, over {TABLE}")))
+        Err(wasmtime::Error::msg(format!("{used} table elements, over {}", self.table_elements)))
+    }
+
+    fn instances(&self) -> usize {
+        self.instances
+    }
+
+    fn tables(&self) -> usize {
+        self.instances
+    }
+
+    fn memories(&self) -> usize {
+        self.instances
     }
 }
 
@@ -85,8 +127,12 @@ pub(super) fn kind_of(error: &wasmtime::Error, meter: &Meter) -> FaultKind {
     if meter.memory_hit {
         return FaultKind::Memory;
     }
+    if error.is::<Waited>() || error.is::<I32Exit>() {
+        return FaultKind::Trap;
+    }
     match error.downcast_ref::<Trap>() {
         Some(Trap::OutOfFuel) => FaultKind::Fuel,
+        Some(Trap::Interrupt) => FaultKind::Time,
         Some(Trap::StackOverflow) => FaultKind::Stack,
         Some(_) => FaultKind::Trap,
         // No trap and no limit: the answer could not be lifted.

@@ -1,25 +1,27 @@
-//! From a directory of files to policies that have been started once: each is taken or refused with its reason.
+//! From a component to a policy that has been started, described, configured, and found to be pure.
 
-use std::fs;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::Deserialize;
-use sha2::{Digest, Sha256};
+use wasmtime::component::Component;
 
 use super::bindings::{BindingsPre, wit};
+use super::compile::CompileError;
+use super::contract::ContractError;
+use super::counts::Counts;
+use super::directory::Found;
+use super::health::Health;
 use super::host::{Host, Instance, State};
+use super::own_file::OwnFile;
+use super::pure::{self, VectorError};
+use super::talk::{Talk, shortened};
+use crate::case::Known;
+use crate::config::PolicyMode;
 use crate::ruling::{Fault, FaultKind};
-
-/// Bytes of a component file. Without it a stray disk image in the directory would be read into memory.
-const MAX_FILE: u64 = 32 << 20;
-/// Bytes of a policy's `.toml`.
-const MAX_CONFIG: u64 = 1 << 20;
 
 /// The name of the built-in default policy.
 pub const BUILT_IN: &str = "00-kubernetes";
-static BUILT_IN_WASM: &[u8] = include_bytes!("../../../plugins/dist/kubernetes.wasm");
+pub(super) static BUILT_IN_WASM: &[u8] = include_bytes!("../../../plugins/dist/kubernetes.wasm");
 
 /// Why a policy is not in the chain.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +34,18 @@ pub enum LoadError {
         /// Why.
         source: std::io::Error,
     },
-    /// Neither `NN-name.wasm` nor the `.toml` of one.
-    #[error("{file} is no policy: a policy is named NN-name.wasm, its configuration NN-name.toml")]
+    /// Somebody else could change it.
+    #[error("{subject} is not trusted: {reason}")]
+    Trust {
+        /// The directory or the file.
+        subject: String,
+        /// Who could.
+        reason: String,
+    },
+    /// Neither `NN-name.wasm` nor what goes beside one.
+    #[error(
+        "{file} is no policy: a policy is named NN-name.wasm, its own file NN-name.toml, its vectors NN-name.jsonl"
+    )]
     Name {
         /// File name.
         file: String,
@@ -62,29 +74,23 @@ pub enum LoadError {
         /// What is wrong where.
         reason: String,
     },
-    /// Not a component.
-    #[error("policy {policy} is no WebAssembly component: {reason}")]
-    Component {
+    /// Its digest is not the one its own file names.
+    #[error("policy {policy} is sha256:{digest}, and {policy}.toml pins sha256:{pin}")]
+    Pin {
         /// Its name.
         policy: String,
-        /// What the parser says.
-        reason: String,
+        /// What was asked for.
+        pin: String,
+        /// What is there.
+        digest: String,
     },
-    /// Imports more than a policy gets.
-    #[error("policy {policy} imports {imports}, which a policy does not get: only coroner:policy/log@0.1.0")]
-    Imports {
+    /// It does not keep the contract, or does not compile.
+    #[error("policy {policy} {reason}")]
+    Compile {
         /// Its name.
         policy: String,
-        /// Their names.
-        imports: String,
-    },
-    /// A component of another world.
-    #[error("policy {policy} does not export coroner:policy/rules@0.1.0: {reason}")]
-    World {
-        /// Its name.
-        policy: String,
-        /// What is missing.
-        reason: String,
+        /// Why.
+        reason: CompileError,
     },
     /// It failed while it was started or described itself.
     #[error("policy {policy} failed in {call}: {reason}")]
@@ -96,6 +102,14 @@ pub enum LoadError {
         /// What stopped it.
         reason: String,
     },
+    /// What it says of itself breaks a limit.
+    #[error("policy {policy} describes itself with {what}")]
+    Description {
+        /// Its name.
+        policy: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// It refused its configuration.
     #[error("policy {policy} refuses its configuration: {}", keys(.mistakes))]
     Configure {
@@ -104,6 +118,14 @@ pub enum LoadError {
         /// Keys and messages.
         mistakes: Vec<(String, String)>,
     },
+    /// It is not pure, or a vector of the operator's gives another answer.
+    #[error("policy {policy} {reason}")]
+    Vectors {
+        /// Its name.
+        policy: String,
+        /// Which, and what it answered.
+        reason: VectorError,
+    },
 }
 
 impl LoadError {
@@ -111,15 +133,42 @@ impl LoadError {
     pub fn subject(&self) -> String {
         match self {
             Self::Directory { path, .. } => path.display().to_string(),
+            Self::Trust { subject, .. } => subject.clone(),
             Self::Name { file }
             | Self::Read { file, .. }
             | Self::Size { file, .. }
             | Self::Toml { file, .. } => file.clone(),
-            Self::Component { policy, .. }
-            | Self::Imports { policy, .. }
-            | Self::World { policy, .. }
+            Self::Pin { policy, .. }
+            | Self::Compile { policy, .. }
             | Self::Start { policy, .. }
-            | Self::Configure { policy, .. } => policy.clone(),
+            | Self::Description { policy, .. }
+            | Self::Configure { policy, .. }
+            | Self::Vectors { policy, .. } => policy.clone(),
+        }
+    }
+
+    /// Whether the bytes are to blame, so that the same bytes need not be tried again.
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Self::Compile { reason, .. } => match reason {
+                CompileError::Contract(
+                    ContractError::Component(_) | ContractError::World(_) | ContractError::Imports(_),
+                )
+                | CompileError::Refused(_)
+                | CompileError::Limit(_)
+                | CompileError::Ended { .. } => true,
+                CompileError::NoProgram | CompileError::Run { .. } => false,
+            },
+            Self::Start { .. } | Self::Description { .. } | Self::Configure { .. } | Self::Vectors { .. } => {
+                true
+            }
+            Self::Directory { .. }
+            | Self::Trust { .. }
+            | Self::Name { .. }
+            | Self::Read { .. }
+            | Self::Size { .. }
+            | Self::Toml { .. }
+            | Self::Pin { .. } => false,
         }
     }
 }
@@ -136,9 +185,20 @@ pub struct Policy {
     pub name: String,
     /// `sha256:...` of its bytes.
     pub digest: String,
+    /// Whether its rulings count.
+    pub mode: PolicyMode,
+    /// Bytes of its component.
+    pub(super) size: u64,
+    /// Interfaces it imports.
+    pub(super) imports: Vec<String>,
     /// What it says of itself.
     pub(super) description: wit::Description,
-    config: String,
+    pub(super) own: OwnFile,
+    pub(super) vectors: Option<String>,
+    pub(super) health: Arc<Health>,
+    pub(super) counts: Arc<Counts>,
+    talk: Arc<Talk>,
+    wasi: bool,
     pre: BindingsPre<State>,
 }
 
@@ -147,6 +207,7 @@ impl std::fmt::Debug for Policy {
         f.debug_struct("Policy")
             .field("name", &self.name)
             .field("digest", &self.digest)
+            .field("mode", &self.mode)
             .finish_non_exhaustive()
     }
 }
@@ -157,11 +218,16 @@ impl Policy {
         &self.description.version
     }
 
+    /// What it cannot work without.
+    pub fn needs(&self) -> Vec<Known> {
+        super::bindings::lifted_known(self.description.needs)
+    }
+
     /// A configured instance.
     pub(super) fn start(&self, host: &Host) -> Result<Instance, Fault> {
         let as_start = |fault: Fault| Fault { kind: FaultKind::Start, ..fault };
-        let mut instance = host.start(&self.name, &self.pre).map_err(as_start)?;
-        instance.configure(&self.config).map_err(as_start)?.map_err(|mistakes| Fault {
+        let mut instance = host.start(&self.pre, &self.talk, self.own.limits, self.wasi).map_err(as_start)?;
+        instance.configure(host, &self.own.config).map_err(as_start)?.map_err(|mistakes| Fault {
             kind: FaultKind::Start,
             message: format!("it refuses the configuration it took before: {}", keys(&mistakes)),
         })?;
@@ -169,137 +235,80 @@ impl Policy {
     }
 }
 
-/// The policies of a directory in order, the built-in default first, and what was refused.
-pub fn load(host: &Host, directory: Option<&Path>) -> (Vec<Arc<Policy>>, Vec<LoadError>) {
-    let (files, mut refused) = match directory.map(list) {
-        None => (Vec::new(), Vec::new()),
-        Some(Ok(listed)) => listed,
-        Some(Err(error)) => (Vec::new(), vec![error]),
-    };
-    let mut policies = Vec::new();
-    if !files.iter().any(|(name, _)| name == BUILT_IN) {
-        match prepare(host, BUILT_IN, BUILT_IN_WASM, "{}".to_owned()) {
-            Ok(policy) => policies.push(Arc::new(policy)),
-            Err(error) => refused.push(error),
-        }
-    }
-    for (name, path) in files {
-        match read(&name, &path).and_then(|(bytes, config)| prepare(host, &name, &bytes, config)) {
-            Ok(policy) => policies.push(Arc::new(policy)),
-            Err(error) => refused.push(error),
-        }
-    }
-    (policies, refused)
-}
+/// Bytes of a policy's own name and version: both are written to every audit record.
+const MAX_NAME: usize = 64;
+/// Bytes of its configuration's schema: it is kept.
+const MAX_SCHEMA: usize = 64 << 10;
 
-/// Checks, compiles, starts and configures one component.
-pub fn prepare(host: &Host, name: &str, bytes: &[u8], config: String) -> Result<Policy, LoadError> {
-    let policy = name.to_owned();
-    let component = host
-        .compile(bytes)
-        .map_err(|error| LoadError::Component { policy: policy.clone(), reason: first_line(&error) })?;
-    let foreign = host.foreign_imports(&component);
-    if !foreign.is_empty() {
-        return Err(LoadError::Imports { policy, imports: foreign.join(", ") });
-    }
-    let pre = host
-        .link(&component)
-        .map_err(|error| LoadError::World { policy: policy.clone(), reason: first_line(&error) })?;
+/// Starts and configures one compiled component, and holds it to its word.
+pub(super) fn prepare(
+    host: &Host,
+    found: &Found,
+    component: &Component,
+    health: Arc<Health>,
+    counts: Arc<Counts>,
+) -> Result<Policy, LoadError> {
+    let name = found.name.clone();
+    let imports = host.imports(component);
+    let wasi = imports.iter().any(|import| import.starts_with("wasi:"));
+    let pre = host.link(component, wasi).map_err(|error| LoadError::Compile {
+        policy: name.clone(),
+        reason: CompileError::Contract(ContractError::World(format!(
+            "does not fit its world: {}",
+            one_line(&error)
+        ))),
+    })?;
     let failed = |call: &'static str| {
-        let policy = policy.clone();
+        let policy = name.clone();
         move |fault: Fault| LoadError::Start { policy, call, reason: fault.message }
     };
-    let mut instance = host.start(name, &pre).map_err(failed("start"))?;
-    let description = instance.describe().map_err(failed("describe"))?;
+    let talk = Arc::new(Talk::new(name.clone(), found.own.limits.log_rate));
+    let mut instance = host.start(&pre, &talk, found.own.limits, wasi).map_err(failed("start"))?;
+    let description = instance.describe(host).map_err(failed("describe"))?;
+    described(&description).map_err(|what| LoadError::Description { policy: name.clone(), what })?;
     instance
-        .configure(&config)
+        .configure(host, &found.own.config)
         .map_err(failed("configure"))?
-        .map_err(|mistakes| LoadError::Configure { policy: policy.clone(), mistakes })?;
-    let digest = format!("sha256:{:x}", Sha256::digest(bytes));
-    Ok(Policy { name: policy, digest, description, config, pre })
+        .map_err(|mistakes| LoadError::Configure { policy: name.clone(), mistakes })?;
+    let policy = Policy {
+        name: name.clone(),
+        digest: format!("sha256:{}", found.bytes.digest),
+        mode: found.own.mode,
+        size: found.bytes.size,
+        imports,
+        description,
+        own: found.own.clone(),
+        vectors: found.vectors.clone(),
+        health,
+        counts,
+        talk,
+        wasi,
+        pre,
+    };
+    let vectors = |reason| LoadError::Vectors { policy: name.clone(), reason };
+    pure::check(host, &policy, instance).map_err(vectors)?;
+    if let Some(text) = &found.vectors {
+        pure::operators(host, &policy, text).map_err(vectors)?;
+    }
+    Ok(policy)
+}
+
+fn described(description: &wit::Description) -> Result<(), String> {
+    for (what, text) in [("name", &description.name), ("version", &description.version)] {
+        if text.is_empty() || text.len() > MAX_NAME {
+            return Err(format!("a {what} of {} bytes, not 1 to {MAX_NAME}", text.len()));
+        }
+    }
+    match &description.config_schema {
+        Some(schema) if schema.len() > MAX_SCHEMA => {
+            Err(format!("a config-schema of {} bytes, over {MAX_SCHEMA}", schema.len()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The whole chain of causes on one line.
-fn first_line(error: &wasmtime::Error) -> String {
+fn one_line(error: &wasmtime::Error) -> String {
     let texts: Vec<String> = error.chain().map(|cause| cause.to_string()).collect();
-    super::host::shortened(&texts.join(": ").replace('\n', " "))
-}
-
-type Listed = (Vec<(String, PathBuf)>, Vec<LoadError>);
-
-/// The `.wasm` files in name order, and what is in the directory that is no policy.
-fn list(directory: &Path) -> Result<Listed, LoadError> {
-    let failed = |source| LoadError::Directory { path: directory.to_owned(), source };
-    let mut names = Vec::new();
-    for entry in fs::read_dir(directory).map_err(failed)? {
-        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
-    }
-    names.sort_unstable();
-    let (mut files, mut refused) = (Vec::new(), Vec::new());
-    for file in names.iter().filter(|name| !name.starts_with('.')) {
-        match file.rsplit_once('.') {
-            Some((name, "wasm")) if is_name(name) => files.push((name.to_owned(), directory.join(file))),
-            Some((name, "toml")) if is_name(name) && names.contains(&format!("{name}.wasm")) => {}
-            _ => refused.push(LoadError::Name { file: file.clone() }),
-        }
-    }
-    Ok((files, refused))
-}
-
-/// `NN-name`: two digits, a dash, then letters, digits and dashes.
-fn is_name(name: &str) -> bool {
-    let bytes = name.as_bytes();
-    bytes.len() > 3
-        && bytes.len() <= 64
-        && bytes[..2].iter().all(u8::is_ascii_digit)
-        && bytes[2] == b'-'
-        && bytes[3..].iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
-}
-
-/// A component's bytes and its configuration as JSON.
-fn read(name: &str, path: &Path) -> Result<(Vec<u8>, String), LoadError> {
-    let bytes = read_file(path, MAX_FILE)?;
-    let toml = path.with_extension("toml");
-    let config = match toml.try_exists() {
-        Ok(true) => to_json(&format!("{name}.toml"), &read_file(&toml, MAX_CONFIG)?)?,
-        Ok(false) => "{}".to_owned(),
-        Err(source) => return Err(LoadError::Read { file: format!("{name}.toml"), source }),
-    };
-    Ok((bytes, config))
-}
-
-fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, LoadError> {
-    let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let failed = |source| LoadError::Read { file: file.clone(), source };
-    let mut bytes = Vec::new();
-    fs::File::open(path).map_err(failed)?.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > limit { Err(LoadError::Size { file, limit }) } else { Ok(bytes) }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PolicyFile {
-    #[serde(default)]
-    config: toml::Table,
-}
-
-fn to_json(file: &str, bytes: &[u8]) -> Result<String, LoadError> {
-    let wrong = |reason: String| LoadError::Toml { file: file.to_owned(), reason };
-    let text = std::str::from_utf8(bytes).map_err(|error| wrong(error.to_string()))?;
-    let parsed: PolicyFile =
-        toml::from_str(text).map_err(|error| wrong(error.to_string().trim_end().to_owned()))?;
-    serde_json::to_string(&plain(toml::Value::Table(parsed.config))).map_err(|error| wrong(error.to_string()))
-}
-
-/// TOML as JSON; dates become strings.
-fn plain(value: toml::Value) -> serde_json::Value {
-    match value {
-        toml::Value::String(text) => text.into(),
-        toml::Value::Integer(number) => number.into(),
-        toml::Value::Float(number) => number.into(),
-        toml::Value::Boolean(truth) => truth.into(),
-        toml::Value::Datetime(date) => date.to_string().into(),
-        toml::Value::Array(values) => values.into_iter().map(plain).collect(),
-        toml::Value::Table(table) => table.into_iter().map(|(key, value)| (key, plain(value))).collect(),
-    }
+    shortened(&texts.join(": ").replace('\n', " "))
 }

@@ -1,105 +1,48 @@
-//! The policy chain: a signal and its case in, what is to be done out, whatever the policies do.
+//! The policy chain: from files in a directory to rulings, whatever the policies do.
+//!
+//! ```text
+//! files -> directory -> cache / compile (a process of its own) -> load -> Lineup -> one Chain a worker
+//!          trust, own_file   contract                  pure         ^ keeper: watch, asks, swaps
+//! ```
+//!
+//! A [`Chain`] is what a worker asks; [`Keeper`] makes the [`Lineup`]s it goes over to.
 
+mod ask;
 mod bindings;
+mod cache;
+mod chain;
+mod compile;
+mod contract;
+mod counts;
+mod directory;
+mod health;
 mod host;
+mod keeper;
 mod limits;
 mod load;
+mod metrics;
+mod own_file;
+mod promote;
+mod pure;
+pub mod report;
+mod settings;
+mod single;
+mod status;
+mod talk;
+mod ticker;
+mod trust;
+mod wasi;
+mod watch;
 
-use std::sync::Arc;
-
-pub use host::Host;
+pub use ask::{Ask, Policies};
+pub use chain::{Chain, Lineup};
+pub use compile::{COMMAND, CompileError, compile_child};
+pub use contract::ContractError;
+pub use host::{Host, HostError};
+pub use keeper::{Keeper, Lineups, Outside};
 pub use limits::Limits;
-pub use load::{BUILT_IN, LoadError, Policy, load, prepare};
-
-use crate::case::Case;
-use crate::ruling::{Action, Fault, Opinion, Outcome, Ruling, default_ruling, legal};
-use crate::signal::Signal;
-use host::Instance;
-
-/// The policies of one worker, each with its own instance, in file-name order.
-pub struct Chain {
-    host: Arc<Host>,
-    links: Vec<Link>,
-    /// Counts the chains of this router's life, from 1.
-    pub generation: u64,
-}
-
-struct Link {
-    policy: Arc<Policy>,
-    /// `None` before the first call and after a fault.
-    instance: Option<Instance>,
-}
-
-impl std::fmt::Debug for Chain {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Chain").field("generation", &self.generation).finish_non_exhaustive()
-    }
-}
-
-impl Chain {
-    /// A chain of `policies`, none of them started yet.
-    pub fn new(host: Arc<Host>, policies: &[Arc<Policy>], generation: u64) -> Self {
-        let links =
-            policies.iter().map(|policy| Link { policy: Arc::clone(policy), instance: None }).collect();
-        Self { host, links, generation }
-    }
-
-    /// Rules on a signal. Cannot fail: a policy that does leaves the draft as it was, and a finished
-    /// draft that breaks the contract becomes the native default.
-    pub fn rule(&mut self, signal: &Signal, case: &Case) -> Outcome {
-        let native = default_ruling(signal, case).actions;
-        let mut actions = native.clone();
-        let mut opinions = Vec::with_capacity(self.links.len());
-        for link in &mut self.links {
-            if !bindings::wanted(link.policy.description.wants, &signal.event) {
-                continue;
-            }
-            let (answer, fuel) = link.rule(&self.host, signal, case, &actions);
-            if let Ok(Ruling::Decide(decision)) = &answer {
-                actions.clone_from(&decision.actions);
-            }
-            opinions.push(link.opinion(answer, fuel));
-        }
-        let illegal = legal(signal, case, &actions).err();
-        if illegal.is_some() {
-            actions.clone_from(&native);
-        }
-        Outcome { draft: native, opinions, actions, illegal }
-    }
-}
-
-impl Link {
-    fn rule(
-        &mut self,
-        host: &Host,
-        signal: &Signal,
-        case: &Case,
-        draft: &[Action],
-    ) -> (Result<Ruling, Fault>, u64) {
-        let mut instance = match self.instance.take().map_or_else(|| self.policy.start(host), Ok) {
-            Ok(instance) => instance,
-            Err(fault) => return (Err(fault), 0),
-        };
-        let (answer, fuel) = instance.rule(signal, case, draft);
-        // A refusal and a broken answer come from a policy that still runs, but it may have broken its own state.
-        if answer.is_ok() {
-            self.instance = Some(instance);
-        }
-        (answer, fuel)
-    }
-
-    fn opinion(&self, answer: Result<Ruling, Fault>, fuel: u64) -> Opinion {
-        let (ruling, fault) = match answer {
-            Ok(ruling) => (Some(ruling), None),
-            Err(fault) => (None, Some(fault)),
-        };
-        Opinion {
-            policy: self.policy.name.clone(),
-            version: self.policy.version().to_owned(),
-            digest: self.policy.digest.clone(),
-            ruling,
-            fuel,
-            fault,
-        }
-    }
-}
+pub use load::{BUILT_IN, LoadError, Policy};
+pub use metrics::PolicyMetrics;
+pub use pure::VectorError;
+pub use settings::{Compile, Quarantine, Settings};
+pub use single::{Checked, check};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::audit::Refused;
 use crate::config::PolicyMode;
 use crate::ruling::{Action, FaultKind};
 
@@ -32,18 +33,6 @@ pub struct Reloaded {
     pub changed: bool,
     /// Milliseconds it took.
     pub took_ms: u64,
-}
-
-/// Something in the directory that is not in the chain as it is there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Refused {
-    /// The policy or file.
-    pub subject: String,
-    /// Why.
-    pub reason: String,
-    /// The digest that runs instead: the last good one of this name.
-    pub kept: Option<String>,
 }
 
 /// One policy of the chain.
@@ -86,13 +75,13 @@ pub enum State {
     Trial,
 }
 
-/// Microseconds: upper bounds of the histogram's buckets.
+/// Microseconds: upper bounds of the histogram's buckets; `None`: beyond the last, 100 ms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct CallTime {
     /// Half of the calls took at most this.
-    pub p50: u64,
+    pub p50: Option<u64>,
     /// 99 in 100 did.
-    pub p99: u64,
+    pub p99: Option<u64>,
 }
 
 /// All of one policy.

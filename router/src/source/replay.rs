@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::arrival::{Ack, Arrival, Origin};
-use crate::audit::{Line, Record, VERSION};
+use crate::audit::{Line, READ, Record, VERSION};
 use crate::case::Known;
 use crate::config::Mode;
 
@@ -21,7 +21,9 @@ pub enum ReplayError {
         source: serde_json::Error,
     },
     /// A line of another version.
-    #[error("line {line} of the recording is of version {version}; this router reads version {VERSION}")]
+    #[error(
+        "line {line} of the recording is of version {version}; this router reads up to version {VERSION}"
+    )]
     Version {
         /// Counted from 1.
         line: usize,
@@ -30,13 +32,13 @@ pub enum ReplayError {
     },
 }
 
-/// The signals of a recording in its order. Lines that tell deliveries are passed over.
+/// The signals of a recording in its order. Lines that tell anything else are passed over.
 pub fn read(recording: &str) -> Result<Vec<Arrival>, ReplayError> {
     let mut arrivals = Vec::new();
     for (at, text) in recording.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
         let line: Line =
             serde_json::from_str(text).map_err(|source| ReplayError::Line { line: at + 1, source })?;
-        if line.v != VERSION {
+        if !READ.contains(&line.v) {
             return Err(ReplayError::Version { line: at + 1, version: line.v });
         }
         if let Record::Ruled(ruled) = line.record {

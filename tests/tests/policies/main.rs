@@ -7,30 +7,63 @@ mod random;
 mod rebuilt;
 mod zoo;
 
+use std::fs;
 use std::sync::Arc;
 
+use coroner::audit::Refused;
 use coroner::case::{Case, Known};
-use coroner::policy::{Chain, Host, Limits, Policy, load, prepare};
+use coroner::policy::{Chain, Compile, Host, Keeper, Lineup, Settings};
 use coroner::signal::{ContainerId, Event, Evidence, Exited, Level, Moment, OomKill, Signal, Target};
+use coroner_tests::binary;
+use tempfile::TempDir;
 
-/// A host with the router's own defaults.
-fn host() -> Arc<Host> {
-    Arc::new(Host::new(Limits::default()).unwrap())
+/// The router's own defaults; the `coroner` beside this test compiles.
+fn settings() -> Settings {
+    let program = Some(binary::find("coroner", "coroner").unwrap());
+    Settings { compile: Compile { program, ..Compile::default() }, ..Settings::default() }
 }
 
-/// The built-in default alone.
-fn built_in(host: &Host) -> Vec<Arc<Policy>> {
-    let (policies, refused) = load(host, None);
-    assert!(refused.is_empty(), "{refused:?}");
-    policies
+/// What became of files that were dropped into a policy directory.
+struct Dropped {
+    _folder: TempDir,
+    host: Arc<Host>,
+    lineup: Arc<Lineup>,
+    refused: Vec<Refused>,
 }
 
-fn taken(host: &Host, name: &str, bytes: &[u8]) -> Arc<Policy> {
-    Arc::new(prepare(host, name, bytes, "{}".to_owned()).unwrap())
+impl Dropped {
+    fn chain(&self) -> Chain {
+        Chain::new(Arc::clone(&self.host), &self.lineup)
+    }
+
+    /// Why the only file that was dropped is not in the chain.
+    fn reason(&self) -> &str {
+        let [refused] = &self.refused[..] else { panic!("{:?}", self.refused) };
+        assert_eq!(refused.kept, None);
+        &refused.reason
+    }
 }
 
-fn chain(host: &Arc<Host>, policies: &[Arc<Policy>]) -> Chain {
-    Chain::new(Arc::clone(host), policies, 1)
+/// Files by name, dropped before the start.
+fn dropped_with(settings: Settings, files: &[(&str, &[u8])]) -> Dropped {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    let settings = Settings { directory: Some(folder.path().to_owned()), ..settings };
+    let host = Arc::new(Host::new(settings).unwrap());
+    let keeper = Keeper::start(Arc::clone(&host));
+    let (lineup, refused) = (keeper.lineups().now(), keeper.refused().to_vec());
+    Dropped { _folder: folder, host, lineup, refused }
+}
+
+fn dropped(files: &[(&str, &[u8])]) -> Dropped {
+    dropped_with(settings(), files)
+}
+
+/// The built-in default as it is committed.
+fn kubernetes() -> Vec<u8> {
+    fs::read(binary::bundled_policy("kubernetes").unwrap()).unwrap()
 }
 
 fn signal(event: Event) -> Signal {

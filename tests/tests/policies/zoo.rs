@@ -1,18 +1,16 @@
 //! Bad guests: whatever one does, the draft before it stands, the audit names the fault, and the next signal is ruled.
 
-use coroner::policy::{LoadError, prepare};
 use coroner::ruling::{Action, FaultKind};
 use coroner_tests::guests::component;
 
-use super::{built_in, chain, exit, host, kill, ours, taken};
+use super::{dropped, exit, kill, kubernetes, ours};
 
 /// `name` behind the default policy: its fault is of this kind, says this, and changes nothing; twice, then others rule.
 fn check(name: &str, kind: FaultKind, says: &str) {
-    let host = host();
-    let mut policies = built_in(&host);
-    policies.push(taken(&host, &format!("50-{name}"), &component(name).unwrap()));
-    policies.extend(built_in(&host));
-    let mut chain = chain(&host, &policies);
+    let file = format!("50-{name}.wasm");
+    let dropped = dropped(&[(&file, &component(name).unwrap()), ("90-kubernetes.wasm", &kubernetes())]);
+    assert_eq!(dropped.refused, []);
+    let mut chain = dropped.chain();
     for _ in 0..2 {
         for (signal, due) in [(kill(), Action::TaskOom), (exit(), Action::TaskExit(None))] {
             let outcome = chain.rule(&signal, &ours());
@@ -71,10 +69,8 @@ fn a_refusal_is_told() {
 /// Invariant 1, where policies are concerned: the exit that is due is ruled whatever they answer.
 #[test]
 fn an_illegal_draft_becomes_the_native_default() {
-    let host = host();
-    let mut policies = built_in(&host);
-    policies.push(taken(&host, "50-double", &component("double").unwrap()));
-    let mut chain = chain(&host, &policies);
+    let dropped = dropped(&[("50-double.wasm", &component("double").unwrap())]);
+    let mut chain = dropped.chain();
     let outcome = chain.rule(&exit(), &ours());
     assert_eq!(outcome.actions, [Action::TaskExit(None)]);
     assert!(
@@ -86,33 +82,36 @@ fn an_illegal_draft_becomes_the_native_default() {
     assert!(outcome.illegal.as_ref().unwrap().contains("2 task-oom"), "{outcome:?}");
 }
 
+/// Dropped alone, it is refused and says this.
+fn check_refused(bytes: &[u8], says: &str) {
+    let dropped = dropped(&[("50-x.wasm", bytes)]);
+    assert!(dropped.reason().contains(says), "{}", dropped.reason());
+    assert!(dropped.reason().contains("50-x"), "{}", dropped.reason());
+    assert_eq!(dropped.lineup.policies.len(), 1, "the built-in default rules alone");
+}
+
 #[test]
 fn what_is_no_policy_is_refused_with_its_reason() {
-    let host = host();
-    let refused = |bytes: &[u8]| prepare(&host, "50-x", bytes, "{}".to_owned()).unwrap_err();
-    let error = refused(b"\0asm garbage");
-    assert!(matches!(&error, LoadError::Component { policy, .. } if policy == "50-x"), "{error}");
-    let module = wat::parse_str("(module)").unwrap();
-    assert!(matches!(refused(&module), LoadError::Component { .. }));
-    let empty = wat::parse_str("(component)").unwrap();
-    let error = refused(&empty);
-    assert!(error.to_string().contains("does not export coroner:policy/rules@0.1.0"), "{error}");
-    let greedy = wat::parse_str(r#"(component (import "wasi:sockets/tcp@0.2.0" (instance)))"#).unwrap();
-    let error = refused(&greedy);
-    assert!(error.to_string().contains("imports wasi:sockets/tcp@0.2.0"), "{error}");
-    let truncated = component("trap").unwrap();
-    assert!(matches!(refused(&truncated[..truncated.len() / 2]), LoadError::Component { .. }));
+    check_refused(b"garbage", "does not begin with `\\0asm`");
+    check_refused(b"\0asm garbage", "is no WebAssembly component");
+    check_refused(&wat::parse_str("(module)").unwrap(), "it is a core module");
+    check_refused(
+        &wat::parse_str("(component)").unwrap(),
+        "does not export coroner:policy/rules@0.1.0: it exports nothing",
+    );
+    let trap = component("trap").unwrap();
+    check_refused(&trap[..trap.len() / 2], "is no WebAssembly component");
 }
 
 #[test]
 fn a_policy_that_refuses_its_configuration_names_the_keys() {
-    let host = host();
     let bytes = include_bytes!("../../../plugins/dist/sigkill-is-oom.wasm");
-    let wrong = r#"{"assume_no_kill_request":true}"#;
-    let error = prepare(&host, "50-sigkill-is-oom", bytes, wrong.to_owned()).unwrap_err();
-    assert!(matches!(&error, LoadError::Configure { .. }), "{error}");
-    assert!(error.to_string().contains("config.assume_no_kill_request"), "{error}");
-    let wrong = r#"{"assume_no_kill_requests":"yes"}"#;
-    let error = prepare(&host, "50-sigkill-is-oom", bytes, wrong.to_owned()).unwrap_err();
-    assert!(error.to_string().contains("config.assume_no_kill_requests"), "{error}");
+    for (toml, says) in [
+        ("[config]\nassume_no_kill_request = true", "config.assume_no_kill_request: unknown key"),
+        ("[config]\nassume_no_kill_requests = 'yes'", "config.assume_no_kill_requests"),
+        ("[configs]", "50-x.toml: TOML parse error"),
+    ] {
+        let dropped = dropped(&[("50-x.wasm", bytes), ("50-x.toml", toml.as_bytes())]);
+        assert!(dropped.reason().contains(says), "{}", dropped.reason());
+    }
 }

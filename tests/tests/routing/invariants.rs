@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use coroner::audit::Record;
-use coroner::policy::{Chain, Host, Limits, load};
+use coroner::policy::{Host, Keeper};
 use coroner::source::replay;
 use coroner::{intake::Named, worker::Worker};
 
@@ -19,7 +19,7 @@ async fn invariant_1_every_exit_yields_its_task_exit() {
     std::fs::create_dir(&policies).unwrap();
     let double = coroner_tests::guests::component("double").unwrap();
     std::fs::write(policies.join("50-double.wasm"), double).unwrap();
-    config.policy_directory = Some(policies);
+    config.policies.directory = Some(policies);
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
     let agent = Arc::new(FakeAgent::default());
     let _server = serve(&agent, &places.path("agent.sock")).await;
@@ -114,9 +114,11 @@ async fn invariant_6_a_stuck_sink_delays_no_exit() {
 
 /// The audit lines of a recording, ruled by the bundled policies.
 fn replayed(recording: &str) -> Vec<String> {
-    let host = Arc::new(Host::new(Limits::default()).expect("the engine runs here"));
-    let (policies, _) = load(&host, None);
-    let mut worker = Worker::new(Chain::new(host, &policies, 1));
+    let config = Places::new().config("sole");
+    let host = Arc::new(Host::new(config.policies).expect("the engine runs here"));
+    let lineups = Keeper::start(Arc::clone(&host)).lineups();
+    assert_eq!(lineups.now().policies.len(), 1);
+    let mut worker = Worker::new(host, lineups);
     let lines = replay::read(recording).expect("a recording of ours").into_iter().map(|arrival| {
         let known = arrival.origin.known.clone();
         let verdict = worker.rule(Named { arrival, known, memory_limit: None });

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use coroner::config::Config;
 use coroner::source::agent::AgentSource;
 use coroner::{Router, RunError};
+use coroner_tests::binary;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -58,7 +59,11 @@ impl Places {
             at("agent.sock"),
             at("audit.jsonl"),
         );
-        Config::parse(&text).expect("the text above is a configuration")
+        let mut config = Config::parse(&text).expect("the text above is a configuration");
+        let program = binary::find("coroner", "coroner").expect("the workspace is built");
+        config.policies.compile.program = Some(program);
+        config.policies.cache = Some(self.path("cache"));
+        config
     }
 }
 

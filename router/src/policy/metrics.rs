@@ -1,0 +1,86 @@
+//! What Prometheus reads of policies: the counts of those that are in the chain.
+
+use std::fmt::Error;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+
+use super::counts::BUCKETS;
+use super::keeper::Lineups;
+use super::load::Policy;
+use super::report::State;
+
+/// Reads the lineup that rules at the time of asking.
+#[derive(Debug)]
+pub struct PolicyMetrics(pub Lineups);
+
+/// Seconds a microsecond is.
+const MICROSECOND: f64 = 1e-6;
+
+impl Collector for PolicyMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let lineup = self.0.now();
+        let help = "Policy chains of this router's life: the one that rules now";
+        let generation = i64::try_from(lineup.generation).unwrap_or(i64::MAX);
+        encoder
+            .encode_descriptor("coroner_policy_generation", help, None, MetricType::Gauge)?
+            .encode_gauge(&generation)?;
+        let policies = &lineup.policies;
+        let mut each =
+            |name: &str,
+             help: &str,
+             kind,
+             tell: &dyn Fn(&Policy, &mut MetricEncoder<'_>) -> Result<(), Error>| {
+                let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+                policies.iter().try_for_each(|policy| tell(policy, &mut family))
+            };
+        each("coroner_policy_calls", "Calls of a policy", MetricType::Counter, &|policy, family| {
+            family
+                .encode_family(&labels(policy))?
+                .encode_counter::<NoLabelSet, _, f64>(&policy.counts.calls(), None)
+        })?;
+        each("coroner_policy_rulings", "Calls a policy decided", MetricType::Counter, &|policy, family| {
+            family
+                .encode_family(&labels(policy))?
+                .encode_counter::<NoLabelSet, _, f64>(&policy.counts.decided(), None)
+        })?;
+        each(
+            "coroner_policy_faults",
+            "Calls that led to no ruling",
+            MetricType::Counter,
+            &|policy, family| {
+                policy.counts.faults().into_iter().try_for_each(|(kind, count)| {
+                    let labels = [("policy", policy.name.as_str()), ("kind", kind.name())];
+                    family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&count, None)
+                })
+            },
+        )?;
+        each("coroner_policy_call_seconds", "Time of a call", MetricType::Histogram, &|policy, family| {
+            let (micros, counts) = policy.counts.times();
+            let bounds = BUCKETS.iter().map(|micros| *micros as f64 * MICROSECOND).chain([f64::MAX]);
+            let buckets: Vec<(f64, u64)> = bounds.zip(counts.iter().copied()).collect();
+            let labels = labels(policy);
+            let mut family = family.encode_family(&labels)?;
+            family.encode_histogram::<NoLabelSet>(
+                micros as f64 * MICROSECOND,
+                counts.iter().sum(),
+                &buckets,
+                None,
+            )
+        })?;
+        each(
+            "coroner_policy_quarantined",
+            "1 while a policy is quarantined or on trial",
+            MetricType::Gauge,
+            &|policy, family| {
+                let (state, _) = policy.health.state();
+                family.encode_family(&labels(policy))?.encode_gauge(&i64::from(state != State::Running))
+            },
+        )
+    }
+}
+
+fn labels(policy: &Policy) -> [(&str, &str); 3] {
+    [("policy", policy.name.as_str()), ("digest", policy.digest.as_str()), ("mode", policy.mode.name())]
+}

@@ -28,7 +28,9 @@ const EXAMPLES: &str = "\
 Examples:
   coroner demo                                     see a real OOM kill being ruled (as root)
   coroner check --config /etc/coroner/coroner.toml
-  coroner run --config /etc/coroner/coroner.toml";
+  coroner run --config /etc/coroner/coroner.toml
+  coroner status                                   what a running router does
+  coroner policy --help                            its policies";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -37,6 +39,20 @@ pub(crate) enum Command {
         /// The configuration file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// A dry run: every policy only tells what it would rule, and the native default rules
+        #[arg(long)]
+        shadow_all: bool,
+    },
+    /// Show what runs: policies, sources, sinks
+    Status {
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Look at, reload and promote the policies of a running router
+    #[command(after_help = POLICY_EXAMPLES)]
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
     },
     /// Check the configuration and start every policy once
     Check {
@@ -61,11 +77,80 @@ pub(crate) enum Command {
     },
 }
 
+/// Where to ask, and how to answer.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Ask {
+    /// The router's control socket
+    #[arg(long, env = "CORONER_SOCKET", default_value = "/run/coroner/control.sock", value_name = "PATH")]
+    pub(crate) socket: PathBuf,
+    /// For machines
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const POLICY_EXAMPLES: &str = "\
+Examples:
+  coroner policy check 50-mine.wasm                would it be loaded, and what does a call cost?
+  coroner policy list                              what rules now
+  coroner policy inspect 50-mine                   all of one, its last faults, what it would change
+  coroner policy promote 50-mine                   let a shadow policy's rulings count";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// The chain, and what was refused
+    List {
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// All of one policy
+    Inspect {
+        /// Its file name without .wasm, 50-mine say
+        name: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Look at a component file without a router
+    Check {
+        /// The component
+        #[arg(value_name = "FILE.wasm")]
+        file: PathBuf,
+        /// Its own file; the one beside it unless named
+        #[arg(long, value_name = "FILE.toml")]
+        config: Option<PathBuf>,
+        /// For machines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look at the policy directory now
+    Reload {
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Let a shadow policy's rulings count
+    Promote {
+        /// Its file name without .wasm, 50-mine say
+        name: String,
+        /// Although it had faults
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// End a quarantine
+    Release {
+        /// Its file name without .wasm, 50-mine say
+        name: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
 impl Command {
     /// Whether its output is for a person at a terminal, and the life cycle of parts is noise.
     pub(crate) fn quiet(&self) -> bool {
         match self {
             Self::Run { .. } => false,
+            Self::Status { .. } | Self::Policy { .. } => true,
             Self::Check { .. } | Self::Demo { .. } | Self::DemoVictim { .. } => true,
         }
     }

@@ -1,6 +1,7 @@
 //! Carries rulings out: what the mode lets the router publish goes to the sinks' lanes, everything to the audit.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -8,6 +9,7 @@ use tokio::time::Instant;
 use crate::arrival::Ack;
 use crate::audit::{Planned, PlannedState, Record, Ruled};
 use crate::config::Mode;
+use crate::counts::Count;
 use crate::ruling::Action;
 use crate::signal::{Event, Signal};
 use crate::sink::Records;
@@ -48,12 +50,17 @@ pub struct Delivery {
     pub records: Records,
     /// Where TaskOOM and TaskExit go.
     pub lifecycle: Option<Lifecycle>,
+    /// Kills that came after their container's exit.
+    pub late_kills: Arc<Count>,
 }
 
 impl Delivery {
     /// Runs until every worker has ended.
     pub async fn run(mut self) {
         while let Some(Verdict { mut record, ack }) = self.rulings.recv().await {
+            if matches!(&record.signal.event, Event::OomKill(kill) if kill.late) {
+                self.late_kills.one();
+            }
             let events = self.plan(&mut record);
             self.records.tell(Record::Ruled(Box::new(record)));
             if !self.publish(events, ack).await {

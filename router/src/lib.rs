@@ -21,6 +21,9 @@ pub mod worker;
 pub mod delivery;
 pub mod audit;
 pub mod sink;
+pub mod counts;
+pub mod control;
+pub mod metrics;
 mod run;
 
 pub use run::{Router, RunError, run};

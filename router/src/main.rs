@@ -1,5 +1,6 @@
 //! The command line: arguments in, exit code out.
 
+mod asking;
 mod check;
 mod cli;
 mod demo;
@@ -18,7 +19,14 @@ fn main() -> ExitCode {
     let args = cli::Args::parse();
     cli::start_log(args.log.as_deref(), args.command.quiet());
     match args.command {
-        cli::Command::Run { config } => serve::run(&config),
+        cli::Command::Run { config, shadow_all } => serve::run(&config, shadow_all),
+        cli::Command::Status { ask } => asking::status(&ask),
+        cli::Command::Policy { command } => match command {
+            cli::PolicyCommand::Check { file, config, json } => {
+                policy_check::run(&file, config.as_deref(), json)
+            }
+            other => asking::policy(other),
+        },
         cli::Command::Check { config, json } => check::run(&config, json),
         cli::Command::Demo { json } => demo::run(json),
         cli::Command::DemoVictim { megabytes } => demo::victim(megabytes),

@@ -8,10 +8,13 @@ use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::arrival::Arrival;
 use crate::audit::Record;
-use crate::config::{Config, SinkKind};
+use crate::config::{Config, SinkKind, Source};
+use crate::control::{self, ControlError};
+use crate::counts::Counts;
 use crate::delivery::{Delivery, Lifecycle};
 use crate::identity::Identities;
 use crate::intake::{Intake, Task};
+use crate::metrics::{self, MetricsListener};
 use crate::policy::{Host, HostError, Keeper, Lineups, Outside, Policies};
 use crate::sink::Records;
 use crate::sink::containerd::{self, Containerd};
@@ -34,6 +37,17 @@ pub enum RunError {
     /// Policies cannot run here.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// Nobody could ask it.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// Prometheus could not ask it.
+    #[error("cannot listen on {address} (metrics.address): {source}")]
+    Metrics {
+        /// Where.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A part ended before it was told to.
     #[error("{part} ended by itself: {reason}")]
     Ended {
@@ -50,11 +64,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
     ready: impl FnOnce(),
 ) -> Result<(), RunError> {
-    let mut router = Router::start(&config)?;
-    for source in &config.sources {
-        let agent = AgentSource::new(source.clone(), config.node.clone(), router.arrivals());
-        router.add(format!("source {}", source.name), agent.run(router.stopped()));
-    }
+    let router = Router::serving(&config)?;
     ready();
     router.until(shutdown).await
 }
@@ -68,11 +78,25 @@ pub struct Router {
     records: Records,
     workers: Vec<mpsc::WeakSender<Task>>,
     policies: Option<Policies>,
+    lineups: Lineups,
+    counts: Arc<Counts>,
+    node: String,
     stop: watch::Sender<bool>,
     give_up: watch::Sender<bool>,
 }
 
 impl Router {
+    /// Starts everything the configuration names. To be called on the runtime.
+    pub fn serving(config: &Config) -> Result<Self, RunError> {
+        let mut router = Self::start(config)?;
+        router.control(config)?;
+        router.metrics(config)?;
+        for source in &config.sources {
+            router.follow(source);
+        }
+        Ok(router)
+    }
+
     /// Starts everything but the sources, with the policies the configuration names, and follows their directory.
     pub fn start(config: &Config) -> Result<Self, RunError> {
         let host = Arc::new(Host::new(config.policies.clone())?);
@@ -105,6 +129,13 @@ impl Router {
             records: Records::default(),
             workers: Vec::new(),
             policies: None,
+            lineups: lineups.clone(),
+            counts: Arc::new(Counts {
+                sources: config.sources.iter().map(|it| (it.name.clone(), Arc::default())).collect(),
+                sinks: config.sinks.iter().map(|it| (it.name.clone(), Arc::default())).collect(),
+                late_kills: Arc::default(),
+            }),
+            node: config.node.clone(),
             stop,
             give_up,
         };
@@ -126,7 +157,9 @@ impl Router {
         let address = config.containerd.as_ref().and_then(|it| it.address.clone());
         let intake = Intake { arrivals: from_sources, identities: Identities::new(address), workers };
         router.add("intake".to_owned(), intake.run());
-        let delivery = Delivery { rulings: from_workers, records: router.records.clone(), lifecycle };
+        let late_kills = Arc::clone(&router.counts.late_kills);
+        let records = router.records.clone();
+        let delivery = Delivery { rulings: from_workers, records, lifecycle, late_kills };
         router.add("delivery".to_owned(), delivery.run());
         router
     }
@@ -134,6 +167,33 @@ impl Router {
     /// Where the policies of this router can be asked for; `None` where nobody keeps them.
     pub fn policies(&self) -> Option<Policies> {
         self.policies.clone()
+    }
+
+    /// Reads a source until the router stops.
+    pub fn follow(&mut self, source: &Source) {
+        let counts = self.counts.source(&source.name);
+        let agent = AgentSource::new(source.clone(), self.node.clone(), self.arrivals(), counts);
+        self.add(format!("source {}", source.name), agent.run(self.stopped()));
+    }
+
+    /// Answers on the control socket, if the configuration has one.
+    fn control(&mut self, config: &Config) -> Result<(), RunError> {
+        let (Some(path), Some(policies)) = (&config.control, self.policies()) else { return Ok(()) };
+        let listener = control::listen(path)?;
+        let counts = Arc::clone(&self.counts);
+        let service = control::Service { policies, counts, about: control::About::new(config) };
+        self.add("control".to_owned(), control::serve(listener, service, self.stopped()));
+        Ok(())
+    }
+
+    /// Answers Prometheus, if the configuration says where.
+    fn metrics(&mut self, config: &Config) -> Result<(), RunError> {
+        let Some(address) = &config.metrics else { return Ok(()) };
+        let failed = |source| RunError::Metrics { address: format!("{address:?}"), source };
+        let listener = MetricsListener::open(address).map_err(failed)?;
+        let registry = metrics::registry(Arc::clone(&self.counts), self.lineups.clone());
+        self.add("metrics".to_owned(), metrics::serve(listener, registry, self.stopped()));
+        Ok(())
     }
 
     /// Where a source hands its signals on.
@@ -172,8 +232,9 @@ impl Router {
         let records = &mut Records::default();
         for sink in &config.sinks {
             if let SinkKind::Jsonl(path) = &sink.kind {
-                let lines = records.add(&sink.name);
-                let jsonl = Jsonl { name: sink.name.clone(), path: path.clone() };
+                let counts = self.counts.sink(&sink.name);
+                let lines = records.add(&sink.name, Arc::clone(&counts));
+                let jsonl = Jsonl { name: sink.name.clone(), path: path.clone(), counts };
                 self.add_thread(format!("sink {}", sink.name), move || jsonl.run(lines));
             }
         }
@@ -185,6 +246,7 @@ impl Router {
                 name: sink.name.clone(),
                 address: at.ttrpc_address.clone(),
                 records: records.clone(),
+                counts: self.counts.sink(&sink.name),
                 give_up: self.give_up.subscribe(),
             };
             self.add_counting(format!("sink {}", sink.name), publisher.run(actions));

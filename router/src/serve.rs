@@ -4,17 +4,23 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use coroner::Router;
 use coroner::config::{Config, ConfigError};
-use tokio::signal::unix::{SignalKind, signal};
+use coroner::policy::Policies;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::cli::{FAILED, WRONG};
 
 /// What blocking threads get at the very end: a hung disk must not keep the process.
 const LAST: Duration = Duration::from_millis(200);
 
-pub(crate) fn run(path: &Path) -> ExitCode {
+pub(crate) fn run(path: &Path, shadow_all: bool) -> ExitCode {
     let config = match read(path) {
-        Ok(config) => config,
+        Ok(mut config) => {
+            config.policies.shadow_all = shadow_all;
+            config
+        }
         Err(error) => {
             eprintln!("{error}");
             return WRONG.into();
@@ -30,7 +36,17 @@ pub(crate) fn run(path: &Path) -> ExitCode {
     };
     let ended = runtime.block_on(async {
         let stop = stop_signal()?;
-        coroner::run(config, stop, || tracing::info!("ready")).await.map_err(|error| error.to_string())
+        let mut router = Router::serving(&config).map_err(|error| error.to_string())?;
+        let hangups =
+            signal(SignalKind::hangup()).map_err(|error| format!("cannot wait for signals: {error}"))?;
+        if let Some(policies) = router.policies() {
+            router.add("hangup".to_owned(), reload(hangups, policies, router.stopped()));
+        }
+        if shadow_all {
+            tracing::warn!("--shadow-all: no policy's ruling counts; the native default rules");
+        }
+        tracing::info!("ready");
+        router.until(stop).await.map_err(|error| error.to_string())
     });
     runtime.shutdown_timeout(LAST);
     match ended {
@@ -39,6 +55,25 @@ pub(crate) fn run(path: &Path) -> ExitCode {
             tracing::error!(error, "the router failed");
             FAILED.into()
         }
+    }
+}
+
+/// Looks at the policy directory on each SIGHUP.
+async fn reload(mut hangups: Signal, policies: Policies, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|it| *it) => return,
+            _ = hangups.recv() => {}
+        }
+        let Some(reloaded) = policies.reload().await else { return };
+        let (generation, refused) = (reloaded.listing.generation, reloaded.listing.refused.len());
+        tracing::info!(
+            generation,
+            changed = reloaded.changed,
+            refused,
+            took_ms = reloaded.took_ms,
+            "SIGHUP: policies reloaded"
+        );
     }
 }
 

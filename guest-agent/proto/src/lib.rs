@@ -1,7 +1,8 @@
 //! What the agent and the router say to each other: `coroner.agent.v1`, generated once for both ends.
 //!
 //! `agent.proto` is the text, docs/agent-protocol.md its page. [`transport`] opens links, and every link passes
-//! the [`guard`], which closes it before an oversized frame is read.
+//! the [`guard`], which closes it before an oversized frame is read. Beside it [`control`], what `coroner status` and
+//! `coroner policy` ask a running router: `control.proto`, docs/cli.md.
 
 pub mod address;
 pub mod guard;
@@ -12,4 +13,4 @@ pub mod transport;
 #[rustfmt::skip]
 mod generated;
 
-pub use generated::{agent, agent_ttrpc};
+pub use generated::{agent, agent_ttrpc, control, control_ttrpc};

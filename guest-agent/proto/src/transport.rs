@@ -56,7 +56,18 @@ async fn paced<S>(accepted: io::Result<S>) -> io::Result<S> {
     accepted
 }
 
-fn bind(path: &Path) -> io::Result<UnixListener> {
+/// Listens on a unix socket that is made with mode 0600; one that nobody answers on any more is replaced. Its links have no guard:
+/// [`listen`] is for strangers, this is for commands of whoever may open it.
+pub fn private(path: &Path) -> io::Result<Listener> {
+    let listener = bind(path)?;
+    Ok(Listener::new(futures::stream::unfold(listener, async |listener| {
+        let accepted = listener.accept().await.map(|(stream, _)| stream);
+        Some((paced(accepted).await, listener))
+    })))
+}
+
+/// A unix socket made with mode 0600; one that nobody answers on any more is replaced.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
             let message = format!("{} is there and is no socket", path.display());

@@ -1,4 +1,4 @@
-//! The committed bindings are those of `agent.proto`. `REGENERATE=1 cargo test -p coroner-proto` writes them anew.
+//! The committed bindings are those of the `.proto` files. `REGENERATE=1 cargo test -p coroner-proto` writes them anew.
 
 use std::fs;
 use std::path::Path;
@@ -12,19 +12,19 @@ fn generated_code_is_current() {
     let fresh = tempfile::tempdir().unwrap();
     Codegen::new()
         .out_dir(fresh.path())
-        .input(here.join("agent.proto"))
+        .inputs([here.join("agent.proto"), here.join("control.proto")])
         .include(here)
         .rust_protobuf()
         .customize(Customize { async_all: true, gen_mod: true, ..Customize::default() })
         .rust_protobuf_customize(ProtobufCustomize::default().gen_mod_rs(true))
         .run()
         .unwrap();
-    for name in ["agent.rs", "agent_ttrpc.rs", "mod.rs"] {
+    for name in ["agent.rs", "agent_ttrpc.rs", "control.rs", "control_ttrpc.rs", "mod.rs"] {
         let new = fs::read_to_string(fresh.path().join(name)).unwrap();
         if std::env::var_os("REGENERATE").is_some() {
             fs::write(committed.join(name), &new).unwrap();
         }
         let old = fs::read_to_string(committed.join(name)).unwrap_or_default();
-        assert!(old == new, "{name} is not what agent.proto gives; REGENERATE=1 writes it anew");
+        assert!(old == new, "{name} is not what the .proto files give; REGENERATE=1 writes it anew");
     }
 }

@@ -14,7 +14,7 @@ use coroner::audit::{Line, Record};
 use coroner::config::{Config, Containerd, Mode, Sink, SinkKind, Source};
 use coroner::policy::{Compile, Settings};
 use coroner::signal::Event;
-use coroner::source::{agent::AgentSource, replay};
+use coroner::source::replay;
 use coroner::{Router, ruling::Action};
 use coroner_agent::Options;
 use coroner_proto::address::Address;
@@ -81,8 +81,7 @@ async fn live(mut stage: Stage, mut show: Show, stop: impl Future<Output = ()>) 
     agent_up.await.map_err(|_| "the agent did not start".to_owned())?;
     let mut router = Router::start(&set.config).map_err(|error| error.to_string())?;
     let source = Source { name: "demo".to_owned(), mode: Mode::Sole, guest: None, address: address.clone() };
-    let agent = AgentSource::new(source, set.config.node.clone(), router.arrivals());
-    router.add("source demo".to_owned(), agent.run(router.stopped()));
+    router.follow(&source);
     let mut router_end = end.clone();
     tasks.spawn(async move {
         let over = async move { drop(router_end.wait_for(|it| *it).await) };

@@ -21,6 +21,8 @@ pub const COMMAND: &str = "compile-policy";
 const REFUSED: u8 = 3;
 /// Bytes of its standard error that are read: it is a stranger as soon as it has parsed a stranger's bytes.
 const SAID: u64 = 16 << 10;
+/// Threads of the compiler: the node's processors are for its pods, and each thread takes address space of its own.
+const COMPILE_THREADS: &str = "2";
 /// Between two looks whether it has ended.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -75,6 +77,7 @@ pub(super) fn compile(settings: &Compile, component: File, out: File) -> Result<
         .arg(settings.memory.to_string())
         .arg(settings.time.as_secs().max(1).to_string())
         .env_clear()
+        .env("RAYON_NUM_THREADS", COMPILE_THREADS)
         .current_dir("/")
         .stdin(component)
         .stdout(out)

@@ -231,14 +231,14 @@ impl Keeper {
 
     fn look_and_tell(&mut self, outside: &Outside) {
         let before = self.lineups.now();
-        let refused = self.refused.clone();
+        let refused = self.told_refused();
         self.look();
         let after = self.lineups.now();
         if after.generation != before.generation {
             self.warn_of_needs(&after.policies, &before.policies);
             (outside.wake)();
         }
-        if after.generation != before.generation || refused != self.refused {
+        if after.generation != before.generation || refused != self.told_refused() {
             (outside.told)(self.record());
         }
     }
@@ -281,7 +281,7 @@ impl Keeper {
         self.problem = Some(problem);
         let before = self.lineups.now();
         let kept = before.policies.iter().map(|it| it.digest.as_str()).collect::<Vec<_>>().join(" ");
-        self.refuse(vec![refusal(error, (!kept.is_empty()).then_some(kept))]);
+        self.refused = vec![refusal(error, (!kept.is_empty()).then_some(kept))];
         if before.generation == 0 {
             // At the start there is no last good one: the built-in default rules.
             let alone = super::settings::Settings { directory: None, ..self.host.settings().clone() };
@@ -435,8 +435,13 @@ impl Keeper {
             at_ms: unix_ms(),
             generation: lineup.generation,
             policies: lineup.policies.iter().map(link).collect(),
-            refused: self.refused.iter().filter(|it| it.reason != COMPILING).cloned().collect(),
+            refused: self.told_refused(),
         }
+    }
+
+    /// What was refused; what is being compiled is not.
+    fn told_refused(&self) -> Vec<Refused> {
+        self.refused.iter().filter(|it| it.reason != COMPILING).cloned().collect()
     }
 
     fn answer_waiting(&mut self) {

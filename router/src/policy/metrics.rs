@@ -15,8 +15,8 @@ use super::report::State;
 #[derive(Debug)]
 pub struct PolicyMetrics(pub Lineups);
 
-/// Seconds a microsecond is.
-const MICROSECOND: f64 = 1e-6;
+/// Microseconds in a second.
+const SECOND: f64 = 1e6;
 
 impl Collector for PolicyMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
@@ -35,6 +35,14 @@ impl Collector for PolicyMetrics {
                 let mut family = encoder.encode_descriptor(name, help, None, kind)?;
                 policies.iter().try_for_each(|policy| tell(policy, &mut family))
             };
+        each("coroner_policy", "A policy of the chain", MetricType::Info, &|policy, family| {
+            family.encode_info(&[
+                ("policy", policy.name.as_str()),
+                ("version", policy.version()),
+                ("digest", policy.digest.as_str()),
+                ("mode", policy.mode.name()),
+            ])
+        })?;
         each("coroner_policy_calls", "Calls of a policy", MetricType::Counter, &|policy, family| {
             family
                 .encode_family(&labels(policy))?
@@ -58,16 +66,11 @@ impl Collector for PolicyMetrics {
         )?;
         each("coroner_policy_call_seconds", "Time of a call", MetricType::Histogram, &|policy, family| {
             let (micros, counts) = policy.counts.times();
-            let bounds = BUCKETS.iter().map(|micros| *micros as f64 * MICROSECOND).chain([f64::MAX]);
+            let bounds = BUCKETS.iter().map(|micros| *micros as f64 / SECOND).chain([f64::MAX]);
             let buckets: Vec<(f64, u64)> = bounds.zip(counts.iter().copied()).collect();
             let labels = labels(policy);
             let mut family = family.encode_family(&labels)?;
-            family.encode_histogram::<NoLabelSet>(
-                micros as f64 * MICROSECOND,
-                counts.iter().sum(),
-                &buckets,
-                None,
-            )
+            family.encode_histogram::<NoLabelSet>(micros as f64 / SECOND, counts.iter().sum(), &buckets, None)
         })?;
         each(
             "coroner_policy_quarantined",
@@ -81,6 +84,6 @@ impl Collector for PolicyMetrics {
     }
 }
 
-fn labels(policy: &Policy) -> [(&str, &str); 3] {
-    [("policy", policy.name.as_str()), ("digest", policy.digest.as_str()), ("mode", policy.mode.name())]
+fn labels(policy: &Policy) -> [(&str, &str); 1] {
+    [("policy", policy.name.as_str())]
 }

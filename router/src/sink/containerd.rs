@@ -1,6 +1,7 @@
 //! The sink `containerd`: publishes TaskOOM and TaskExit on containerd's event exchange, in order, until it has them.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use backon::BackoffBuilder;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use super::Records;
 use crate::arrival::Ack;
 use crate::audit::{Delivered, DeliveredOutcome, Record};
+use crate::counts::SinkCounts;
 
 /// Actions the lane holds. It never drops: when containerd is away for longer than this lasts, sources are read no
 /// further, and their agents keep the state of what was not read.
@@ -83,6 +85,8 @@ pub struct Containerd {
     pub address: PathBuf,
     /// Where outcomes are told.
     pub records: Records,
+    /// What is told of it.
+    pub counts: Arc<SinkCounts>,
     /// Turns true when the router's time to drain is over.
     pub give_up: watch::Receiver<bool>,
 }
@@ -110,6 +114,10 @@ impl Containerd {
                 waited_ms: u64::try_from(head.ruled.elapsed().as_millis()).unwrap_or(u64::MAX),
                 error,
             }));
+            self.counts.failed.more(u64::from(attempts.saturating_sub(1)));
+            if outcome == DeliveredOutcome::Acked {
+                self.counts.delivered.one();
+            }
             match (outcome, head.ack) {
                 (DeliveredOutcome::Acked, Some(ack)) => ack.done(),
                 (DeliveredOutcome::Acked, None) => {}

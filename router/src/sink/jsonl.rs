@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use crate::counts::SinkCounts;
+
 /// Where lines go.
 #[derive(Debug)]
 pub struct Jsonl {
@@ -15,6 +17,8 @@ pub struct Jsonl {
     pub name: String,
     /// `None` is standard output.
     pub path: Option<PathBuf>,
+    /// What is told of it.
+    pub counts: Arc<SinkCounts>,
 }
 
 impl Jsonl {
@@ -28,7 +32,10 @@ impl Jsonl {
             while let Ok(line) = lines.try_recv() {
                 batch.push(line);
             }
-            match self.write(&mut out, &batch) {
+            let outcome = self.write(&mut out, &batch);
+            let count = if outcome.is_ok() { &self.counts.delivered } else { &self.counts.dropped_unwritten };
+            count.more(batch.len() as u64);
+            match outcome {
                 Ok(()) if lost > 0 => {
                     tracing::info!(sink = self.name, lost, "audit records are written again");
                     lost = 0;

@@ -4,11 +4,11 @@ pub mod containerd;
 pub mod jsonl;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
 
 use crate::audit::Record;
+use crate::counts::SinkCounts;
 
 /// Lines a record lane holds. A disk that stalls for seconds on a busy node is ridden out; what
 /// comes after is dropped and counted, because a record must never delay an exit.
@@ -24,14 +24,14 @@ pub struct Records {
 struct Lane {
     sink: String,
     lines: mpsc::Sender<Arc<str>>,
-    dropped: Arc<AtomicU64>,
+    counts: Arc<SinkCounts>,
 }
 
 impl Records {
     /// Adds a sink's lane and gives its end.
-    pub fn add(&mut self, sink: &str) -> mpsc::Receiver<Arc<str>> {
+    pub fn add(&mut self, sink: &str, counts: Arc<SinkCounts>) -> mpsc::Receiver<Arc<str>> {
         let (lines, end) = mpsc::channel(LINES);
-        self.lanes.push(Lane { sink: sink.to_owned(), lines, dropped: Arc::default() });
+        self.lanes.push(Lane { sink: sink.to_owned(), lines, counts });
         end
     }
 
@@ -43,7 +43,8 @@ impl Records {
         let line: Arc<str> = record.to_line().into();
         for lane in &self.lanes {
             if lane.lines.try_send(Arc::clone(&line)).is_err() {
-                let dropped = lane.dropped.fetch_add(1, Ordering::Relaxed) + 1;
+                lane.counts.dropped_full.one();
+                let dropped = lane.counts.dropped_full.get();
                 if dropped.is_power_of_two() {
                     tracing::warn!(sink = lane.sink, dropped, "audit records dropped, the sink is too slow");
                 }

@@ -17,6 +17,7 @@ use super::watermark::Watermark;
 use crate::arrival::{Ack, Arrival, Origin};
 use crate::case::Known;
 use crate::config::Source;
+use crate::counts::SourceCounts;
 
 /// Signals of this source that may be on their way at once. An agent tells state, and tells it again: what is not
 /// read yet is safe there.
@@ -39,6 +40,7 @@ pub struct AgentSource {
     source: Source,
     node: String,
     arrivals: mpsc::Sender<Arrival>,
+    counts: Arc<SourceCounts>,
     /// What was told of each container in this stream, for the time when something was lost.
     told: HashMap<String, Told>,
     cursor: Cursor,
@@ -70,8 +72,14 @@ impl Cursor {
 
 impl AgentSource {
     /// A source that has not connected yet.
-    pub fn new(source: Source, node: String, arrivals: mpsc::Sender<Arrival>) -> Self {
-        Self { source, node, arrivals, told: HashMap::new(), cursor: Cursor::new(String::new()) }
+    pub fn new(
+        source: Source,
+        node: String,
+        arrivals: mpsc::Sender<Arrival>,
+        counts: Arc<SourceCounts>,
+    ) -> Self {
+        let cursor = Cursor::new(String::new());
+        Self { source, node, arrivals, counts, told: HashMap::new(), cursor }
     }
 
     /// Reads until told to stop, connecting anew whenever the link ends.
@@ -89,6 +97,7 @@ impl AgentSource {
                 ended = self.link(&mut read) => ended,
                 _ = stop.wait_for(|it| *it) => return,
             };
+            self.counts.connected(false);
             if read {
                 gap = gaps.build();
                 reached = true;
@@ -130,6 +139,8 @@ impl AgentSource {
         }
         self.look_over(&client).await?;
         *read = true;
+        self.counts.links.one();
+        self.counts.connected(true);
         tracing::info!(
             source = self.source.name,
             agent = hello.agent_version,
@@ -170,6 +181,7 @@ impl AgentSource {
                 }
             }
             if answer.lost > 0 {
+                self.counts.lost.more(answer.lost);
                 tracing::warn!(
                     source = self.source.name,
                     lost = answer.lost,
@@ -235,6 +247,7 @@ impl AgentSource {
             Ok(decoded) => decoded,
             Err(error) => {
                 tracing::warn!(source = self.source.name, %error, "signal refused");
+                self.counts.refused.one();
                 self.cursor.mark.skip(seq);
                 return true;
             }
@@ -247,6 +260,7 @@ impl AgentSource {
         self.cursor.mark.begin(seq);
         let ack = Ack::new(seq, self.cursor.done.clone());
         let arrival = Arrival { signal, origin: Arc::clone(origin), usage_bytes, ack };
+        self.counts.signals.one();
         self.arrivals.send(arrival).await.is_ok()
     }
 

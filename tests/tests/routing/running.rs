@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use coroner::config::Config;
-use coroner::source::agent::AgentSource;
 use coroner::{Router, RunError};
 use coroner_tests::binary;
 use tokio::sync::oneshot;
@@ -71,8 +70,7 @@ impl Running {
     /// Adds the sources of `config` to a router, and runs it until `end`.
     pub(crate) fn of(places: Places, config: &Config, mut router: Router) -> Self {
         for source in &config.sources {
-            let agent = AgentSource::new(source.clone(), config.node.clone(), router.arrivals());
-            router.add(source.name.clone(), agent.run(router.stopped()));
+            router.follow(source);
         }
         let (stop, over) = oneshot::channel();
         #[expect(clippy::disallowed_methods, reason = "joined in `end`")]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use wasmtime::{ResourceLimiter, Trap};
 use wasmtime_wasi::I32Exit;
 
+use super::talk::Flood;
 use super::wasi::Waited;
 use crate::ruling::FaultKind;
 
@@ -126,6 +127,9 @@ impl ResourceLimiter for Meter {
 pub(super) fn kind_of(error: &wasmtime::Error, meter: &Meter) -> FaultKind {
     if meter.memory_hit {
         return FaultKind::Memory;
+    }
+    if error.is::<Flood>() {
+        return FaultKind::Log;
     }
     if error.is::<Waited>() || error.is::<I32Exit>() {
         return FaultKind::Trap;

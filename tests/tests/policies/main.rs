@@ -4,7 +4,11 @@
 
 mod equal;
 mod random;
+mod files;
+mod modes;
 mod rebuilt;
+mod time;
+mod wasi;
 mod zoo;
 
 use std::fs;

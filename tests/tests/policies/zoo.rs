@@ -1,9 +1,12 @@
 //! Bad guests: whatever one does, the draft before it stands, the audit names the fault, and the next signal is ruled.
 
+use std::time::Duration;
+
+use coroner::policy::{Limits, Settings};
 use coroner::ruling::{Action, FaultKind};
 use coroner_tests::guests::component;
 
-use super::{dropped, exit, kill, kubernetes, ours};
+use super::{dropped, dropped_with, exit, kill, kubernetes, ours, settings};
 
 /// `name` behind the default policy: its fault is of this kind, says this, and changes nothing; twice, then others rule.
 fn check(name: &str, kind: FaultKind, says: &str) {
@@ -64,6 +67,61 @@ fn a_case_that_does_not_exist_is_no_answer() {
 #[test]
 fn a_refusal_is_told() {
     check("refuse", FaultKind::Refused, "no opinion today");
+}
+
+#[test]
+fn a_flood_of_the_log_is_cut_off() {
+    check("flood-log", FaultKind::Log, "more than 1000 log lines in one call");
+}
+
+#[test]
+fn a_huge_answer_is_no_answer() {
+    check("huge-answer", FaultKind::Answer, "");
+    check("long-answer", FaultKind::Answer, "");
+}
+
+#[test]
+fn a_table_is_memory_too() {
+    check("grow-table", FaultKind::Memory, "table elements, over 10000");
+}
+
+/// Kept out at the door: what never starts, cannot be configured, or keeps state.
+#[test]
+fn a_start_that_never_ends_is_refused() {
+    let limits = Limits { configure: Duration::from_millis(50), ..Limits::default() };
+    let short = Settings { limits, ..settings() };
+    let check = |name: &str, says: &str| {
+        let dropped = dropped_with(short.clone(), &[("50-x.wasm", &component(name).unwrap())]);
+        assert!(dropped.reason().contains(says), "{}", dropped.reason());
+    };
+    check("endless-start", "failed in start: wasm trap: interrupt");
+    check("spin-in-configure", "failed in configure: wasm trap: interrupt");
+    check("trap-in-configure", "failed in configure: wasm trap: wasm `unreachable`");
+}
+
+#[test]
+fn a_keeper_of_state_is_refused_and_its_two_answers_are_shown() {
+    let keeper = component("keeper").unwrap();
+    check_refused(&keeper, "is not pure: asked about worker-1:bundled:");
+    check_refused(&keeper, "I counted");
+    check_refused(&keeper, "\"pass\"");
+}
+
+/// A policy whose memory only grows is started anew when it has none left: between two such starts it rules.
+#[test]
+fn a_leaker_is_started_anew_and_rules_on() {
+    let dropped = dropped(&[("50-leaker.wasm", &component("leaker").unwrap())]);
+    let mut chain = dropped.chain();
+    let mut faults = Vec::new();
+    for at in 0..9000 {
+        let outcome = chain.rule(&kill(), &ours());
+        assert_eq!(outcome.actions, [Action::TaskOom]);
+        if let Some(fault) = &outcome.opinions[1].fault {
+            assert_eq!(fault.kind, FaultKind::Memory, "{fault:?}");
+            faults.push(at);
+        }
+    }
+    assert_eq!(faults.len(), 2, "16 MiB last for some four thousand calls of 4 KiB: {faults:?}");
 }
 
 /// Invariant 1, where policies are concerned: the exit that is due is ruled whatever they answer.

@@ -1,0 +1,12 @@
+;; Keeps state: every other answer is another.
+(global $asked (mut i32) (i32.const 0))
+(data (i32.const 1216) "I counted")
+(func (export "coroner:policy/rules@0.1.0#rule") (param i32) (result i32)
+  (local $at i32)
+  (global.set $asked (i32.add (global.get $asked) (i32.const 1)))
+  (local.set $at (call $grow (i32.const 64)))
+  (memory.fill (local.get $at) (i32.const 0) (i32.const 64))
+  (i32.store8 offset=4 (local.get $at) (i32.and (global.get $asked) (i32.const 1)))
+  (i32.store offset=16 (local.get $at) (i32.const 1216))
+  (i32.store offset=20 (local.get $at) (i32.const 9))
+  (local.get $at))

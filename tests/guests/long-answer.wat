@@ -1,0 +1,11 @@
+;; Answers a hundred thousand reports, all of them really there.
+(func (export "coroner:policy/rules@0.1.0#rule") (param i32) (result i32)
+  (local $at i32) (local $list i32)
+  (local.set $list (call $grow (i32.const 3600000)))
+  (memory.fill (local.get $list) (i32.const 0) (i32.const 3600000))
+  (local.set $at (call $grow (i32.const 64)))
+  (memory.fill (local.get $at) (i32.const 0) (i32.const 64))
+  (i32.store8 offset=4 (local.get $at) (i32.const 1))
+  (i32.store offset=8 (local.get $at) (local.get $list))
+  (i32.store offset=12 (local.get $at) (i32.const 100000))
+  (local.get $at))

@@ -71,7 +71,13 @@ impl Process {
         Ok(self.child.wait()?)
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(self.child.id().try_into()?).context("a child has a pid")?;
         kill_process(pid, signal).with_context(|| format!("sending {signal:?} to {}", self.name))
     }

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::binary;
@@ -17,6 +18,15 @@ use crate::wait::until;
 const READY: Duration = Duration::from_secs(30);
 /// The router itself gives up what has not run dry after 5 s.
 const STOP: Duration = Duration::from_secs(10);
+
+/// What a router takes, in KiB.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Its own, not backed by a file.
+    pub anonymous: u64,
+    /// All that is in memory.
+    pub resident: u64,
+}
 
 /// A router. Dropped, it is ended.
 #[derive(Debug)]
@@ -30,7 +40,11 @@ impl Router {
     /// Starts it on the configuration `toml`, in which `@DIR@` stands for the router's folder, and waits until it is ready.
     /// The folder `@DIR@/policies` is there, and empty. `audit` reads `@DIR@/audit.jsonl`.
     pub async fn start(toml: &str) -> Result<Self> {
-        let scratch = Scratch::new()?;
+        Self::start_in(Scratch::new()?, toml).await
+    }
+
+    /// The same in a folder that is there already, so that its peers can be.
+    pub async fn start_in(scratch: Scratch, toml: &str) -> Result<Self> {
         fs::create_dir(scratch.path("policies"))?;
         fs::write(
             scratch.path("coroner.toml"),
@@ -60,6 +74,53 @@ impl Router {
     pub fn kill(&mut self) -> Result<()> {
         self.process.take().context("the router does not run")?.kill()?;
         Ok(())
+    }
+
+    /// Drops a file into the policy directory as a careful operator does: written beside, then renamed.
+    pub fn drop_in(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let partial = self.policies().join(format!(".{name}"));
+        fs::write(&partial, bytes)?;
+        Ok(fs::rename(partial, self.policies().join(name))?)
+    }
+
+    /// Runs `coroner` with these arguments against this router's control socket.
+    pub fn command(&self, arguments: &[&str]) -> Result<Output> {
+        let socket = self.scratch.path("control.sock");
+        let output = Command::new(&self.binary).args(arguments).env("CORONER_SOCKET", socket).output();
+        output.context("running a command of coroner's")
+    }
+
+    /// The JSON document that `coroner ... --json` prints.
+    pub fn ask(&self, arguments: &[&str]) -> Result<Value> {
+        let output = self.command(&[arguments, &["--json"]].concat())?;
+        serde_json::from_slice(&output.stdout).with_context(|| format!("{arguments:?}: {output:?}"))
+    }
+
+    /// Waits until `coroner policy list` is as `wanted`.
+    pub async fn wait_listed(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        const DEADLINE: Duration = Duration::from_secs(30);
+        until(what, DEADLINE, async || Ok(Some(self.ask(&["policy", "list"])?).filter(&wanted))).await
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.as_ref().context("the router does not run")?.signal(signal)
+    }
+
+    /// Memory of its own and memory in all, in KiB, as the kernel adds them up in smaps_rollup.
+    pub fn memory(&self) -> Result<Memory> {
+        let process = self.process.as_ref().context("the router does not run")?;
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", process.pid()))?;
+        let of = |key: &str| -> Result<u64> {
+            let line = rollup.lines().find(|line| line.starts_with(key)).context("a line of smaps_rollup")?;
+            Ok(line.split_whitespace().nth(1).context("a number")?.parse()?)
+        };
+        Ok(Memory { anonymous: of("Anonymous:")?, resident: of("Rss:")? })
+    }
+
+    /// A file in its folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path(name)
     }
 
     /// Where policies are dropped.

@@ -178,7 +178,8 @@ impl Link {
         let took = begun.elapsed();
         self.policy.counts.call(took);
         let fault = answer.as_ref().err().map(|fault| fault.kind);
-        self.policy.health.called(Called { admission, fault, took, fuel });
+        let limit = self.policy.own.limits.call;
+        self.policy.health.called(Called { admission, fault, took, limit, fuel });
         (answer, fuel)
     }
 

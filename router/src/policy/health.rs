@@ -37,6 +37,8 @@ pub(super) struct Called {
     pub(super) admission: Admission,
     pub(super) fault: Option<FaultKind>,
     pub(super) took: Duration,
+    /// What it may take.
+    pub(super) limit: Duration,
     pub(super) fuel: u64,
 }
 
@@ -203,9 +205,14 @@ impl Health {
     }
 }
 
-/// What a call burnt: what it took beyond the first millisecond, as far as its fuel accounts for that.
+/// What a call burnt: what it took beyond the first millisecond, as far as its fuel accounts for that. A call that was ended for its time
+/// leaves no true count of its fuel: it burnt all it may take, and no more, however long its thread was kept waiting.
 fn burnt(called: Called) -> Duration {
-    called.took.min(Duration::from_micros(called.fuel / SLOWEST)).saturating_sub(FREE)
+    let accounted = match called.fault {
+        Some(FaultKind::Time) => called.limit,
+        _ => Duration::from_micros(called.fuel / SLOWEST),
+    };
+    called.took.min(accounted).saturating_sub(FREE)
 }
 
 fn millis(time: Duration) -> u64 {
@@ -216,8 +223,13 @@ fn millis(time: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    const CALL: Called =
-        Called { admission: Admission::Call, fault: None, took: Duration::from_micros(5), fuel: 7000 };
+    const CALL: Called = Called {
+        admission: Admission::Call,
+        fault: None,
+        took: Duration::from_micros(5),
+        limit: Duration::from_millis(20),
+        fuel: 7000,
+    };
 
     fn health() -> Health {
         Health::new("50-x".to_owned(), Quarantine::default())
@@ -255,7 +267,9 @@ mod tests {
         let health = health();
         let late = Called { fault: Some(FaultKind::Time), took: at(0.025), fuel: 9_000_000, ..CALL };
         health.called_at(late, at(0.0));
-        let starved = Called { fault: Some(FaultKind::Time), took: at(60.0), fuel: 7000, ..CALL };
+        let hung = Called { fault: Some(FaultKind::Time), took: at(60.0), fuel: 0, ..CALL };
+        health.called_at(hung, at(0.0));
+        let starved = Called { took: at(60.0), fuel: 7000, ..CALL };
         (0..1000).for_each(|_| health.called_at(starved, at(0.1)));
         let busy = Called { took: at(0.0009), fuel: 900_000, ..CALL };
         (0..10_000).for_each(|_| health.called_at(busy, at(0.2)));
@@ -263,7 +277,7 @@ mod tests {
         (0..10).for_each(|_| health.called_at(late, at(5.0)));
         (0..10).for_each(|_| health.called_at(late, at(16.0)));
         assert_eq!(health.admit_at(at(16.0)), Admission::Call, "what burnt eleven seconds ago is forgotten");
-        (0..11).for_each(|_| health.called_at(late, at(17.0)));
+        (0..17).for_each(|_| health.called_at(late, at(17.0)));
         assert_eq!(health.admit_at(at(17.0)), Admission::Quarantined);
     }
 

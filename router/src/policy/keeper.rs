@@ -89,6 +89,7 @@ pub struct Keeper {
     counts: HashMap<(String, String), Arc<Counts>>,
     compiling: Compiling,
     waiting: Vec<Waiting>,
+    looked: Instant,
     pub(super) sources: Vec<(String, Vec<Known>)>,
 }
 
@@ -143,6 +144,7 @@ impl Keeper {
             counts: HashMap::new(),
             compiling: Compiling::default(),
             waiting: Vec::new(),
+            looked: Instant::now(),
             sources: Vec::new(),
         };
         keeper.look();
@@ -178,6 +180,8 @@ impl Keeper {
         let mut due = Some(Due::now());
         loop {
             let poll = self.host.settings().poll.or((!watch.follow()).then_some(UNWATCHED));
+            // From the last look on: whoever asks something every moment must not put the next look off for ever.
+            let poll = poll.map(|poll| (self.looked + poll).saturating_duration_since(Instant::now()));
             let wait = due.as_ref().map(Due::wait).or(poll);
             let next = runtime.block_on(async {
                 tokio::select! {
@@ -245,6 +249,7 @@ impl Keeper {
 
     /// Looks at the directory, and swaps if that leads to another chain.
     fn look(&mut self) {
+        self.looked = Instant::now();
         let before = self.lineups.now();
         let seen = match directory::look(self.host.settings()) {
             Ok(seen) => {

@@ -86,6 +86,10 @@ node = "{NODE}"
 
 [policies]
 directory = "@DIR@/policies"
+cache = "@DIR@/cache"
+
+[control]
+socket = "@DIR@/control.sock"
 
 [containerd]
 address = "{containerd}"

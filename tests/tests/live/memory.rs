@@ -1,0 +1,143 @@
+//! What a router takes: with the default policy, with more, after a large one was compiled, and after ten thousand faults.
+
+use coroner_tests::guests::{component, large, padded};
+use coroner_tests::report::say;
+
+use super::{Stand, sigkill_is_oom};
+
+/// KiB of anonymous memory a daemon with the default policy may take.
+const DEFAULT: u64 = 4 << 10;
+/// KiB each further Rust policy may.
+const EACH: u64 = 307;
+/// KiB that may differ before and after something that leaves nothing behind: the heap's own unevenness.
+const NOTHING: u64 = 256;
+/// KiB that ten thousand faults may cost over one thousand.
+const FAULTS: u64 = 1 << 10;
+
+/// Signals enough for every worker to have ruled.
+async fn exercise(stand: &mut Stand) {
+    for at in 0..200_u64 {
+        stand.kill(&format!("c{}", at % 20), at + 1);
+    }
+    stand.dealt_with().await;
+}
+
+#[tokio::test]
+async fn a_router_with_the_default_policy_is_small_and_stays_so() {
+    let mut stand = Stand::start("sole", "").await;
+    // Once more, from the cache: what the first start left behind is no router's that runs for a year.
+    stand.router.stop().await.unwrap();
+    stand.router.start_again().await.unwrap();
+    exercise(&mut stand).await;
+    let alone = stand.router.memory().unwrap();
+    say(format_args!(
+        "default policy from cache: anonymous {} KiB, resident {} KiB",
+        alone.anonymous, alone.resident
+    ));
+    assert!(alone.anonymous <= DEFAULT, "{alone:?}");
+
+    let policy = sigkill_is_oom();
+    for at in 0..10_usize {
+        // Each of other bytes: an instance, its code and its types are all its own.
+        let name = format!("{}-sigkill.wasm", 50 + at);
+        stand.router.drop_in(&name, &padded(&policy, policy.len() + 100 + at)).unwrap();
+    }
+    let listed = |count: usize| move |it: &serde_json::Value| it["chain"].as_array().unwrap().len() == count;
+    stand.router.wait_listed("ten more policies", listed(11)).await.unwrap();
+    exercise(&mut stand).await;
+    let more = stand.router.memory().unwrap();
+    let each = more.anonymous.saturating_sub(alone.anonymous) / 10;
+    say(format_args!(
+        "each further Rust policy: anonymous {each} KiB; with ten resident {} KiB",
+        more.resident
+    ));
+    assert!(each <= EACH, "{alone:?} {more:?}");
+
+    for at in 0..10_usize {
+        std::fs::remove_file(stand.router.policies().join(format!("{}-sigkill.wasm", 50 + at))).unwrap();
+    }
+    stand.router.wait_listed("the ten to be gone", listed(1)).await.unwrap();
+    exercise(&mut stand).await;
+    let before = stand.router.memory().unwrap();
+    let large = large(42_000).unwrap();
+    say(format_args!("a component of {:.1} MB is compiled", large.len() as f64 / 1e6));
+    assert!(large.len() > 10_000_000, "{}", large.len());
+    stand.router.drop_in("50-large.wasm", &large).unwrap();
+    stand.router.wait_listed("the large one", listed(2)).await.unwrap();
+    exercise(&mut stand).await;
+    let with = stand.router.memory().unwrap();
+    std::fs::remove_file(stand.router.policies().join("50-large.wasm")).unwrap();
+    stand.router.wait_listed("the large one to be gone", listed(1)).await.unwrap();
+    exercise(&mut stand).await;
+    let after = stand.router.memory().unwrap();
+    say(format_args!(
+        "anonymous before {} KiB, with the large policy running {} KiB, after {} KiB",
+        before.anonymous, with.anonymous, after.anonymous
+    ));
+    assert!(after.anonymous <= before.anonymous + NOTHING, "{before:?} {after:?}");
+    stand.router.stop().await.unwrap();
+}
+
+/// Every vice that is let in, at once, and no quarantine to hold any of them back.
+#[tokio::test]
+async fn ten_thousand_faults_leave_nothing_behind() {
+    let forgiving = "signal = \"1s\"\nquarantine.faults = 4000000000\nquarantine.burnt = \"1day\"";
+    let mut stand = Stand::start("sole", forgiving).await;
+    let vices = [
+        "trap",
+        "panic",
+        "spin",
+        "hoard",
+        "recurse",
+        "lie",
+        "babble",
+        "refuse",
+        "flood-log",
+        "huge-answer",
+        "long-answer",
+        "grow-table",
+    ];
+    for (at, vice) in vices.iter().enumerate() {
+        stand.router.drop_in(&format!("{}-{vice}.wasm", 50 + at), &component(vice).unwrap()).unwrap();
+    }
+    let all = |it: &serde_json::Value| it["chain"].as_array().unwrap().len() == vices.len() + 1;
+    stand.router.wait_listed("every vice", all).await.unwrap();
+    let mut total = 0;
+    let mut faults = async |stand: &mut Stand, wanted: u64| loop {
+        for at in 0..50 {
+            total += 1;
+            stand.kill(&format!("c{at}"), total);
+        }
+        stand.dealt_with().await;
+        let list = stand.router.ask(&["policy", "list"]).unwrap();
+        let of = |it: &serde_json::Value| -> u64 {
+            it["faults"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum()
+        };
+        let so_far: u64 = list["chain"].as_array().unwrap().iter().map(of).sum();
+        if so_far >= wanted {
+            return (so_far, stand.router.memory().unwrap());
+        }
+    };
+    let (few, early) = faults(&mut stand, 1000).await;
+    let (many, late) = faults(&mut stand, 10_000).await;
+    say(format_args!(
+        "anonymous after {few} faults {} KiB, after {many} {} KiB",
+        early.anonymous, late.anonymous
+    ));
+    assert!(late.anonymous <= early.anonymous + FAULTS, "{early:?} {late:?}");
+    let list = stand.router.ask(&["policy", "list"]).unwrap();
+    for (vice, it) in vices.iter().zip(&list["chain"].as_array().unwrap()[1..]) {
+        let kind = match *vice {
+            "trap" | "panic" => "trap",
+            "spin" => "fuel",
+            "hoard" | "grow-table" => "memory",
+            "recurse" => "stack",
+            "refuse" => "refused",
+            "flood-log" => "log",
+            _ => "answer",
+        };
+        let faults = it["faults"].as_object().unwrap();
+        assert_eq!(faults.keys().collect::<Vec<_>>(), [kind], "{vice}: {faults:?}");
+    }
+    stand.router.stop().await.unwrap();
+}

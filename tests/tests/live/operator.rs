@@ -1,0 +1,160 @@
+//! An operator's day, as docs/policies.md tells it: every command and every answer on that page is produced here.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use coroner_tests::guests::component;
+use coroner_tests::report::say;
+
+use super::{ASSUME, Stand, sigkill_is_oom};
+
+/// A page's console blocks, each to be produced once.
+struct Page {
+    path: PathBuf,
+    blocks: Vec<String>,
+    produced: usize,
+}
+
+impl Page {
+    fn open(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let blocks = text.split("```console\n").skip(1).map(|it| it.split("```").next().unwrap().to_owned());
+        Self { path, blocks: blocks.collect(), produced: 0 }
+    }
+
+    /// The next block is this command and this answer, but for what differs from day to day.
+    fn produce(&mut self, command: &str, output: &Output) {
+        let answer = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        let actual = format!("$ {command}\n{answer}");
+        let shown = self.blocks.get(self.produced).cloned().unwrap_or_default();
+        assert!(
+            same_but_for_numbers(&shown, &actual),
+            "{}: block {} is:\n{shown}\nit was:\n{actual}",
+            self.path.display(),
+            self.produced + 1
+        );
+        self.produced += 1;
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Digests, counts, times and widths of columns differ; words do not.
+fn same_but_for_numbers(one: &str, other: &str) -> bool {
+    let words = |text: &str| -> Vec<String> {
+        let plain = |word: &str| word.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
+        let is_hex = |word: &&str| word.len() >= 12 && word.bytes().all(|b| b.is_ascii_hexdigit());
+        let words = text.split(|c: char| c.is_whitespace() || c == ':');
+        let words = words.filter(|word| !word.is_empty() && !is_hex(word));
+        words.map(plain).filter(|word| !word.is_empty() && word != "us" && word != "-").collect()
+    };
+    words(one) == words(other)
+}
+
+#[tokio::test]
+async fn docs_policies_md_is_what_happens() {
+    let mut page = Page::open("policies.md");
+    let mut stand = Stand::start("beside", "").await;
+    let ran = |stand: &Stand, page: &mut Page, command: &str, code: i32| {
+        let arguments: Vec<&str> = command.split(' ').skip(1).collect();
+        let output = stand.router.command(&arguments).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{command}: {output:?}");
+        page.produce(command, &output);
+    };
+    let listed = |name: &'static str| move |it: &serde_json::Value| it["chain"].to_string().contains(name);
+
+    // A shadow first.
+    stand
+        .router
+        .drop_in("50-sigkill-is-oom.toml", format!("mode = \"shadow\"\n\n{ASSUME}").as_bytes())
+        .unwrap();
+    stand.router.drop_in("50-sigkill-is-oom.wasm", &sigkill_is_oom()).unwrap();
+    stand.router.wait_listed("the shadow", listed("50-sigkill-is-oom")).await.unwrap();
+    stand.kill("web", 1);
+    stand.killed("web");
+    stand.killed("job");
+    stand.dealt_with().await;
+    ran(&stand, &mut page, "coroner policy list", 0);
+    ran(&stand, &mut page, "coroner policy promote 50-sigkill-is-oom", 0);
+    let toml = std::fs::read_to_string(stand.router.policies().join("50-sigkill-is-oom.toml")).unwrap();
+    assert_eq!(toml, format!("mode = \"enforce\"\n\n{ASSUME}"));
+    let enforced = |it: &serde_json::Value| it["chain"][1]["mode"] == "enforce";
+    stand.router.wait_listed("its promotion", enforced).await.unwrap();
+    ran(&stand, &mut page, "coroner policy promote 50-sigkill-is-oom", 2);
+
+    // A bad one.
+    stand.router.drop_in("60-broken.wasm", &sigkill_is_oom()[..20_000]).unwrap();
+    ran(&stand, &mut page, "coroner policy reload", 2);
+    std::fs::remove_file(stand.router.policies().join("60-broken.wasm")).unwrap();
+
+    // One that fails at each call.
+    stand.router.drop_in("70-trap.wasm", &component("trap").unwrap()).unwrap();
+    stand.router.wait_listed("the trap", listed("70-trap")).await.unwrap();
+    for at in 0..6 {
+        stand.kill(&format!("c{at}"), 1);
+        stand.dealt_with().await;
+    }
+    ran(&stand, &mut page, "coroner policy list", 0);
+    ran(&stand, &mut page, "coroner policy inspect 70-trap", 0);
+    ran(&stand, &mut page, "coroner policy release 70-trap", 0);
+    ran(&stand, &mut page, "coroner policy release 70", 2);
+    ran(&stand, &mut page, "coroner status", 0);
+    assert_eq!(page.produced, page.blocks.len(), "every block of the page is produced");
+
+    let metrics = scraped(&stand).await;
+    say(format_args!("{} lines of metrics", metrics.lines().count()));
+    for wanted in [
+        "coroner_policy_calls_total{policy=\"70-trap\"} 5",
+        "coroner_policy_faults_total{policy=\"70-trap\",kind=\"trap\"} 5",
+        "coroner_policy_faults_total{policy=\"70-trap\",kind=\"quarantined\"} 1",
+        "coroner_policy_quarantined{policy=\"70-trap\"} 0",
+        "coroner_policy_rulings_total{policy=\"00-kubernetes\"} 9",
+        "coroner_policy_call_seconds_count{policy=\"00-kubernetes\"} 9",
+        "coroner_source_signals_total{source=\"node\"} 9",
+        "coroner_source_connected{source=\"node\"} 1",
+        "coroner_sink_delivered_total{sink=\"containerd\"} 7",
+        "coroner_late_kills_total 0",
+    ] {
+        assert!(metrics.lines().any(|line| line == wanted), "{wanted}\n{metrics}");
+    }
+    stand.router.stop().await.unwrap();
+}
+
+/// `GET /metrics` over the unix socket.
+async fn scraped(stand: &Stand) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let ask = async |request: &str| {
+        let mut stream = tokio::net::UnixStream::connect(stand.router.path("metrics.sock")).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let elsewhere = ask("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    assert!(elsewhere.starts_with("HTTP/1.1 404"), "{elsewhere}");
+    let answer = ask("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.trim_end().ends_with("# EOF"), "{answer}");
+    answer
+}
+
+#[tokio::test]
+async fn nobody_to_ask_is_said_so_and_two_routers_do_not_share_a_socket() {
+    let mut stand = Stand::start("beside", "").await;
+    let second =
+        stand.router.command(&["run", "--config", stand.router.path("coroner.toml").to_str().unwrap()]);
+    let second = second.unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let said = text(&second.stderr);
+    assert!(said.contains("(control.socket)") && said.contains("another process answers on it"), "{said}");
+    stand.router.stop().await.unwrap();
+    let output = stand.router.command(&["status"]).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).starts_with("coroner: no router answers at "), "{output:?}");
+    // The socket it left behind is no obstacle.
+    stand.router.start_again().await.unwrap();
+    assert_eq!(stand.router.ask(&["status"]).unwrap()["node"], "n");
+    stand.router.stop().await.unwrap();
+}

@@ -69,6 +69,18 @@ impl Coroner {
     }
 }
 
+impl Coroner {
+    /// The record that tells of the chain of this generation.
+    pub(crate) async fn swapped(&self, generation: u64) -> Result<Value> {
+        let what = format!("generation {generation}");
+        self.router
+            .wait_record(&what, END, |record| {
+                record["record"] == "chain" && record["generation"] == generation
+            })
+            .await
+    }
+}
+
 /// Whether a record is the ruling on a signal of `kind` about a container's init process.
 pub(crate) fn is_ruled(record: &Value, kind: &str, container: &str) -> bool {
     let signal = &record["signal"];

@@ -1,6 +1,7 @@
-//! The exit reason changes by dropping a file into a directory, with the same binaries.
+//! The exit reason changes by dropping a file into a directory, while the router runs.
 
 use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use coroner_tests::binary;
@@ -16,13 +17,13 @@ use crate::beside::{Coroner, END, NODE, alone};
 const POLICY: &str = "50-sigkill-is-oom";
 
 #[tokio::test]
-async fn sigkill_is_ruled_oom_after_a_policy_was_dropped_in() {
+async fn sigkill_is_ruled_oom_while_a_policy_is_there() {
     let _turn = alone().await;
-    let _timed = timed("sigkill_is_ruled_oom_after_a_policy_was_dropped_in");
+    let _timed = timed("sigkill_is_ruled_oom_while_a_policy_is_there");
     let containerd = Containerd::start().await.unwrap();
     let mut cri = containerd.cri().await.unwrap();
     let pod = cri.run_pod(&containerd, "sigkill").await.unwrap();
-    let mut coroner = Coroner::start(&containerd).await.unwrap();
+    let coroner = Coroner::start(&containerd).await.unwrap();
     let binary = binary::digest(coroner.router.binary()).unwrap();
 
     let before = killed_from_the_host(&mut cri, &pod, "before").await.unwrap();
@@ -33,11 +34,12 @@ async fn sigkill_is_ruled_oom_after_a_policy_was_dropped_in() {
     assert_eq!(ruled["actions"], json!([]), "{ruled:#}");
 
     let policy = coroner.router.policies().join(POLICY);
-    fs::copy(binary::bundled_policy("sigkill-is-oom").unwrap(), policy.with_extension("wasm")).unwrap();
+    let bytes = fs::read(binary::bundled_policy("sigkill-is-oom").unwrap()).unwrap();
     fs::write(policy.with_extension("toml"), "[config]\nassume_no_kill_requests = true\n").unwrap();
-    coroner.router.stop().await.unwrap();
-    coroner.router.start_again().await.unwrap();
-    assert_eq!(binary::digest(coroner.router.binary()).unwrap(), binary, "the router's binary has changed");
+    let renamed = unix_ms();
+    coroner.router.drop_in(&format!("{POLICY}.wasm"), &bytes).unwrap();
+    let chain = coroner.swapped(2).await.unwrap();
+    say(format_args!("from the rename to the chain that has it: {} ms", at_ms(&chain) - renamed));
 
     let after = killed_from_the_host(&mut cri, &pod, "after").await.unwrap();
     let ruled = coroner.ruled("exited", &after).await.unwrap();
@@ -48,6 +50,27 @@ async fn sigkill_is_ruled_oom_after_a_policy_was_dropped_in() {
     assert_eq!(delivered["outcome"], "acked", "{delivered:#}");
     check_ruling(&ruled, &binary::digest(&policy.with_extension("wasm")).unwrap());
     check_identity(&ruled["signal"]["target"], &pod, &after);
+
+    let removed = unix_ms();
+    fs::remove_file(policy.with_extension("wasm")).unwrap();
+    let chain = coroner.swapped(3).await.unwrap();
+    say(format_args!("from its removal to the chain without it: {} ms", at_ms(&chain) - removed));
+    let last = killed_from_the_host(&mut cri, &pod, "last").await.unwrap();
+    let ruled = coroner.ruled("exited", &last).await.unwrap();
+    let (_, reading) = cri.readings(&last, END).await.unwrap();
+    say(format_args!("without it again: {reading}"));
+    assert_eq!(reading.to_string(), "Error/137");
+    assert_eq!((&ruled["actions"], &ruled["generation"]), (&json!([]), &json!(3)), "{ruled:#}");
+    assert_eq!(binary::digest(coroner.router.binary()).unwrap(), binary, "the router's binary has changed");
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    since.as_millis().try_into().unwrap()
+}
+
+fn at_ms(chain: &Value) -> u64 {
+    chain["at-ms"].as_u64().unwrap()
 }
 
 async fn killed_from_the_host(cri: &mut Cri, pod: &Pod, name: &str) -> Result<Container> {

@@ -90,6 +90,7 @@ pub(crate) struct Ask {
 
 const POLICY_EXAMPLES: &str = "\
 Examples:
+  coroner policy wrap target/wasm32-unknown-unknown/release/mine.wasm 50-mine.wasm
   coroner policy check 50-mine.wasm                would it be loaded, and what does a call cost?
   coroner policy list                              what rules now
   coroner policy inspect 50-mine                   all of one, its last faults, what it would change
@@ -120,6 +121,15 @@ pub(crate) enum PolicyCommand {
         /// For machines
         #[arg(long)]
         json: bool,
+    },
+    /// Make a component of what a compiler made for wasm32-unknown-unknown
+    Wrap {
+        /// The core module
+        #[arg(value_name = "CORE.wasm")]
+        core: PathBuf,
+        /// Where to write the policy, 50-mine.wasm say
+        #[arg(value_name = "FILE.wasm")]
+        file: PathBuf,
     },
     /// Look at the policy directory now
     Reload {

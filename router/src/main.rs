@@ -5,6 +5,7 @@ mod check;
 mod cli;
 mod demo;
 mod policy_check;
+mod policy_wrap;
 mod serve;
 
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
             cli::PolicyCommand::Check { file, config, json } => {
                 policy_check::run(&file, config.as_deref(), json)
             }
+            cli::PolicyCommand::Wrap { core, file } => policy_wrap::run(&core, &file),
             other => asking::policy(other),
         },
         cli::Command::Check { config, json } => check::run(&config, json),

@@ -19,6 +19,7 @@ pub mod events;
 pub mod guests;
 pub mod image;
 pub mod outcome;
+pub mod page;
 pub mod process;
 pub mod program;
 pub mod report;

@@ -57,7 +57,9 @@ pub(crate) fn policy(command: PolicyCommand) -> ExitCode {
             let request = ReleasePolicyRequest { name, ..ReleasePolicyRequest::default() };
             Ok((client.release_policy(context(), &request).await?, Show::release as View, ok as Verdict))
         }),
-        PolicyCommand::Check { .. } => unreachable!("it asks nobody, and main sends it elsewhere"),
+        PolicyCommand::Check { .. } | PolicyCommand::Wrap { .. } => {
+            unreachable!("they ask nobody, and main sends them elsewhere")
+        }
     }
 }
 

@@ -273,7 +273,7 @@ impl Keeper {
             }
         }
         self.compiling.ready.clear();
-        self.refuse(refused);
+        self.refuse(refused, seen.strays.len());
         self.swap(&before, policies);
     }
 
@@ -367,9 +367,15 @@ impl Keeper {
         Arc::clone(self.counts.entry((found.name.clone(), found.bytes.digest.clone())).or_default())
     }
 
-    /// Remembers what is refused now, and logs what was not before.
-    fn refuse(&mut self, refused: Vec<Refused>) {
-        for new in refused.iter().filter(|it| it.reason != COMPILING && !self.refused.contains(it)) {
+    /// Remembers what is refused now, the strays first, and logs what was not before.
+    fn refuse(&mut self, refused: Vec<Refused>, strays: usize) {
+        let news = refused.iter().enumerate();
+        for (at, new) in news.filter(|(_, it)| it.reason != COMPILING && !self.refused.contains(it)) {
+            if at < strays {
+                // The configuration of a policy that is about to come, often.
+                tracing::warn!(subject = new.subject, reason = new.reason, "a file is passed over");
+                continue;
+            }
             let kept = new.kept.as_deref().unwrap_or("none");
             tracing::error!(
                 subject = new.subject,

@@ -1,74 +1,18 @@
 //! An operator's day, as docs/policies.md tells it: every command and every answer on that page is produced here.
 
-use std::path::{Path, PathBuf};
-use std::process::Output;
-
 use coroner_tests::guests::component;
+use coroner_tests::page::Page;
 use coroner_tests::report::say;
 
 use super::{ASSUME, Stand, sigkill_is_oom};
-
-/// A page's console blocks, each to be produced once. `REGENERATE=1` writes them anew.
-struct Page {
-    path: PathBuf,
-    text: String,
-    produced: Vec<String>,
-}
-
-const BLOCK: &str = "```console\n";
-
-impl Page {
-    fn open(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
-        let text = std::fs::read_to_string(&path).unwrap();
-        Self { path, text, produced: Vec::new() }
-    }
-
-    /// The next block is this command and this answer.
-    fn produce(&mut self, command: &str, output: &Output) {
-        let answer = format!("{}{}", text(&output.stdout), text(&output.stderr));
-        self.produced.push(format!("$ {command}\n{answer}"));
-    }
-
-    /// Every block was produced, but for what differs from day to day.
-    fn finish(self) {
-        let mut parts = self.text.split(BLOCK);
-        let mut fresh = parts.next().unwrap().to_owned();
-        let mut produced = self.produced.into_iter();
-        for part in parts {
-            let (shown, rest) = part.split_once("```").unwrap();
-            let actual = produced.next().unwrap_or_else(|| panic!("nothing produces {shown}"));
-            if std::env::var_os("REGENERATE").is_none() {
-                assert!(same_but_for_numbers(shown, &actual), "{shown}\nwas:\n{actual}");
-            }
-            fresh.push_str(&format!("{BLOCK}{actual}```{rest}"));
-        }
-        assert_eq!(produced.next(), None, "the page shows all of it");
-        if std::env::var_os("REGENERATE").is_some() {
-            std::fs::write(self.path, fresh).unwrap();
-        }
-    }
-}
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Digests, counts, times and widths of columns differ; words do not.
-fn same_but_for_numbers(one: &str, other: &str) -> bool {
-    let words = |text: &str| -> Vec<String> {
-        let plain = |word: &str| word.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
-        let is_hex = |word: &&str| word.len() >= 12 && word.bytes().all(|b| b.is_ascii_hexdigit());
-        let words = text.split(|c: char| c.is_whitespace() || c == ':');
-        let words = words.filter(|word| !word.is_empty() && !is_hex(word));
-        words.map(plain).filter(|word| !word.is_empty() && word != "us" && word != "-").collect()
-    };
-    words(one) == words(other)
-}
-
 #[tokio::test]
 async fn docs_policies_md_is_what_happens() {
-    let mut page = Page::open("policies.md");
+    let mut page = Page::open("policies.md").unwrap();
     // Long enough for a slow machine to show it.
     let mut stand = Stand::start("beside", "quarantine.shortest = \"1m\"").await;
     let ran = |stand: &Stand, page: &mut Page, command: &str, code: i32| {
@@ -115,7 +59,7 @@ async fn docs_policies_md_is_what_happens() {
     ran(&stand, &mut page, "coroner policy release 70-trap", 0);
     ran(&stand, &mut page, "coroner policy release 70", 2);
     ran(&stand, &mut page, "coroner status", 0);
-    page.finish();
+    page.finish().unwrap();
 
     let metrics = scraped(&stand).await;
     say(format_args!("{} lines of metrics", metrics.lines().count()));

@@ -65,12 +65,12 @@ async fn sigkill_is_ruled_oom_while_a_policy_is_there() {
 }
 
 fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    since.as_millis().try_into().unwrap()
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is set");
+    since.as_millis().try_into().expect("milliseconds fit")
 }
 
 fn at_ms(chain: &Value) -> u64 {
-    chain["at-ms"].as_u64().unwrap()
+    chain["at-ms"].as_u64().expect("a chain says when")
 }
 
 async fn killed_from_the_host(cri: &mut Cri, pod: &Pod, name: &str) -> Result<Container> {

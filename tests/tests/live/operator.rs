@@ -98,6 +98,24 @@ async fn scraped(stand: &Stand) -> String {
 }
 
 #[tokio::test]
+async fn a_shadow_with_faults_is_promoted_by_force_alone() {
+    let mut stand = Stand::start("beside", "").await;
+    stand.router.drop_in("50-trap.toml", b"mode = \"shadow\"").unwrap();
+    stand.router.drop_in("50-trap.wasm", &component("trap").unwrap()).unwrap();
+    let mode = |mode: &'static str| move |it: &serde_json::Value| it["chain"][1]["mode"] == mode;
+    stand.router.wait_listed("the shadow", mode("shadow")).await.unwrap();
+    stand.kill("c", 1);
+    stand.dealt_with().await;
+    let refused = stand.router.command(&["policy", "promote", "50-trap"]).unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stdout).contains("not promoted: it had 1 faults"), "{refused:?}");
+    let forced = stand.router.ask(&["policy", "promote", "50-trap", "--force"]).unwrap();
+    assert_eq!((&forced["promoted"], &forced["difference"]["faults"]), (&true.into(), &1.into()));
+    stand.router.wait_listed("its promotion", mode("enforce")).await.unwrap();
+    stand.router.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn nobody_to_ask_is_said_so_and_two_routers_do_not_share_a_socket() {
     let mut stand = Stand::start("beside", "").await;
     let second =

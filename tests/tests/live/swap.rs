@@ -36,7 +36,7 @@ fn bad() -> Vec<(&'static str, Vec<u8>, &'static str)> {
 }
 
 #[tokio::test]
-async fn sixty_changes_under_load_lose_and_reorder_nothing() {
+async fn invariant_8_sixty_changes_under_load_swap_whole_and_lose_nothing() {
     let mut stand = Stand::start("sole", "compile.time = \"1s\"").await;
     let bad = bad();
     let mut swaps = 0;

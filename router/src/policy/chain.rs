@@ -6,20 +6,12 @@ use std::time::{Duration, Instant};
 use super::bindings;
 use super::health::{Admission, Called};
 use super::host::{Host, Instance};
+use super::lineup::Lineup;
 use super::load::Policy;
 use crate::case::Case;
 use crate::config::PolicyMode;
 use crate::ruling::{Action, Fault, FaultKind, Opinion, Outcome, Ruling, Shadow, default_ruling, legal};
 use crate::signal::Signal;
-
-/// The policies that rule from some signal on, the same for every worker.
-#[derive(Debug)]
-pub struct Lineup {
-    /// Counts the chains of this router's life, from 1.
-    pub generation: u64,
-    /// In file-name order.
-    pub policies: Vec<Arc<Policy>>,
-}
 
 /// The policies of one worker, each with its own instance, in file-name order.
 pub struct Chain {

@@ -7,7 +7,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
 use super::counts::BUCKETS;
-use super::keeper::Lineups;
+use super::lineup::Lineups;
 use super::load::Policy;
 use super::report::State;
 

@@ -14,7 +14,7 @@ fn text(bytes: &[u8]) -> String {
 async fn docs_policies_md_is_what_happens() {
     let mut page = Page::open("policies.md").unwrap();
     // Long enough for a slow machine to show it.
-    let mut stand = Stand::start("beside", "quarantine.shortest = \"1m\"").await;
+    let mut stand = Stand::start("beside", "quarantine.shortest = \"20s\"").await;
     let ran = |stand: &Stand, page: &mut Page, command: &str, code: i32| {
         let arguments: Vec<&str> = command.split(' ').skip(1).collect();
         let output = stand.router.command(&arguments).unwrap();

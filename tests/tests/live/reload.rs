@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
-use coroner_tests::guests::component;
+use coroner_tests::guests::{component, wasi_component};
 use coroner_tests::router::Router;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -139,5 +139,25 @@ async fn sighup_looks_too_and_polling_needs_nobody_to_tell() {
     fs::write(&elsewhere, component("passer").unwrap()).unwrap();
     let other = |it: &Value| it["chain"][1]["digest"] != first["chain"][1]["digest"];
     stand.router.wait_listed("what the link leads to", other).await.unwrap();
+    stand.router.stop().await.unwrap();
+}
+
+/// Such a policy waits for its streams, which a thread of the router's own runtime must not do.
+#[tokio::test]
+async fn a_wasi_policy_is_there_from_the_start_and_rules() {
+    let mut stand = Stand::start("beside", "").await;
+    stand.router.drop_in("50-clock.wasm", &wasi_component("clock").unwrap()).unwrap();
+    wait_names(&stand.router, &["00-kubernetes", "50-clock"]).await;
+    stand.router.stop().await.unwrap();
+    stand.router.start_again().await.unwrap();
+    stand.kill("c", 1);
+    stand.dealt_with().await;
+    let inspected = stand.router.ask(&["policy", "inspect", "50-clock"]).unwrap();
+    assert_eq!(
+        (&inspected["decided"], &inspected["faults"]),
+        (&1.into(), &serde_json::json!({})),
+        "{inspected:#}"
+    );
+    assert!(stand.router.logged("policy says").unwrap() > 0, "what it prints is in the log");
     stand.router.stop().await.unwrap();
 }

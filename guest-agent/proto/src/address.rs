@@ -1,4 +1,4 @@
-//! Where a link goes: `unix:///path` or `vsock://CID:PORT`.
+//! Where a link goes: `unix:///path`, `vsock://CID:PORT` or `hvsock:///path:PORT`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,13 +19,21 @@ pub enum Address {
         /// The port.
         port: u32,
     },
+    /// A port of a guest behind a unix socket of its virtual machine monitor: Firecracker, Cloud Hypervisor, vhost-device-vsock.
+    /// Only to be dialled.
+    Hvsock {
+        /// The unix socket.
+        path: PathBuf,
+        /// The guest's port.
+        port: u32,
+    },
 }
 
 /// Why a text is no address.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// Neither scheme.
-    #[error("`{0}` is not unix:///path or vsock://CID:PORT")]
+    /// No scheme of ours.
+    #[error("`{0}` is not unix:///path, vsock://CID:PORT or hvsock:///path:PORT")]
     Scheme(String),
     /// A unix path that is not absolute.
     #[error("`{0}` does not name an absolute path: unix:///path has three slashes")]
@@ -36,19 +44,28 @@ pub enum AddressError {
     /// Not two numbers.
     #[error("`{0}` is not vsock://CID:PORT: both are numbers, CID -1 is any")]
     Vsock(String),
+    /// Not a path and a number.
+    #[error("`{0}` is not hvsock:///path:PORT: the monitor's unix socket, and a port of the guest")]
+    Hvsock(String),
 }
 
 impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
+        // sun_path has 108 bytes, the last a zero: unix(7).
+        let unix = |path: &str| match path {
+            _ if !path.starts_with('/') => Err(AddressError::Path(text.to_owned())),
+            _ if path.len() > 107 => Err(AddressError::Long(text.to_owned())),
+            _ => Ok(PathBuf::from(path)),
+        };
         if let Some(path) = text.strip_prefix("unix://") {
-            // sun_path has 108 bytes, the last a zero: unix(7).
-            return match path {
-                _ if !path.starts_with('/') => Err(AddressError::Path(text.to_owned())),
-                _ if path.len() > 107 => Err(AddressError::Long(text.to_owned())),
-                _ => Ok(Self::Unix(PathBuf::from(path))),
-            };
+            return Ok(Self::Unix(unix(path)?));
+        }
+        if let Some(rest) = text.strip_prefix("hvsock://") {
+            let wrong = || AddressError::Hvsock(text.to_owned());
+            let (path, port) = rest.rsplit_once(':').ok_or_else(wrong)?;
+            return Ok(Self::Hvsock { path: unix(path)?, port: port.parse().map_err(|_| wrong())? });
         }
         if let Some(rest) = text.strip_prefix("vsock://") {
             let cid = |cid: &str| if cid == "-1" { Some(ANY_CID) } else { cid.parse().ok() };
@@ -67,6 +84,7 @@ impl fmt::Display for Address {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
             Self::Vsock { cid: ANY_CID, port } => write!(f, "vsock://-1:{port}"),
             Self::Vsock { cid, port } => write!(f, "vsock://{cid}:{port}"),
+            Self::Hvsock { path, port } => write!(f, "hvsock://{}:{port}", path.display()),
         }
     }
 }
@@ -77,10 +95,23 @@ mod tests {
 
     #[test]
     fn addresses_are_read_and_shown() {
-        for text in ["unix:///run/a.sock", "vsock://3:1030", "vsock://-1:1030"] {
+        for text in
+            ["unix:///run/a.sock", "vsock://3:1030", "vsock://-1:1030", "hvsock:///run/vm:1/v.sock:1030"]
+        {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
-        for bad in ["", "tcp://1:2", "unix://a", "vsock://3", "vsock://x:1", "vsock://3:y", "vsock://3:1:2"] {
+        for bad in [
+            "",
+            "tcp://1:2",
+            "unix://a",
+            "vsock://3",
+            "vsock://x:1",
+            "vsock://3:y",
+            "vsock://3:1:2",
+            "hvsock://3:1030",
+            "hvsock:///run/v.sock",
+            "hvsock:///run/v.sock:x",
+        ] {
             assert!(bad.parse::<Address>().is_err(), "{bad}");
         }
         let long = format!("unix:///{}", "a".repeat(107));

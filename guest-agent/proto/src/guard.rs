@@ -2,10 +2,15 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::bucket::Bucket;
 use crate::limits::MAX_FRAME;
 
 /// u32 body length, u32 stream id (big-endian), u8 type, u8 flags: ttrpc's PROTOCOL.md.
@@ -23,17 +28,77 @@ pub struct Guard<S> {
     given: usize,
     /// Body bytes still to come.
     body: usize,
-    refused: bool,
+    refused: Refused,
+    pace: Option<Pace>,
+    /// Dropped with the guard, which its receiver hears.
+    ended: Option<oneshot::Sender<()>>,
+}
+
+/// Whether a guard has refused a frame: the error itself goes to the library that reads, which tells nobody.
+#[derive(Clone, Debug, Default)]
+pub struct Refused(Arc<AtomicBool>);
+
+impl Refused {
+    /// Whether it has.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How many frames a second are read; the rest waits in the kernel.
+#[derive(Debug)]
+struct Pace {
+    frames: Bucket,
+    /// A frame was read that is not paid for yet: the next waits for it.
+    owed: bool,
+    until: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pace {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.owed {
+            if let Some(until) = &mut self.until {
+                ready!(until.as_mut().poll(cx));
+                self.until = None;
+            }
+            let now = Instant::now();
+            match self.frames.take(1, now) {
+                Ok(()) => self.owed = false,
+                Err(wait) => self.until = Some(Box::pin(sleep_until(now + wait))),
+            }
+        }
+        Poll::Ready(())
+    }
 }
 
 impl<S> Guard<S> {
     /// Guards a stream that is at the start of a frame.
     pub fn new(inner: S) -> Self {
-        Self { inner, header: [0; HEADER], filled: 0, given: 0, body: 0, refused: false }
+        let refused = Refused::default();
+        Self { inner, header: [0; HEADER], filled: 0, given: 0, body: 0, refused, pace: None, ended: None }
+    }
+
+    /// Reads at most so many frames a second.
+    #[must_use]
+    pub fn paced(mut self, frames: Bucket) -> Self {
+        self.pace = Some(Pace { frames, owed: false, until: None });
+        self
+    }
+
+    /// Says whether a frame was refused, while it lives and after.
+    pub fn refused(&self) -> Refused {
+        self.refused.clone()
+    }
+
+    /// Resolves when the guard is dropped: the link is at its end.
+    pub fn ended(&mut self) -> oneshot::Receiver<()> {
+        let (ended, heard) = oneshot::channel();
+        self.ended = Some(ended);
+        heard
     }
 
     fn refuse(&mut self, length: usize) -> io::Error {
-        self.refused = true;
+        self.refused.0.store(true, Ordering::Relaxed);
         let message = format!("a frame of {length} bytes, over {MAX_FRAME}: the link is closed");
         io::Error::new(io::ErrorKind::InvalidData, message)
     }
@@ -46,7 +111,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.refused || buf.remaining() == 0 {
+        if this.refused.get() || buf.remaining() == 0 {
             // After a refusal the link is at its end: whoever reads on gets the end of the stream.
             return Poll::Ready(Ok(()));
         }
@@ -54,6 +119,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
             (this.filled, this.given) = (0, 0);
         }
         if this.body == 0 {
+            if let (0, Some(pace)) = (this.filled, &mut this.pace) {
+                ready!(pace.poll(cx));
+            }
             while this.filled < HEADER {
                 let mut part = ReadBuf::new(&mut this.header[this.filled..]);
                 ready!(Pin::new(&mut this.inner).poll_read(cx, &mut part))?;
@@ -74,6 +142,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
                 if this.given == HEADER {
                     this.body = length;
                     (this.filled, this.given) = (0, 0);
+                    if let Some(pace) = &mut this.pace {
+                        pace.owed = true;
+                    }
                 }
                 return Poll::Ready(Ok(()));
             }
@@ -149,6 +220,29 @@ mod tests {
             assert_eq!(got.len(), sent.len(), "{piece} {reads}");
             assert_eq!(got, sent);
         }
+    }
+
+    #[tokio::test]
+    async fn frames_beyond_the_pace_wait() {
+        let (mut near, far) = tokio::io::duplex(1 << 16);
+        let mut guard = Guard::new(far).paced(Bucket::new(100, 5));
+        for _ in 0..25 {
+            near.write_all(&frame(3)).await.unwrap();
+        }
+        let begun = Instant::now();
+        let mut all = vec![0; 25 * 13];
+        guard.read_exact(&mut all).await.unwrap();
+        assert_eq!(all, frame(3).repeat(25));
+        // 20 frames beyond the burst, of which the last is not waited for: never earlier, however late the machine is.
+        assert!(begun.elapsed().as_millis() >= 185, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_the_end_hears_it() {
+        let mut guard = Guard::new(tokio::io::duplex(1).1);
+        let ended = guard.ended();
+        drop(guard);
+        assert!(ended.await.is_err());
     }
 
     #[tokio::test]

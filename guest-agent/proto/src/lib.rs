@@ -2,15 +2,17 @@
 //!
 //! `agent.proto` is the text, docs/agent-protocol.md its page. [`transport`] opens links, and every link passes
 //! the [`guard`], which closes it before an oversized frame is read. Beside it [`control`], what `coroner status` and
-//! `coroner policy` ask a running router: `control.proto`, docs/cli.md.
+//! `coroner policy` ask a running router: `control.proto`, docs/cli.md; and [`kata`], the calls of Kata Containers' agent that concern
+//! OOM kills: `kata.proto`.
 
 pub mod address;
+pub mod bucket;
 pub mod guard;
 pub mod limits;
 pub mod transport;
 
-#[allow(missing_debug_implementations, clippy::all, clippy::unwrap_used, reason = "generated from agent.proto")]
+#[allow(missing_debug_implementations, clippy::all, clippy::unwrap_used, reason = "generated from the .proto files")]
 #[rustfmt::skip]
 mod generated;
 
-pub use generated::{agent, agent_ttrpc, control, control_ttrpc};
+pub use generated::{agent, agent_ttrpc, control, control_ttrpc, kata, kata_ttrpc};

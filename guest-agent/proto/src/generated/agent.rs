@@ -160,6 +160,8 @@ pub struct HelloResponse {
     pub capabilities: ::std::vec::Vec<::std::string::String>,
     // @@protoc_insertion_point(field:coroner.agent.v1.HelloResponse.cgroup_version)
     pub cgroup_version: u32,
+    // @@protoc_insertion_point(field:coroner.agent.v1.HelloResponse.placement)
+    pub placement: ::std::string::String,
     // special fields
     // @@protoc_insertion_point(special_field:coroner.agent.v1.HelloResponse.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -177,7 +179,7 @@ impl HelloResponse {
     }
 
     fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
-        let mut fields = ::std::vec::Vec::with_capacity(5);
+        let mut fields = ::std::vec::Vec::with_capacity(6);
         let mut oneofs = ::std::vec::Vec::with_capacity(0);
         fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
             "agent_version",
@@ -203,6 +205,11 @@ impl HelloResponse {
             "cgroup_version",
             |m: &HelloResponse| { &m.cgroup_version },
             |m: &mut HelloResponse| { &mut m.cgroup_version },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "placement",
+            |m: &HelloResponse| { &m.placement },
+            |m: &mut HelloResponse| { &mut m.placement },
         ));
         ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<HelloResponse>(
             "HelloResponse",
@@ -237,6 +244,9 @@ impl ::protobuf::Message for HelloResponse {
                 40 => {
                     self.cgroup_version = is.read_uint32()?;
                 },
+                50 => {
+                    self.placement = is.read_string()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -264,6 +274,9 @@ impl ::protobuf::Message for HelloResponse {
         if self.cgroup_version != 0 {
             my_size += ::protobuf::rt::uint32_size(5, self.cgroup_version);
         }
+        if !self.placement.is_empty() {
+            my_size += ::protobuf::rt::string_size(6, &self.placement);
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -284,6 +297,9 @@ impl ::protobuf::Message for HelloResponse {
         };
         if self.cgroup_version != 0 {
             os.write_uint32(5, self.cgroup_version)?;
+        }
+        if !self.placement.is_empty() {
+            os.write_string(6, &self.placement)?;
         }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
@@ -307,6 +323,7 @@ impl ::protobuf::Message for HelloResponse {
         self.stream_id.clear();
         self.capabilities.clear();
         self.cgroup_version = 0;
+        self.placement.clear();
         self.special_fields.clear();
     }
 
@@ -317,6 +334,7 @@ impl ::protobuf::Message for HelloResponse {
             stream_id: ::std::string::String::new(),
             capabilities: ::std::vec::Vec::new(),
             cgroup_version: 0,
+            placement: ::std::string::String::new(),
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -354,6 +372,8 @@ pub struct NextSignalsRequest {
     pub max: u32,
     // @@protoc_insertion_point(field:coroner.agent.v1.NextSignalsRequest.wait_ms)
     pub wait_ms: u32,
+    // @@protoc_insertion_point(field:coroner.agent.v1.NextSignalsRequest.appeared)
+    pub appeared: ::std::option::Option<u64>,
     // special fields
     // @@protoc_insertion_point(special_field:coroner.agent.v1.NextSignalsRequest.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -371,7 +391,7 @@ impl NextSignalsRequest {
     }
 
     fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
-        let mut fields = ::std::vec::Vec::with_capacity(5);
+        let mut fields = ::std::vec::Vec::with_capacity(6);
         let mut oneofs = ::std::vec::Vec::with_capacity(0);
         fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
             "stream_id",
@@ -397,6 +417,11 @@ impl NextSignalsRequest {
             "wait_ms",
             |m: &NextSignalsRequest| { &m.wait_ms },
             |m: &mut NextSignalsRequest| { &mut m.wait_ms },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "appeared",
+            |m: &NextSignalsRequest| { &m.appeared },
+            |m: &mut NextSignalsRequest| { &mut m.appeared },
         ));
         ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<NextSignalsRequest>(
             "NextSignalsRequest",
@@ -431,6 +456,9 @@ impl ::protobuf::Message for NextSignalsRequest {
                 40 => {
                     self.wait_ms = is.read_uint32()?;
                 },
+                48 => {
+                    self.appeared = ::std::option::Option::Some(is.read_uint64()?);
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -458,6 +486,9 @@ impl ::protobuf::Message for NextSignalsRequest {
         if self.wait_ms != 0 {
             my_size += ::protobuf::rt::uint32_size(5, self.wait_ms);
         }
+        if let Some(v) = self.appeared {
+            my_size += ::protobuf::rt::uint64_size(6, v);
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -478,6 +509,9 @@ impl ::protobuf::Message for NextSignalsRequest {
         }
         if self.wait_ms != 0 {
             os.write_uint32(5, self.wait_ms)?;
+        }
+        if let Some(v) = self.appeared {
+            os.write_uint64(6, v)?;
         }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
@@ -501,6 +535,7 @@ impl ::protobuf::Message for NextSignalsRequest {
         self.ack_seq = 0;
         self.max = 0;
         self.wait_ms = 0;
+        self.appeared = ::std::option::Option::None;
         self.special_fields.clear();
     }
 
@@ -511,6 +546,7 @@ impl ::protobuf::Message for NextSignalsRequest {
             ack_seq: 0,
             max: 0,
             wait_ms: 0,
+            appeared: ::std::option::Option::None,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -544,6 +580,10 @@ pub struct NextSignalsResponse {
     pub signals: ::std::vec::Vec<Signal>,
     // @@protoc_insertion_point(field:coroner.agent.v1.NextSignalsResponse.lost)
     pub lost: u64,
+    // @@protoc_insertion_point(field:coroner.agent.v1.NextSignalsResponse.pressure_lost)
+    pub pressure_lost: u64,
+    // @@protoc_insertion_point(field:coroner.agent.v1.NextSignalsResponse.appeared)
+    pub appeared: u64,
     // special fields
     // @@protoc_insertion_point(special_field:coroner.agent.v1.NextSignalsResponse.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -561,7 +601,7 @@ impl NextSignalsResponse {
     }
 
     fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
-        let mut fields = ::std::vec::Vec::with_capacity(3);
+        let mut fields = ::std::vec::Vec::with_capacity(5);
         let mut oneofs = ::std::vec::Vec::with_capacity(0);
         fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
             "stream_id",
@@ -577,6 +617,16 @@ impl NextSignalsResponse {
             "lost",
             |m: &NextSignalsResponse| { &m.lost },
             |m: &mut NextSignalsResponse| { &mut m.lost },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "pressure_lost",
+            |m: &NextSignalsResponse| { &m.pressure_lost },
+            |m: &mut NextSignalsResponse| { &mut m.pressure_lost },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "appeared",
+            |m: &NextSignalsResponse| { &m.appeared },
+            |m: &mut NextSignalsResponse| { &mut m.appeared },
         ));
         ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<NextSignalsResponse>(
             "NextSignalsResponse",
@@ -605,6 +655,12 @@ impl ::protobuf::Message for NextSignalsResponse {
                 24 => {
                     self.lost = is.read_uint64()?;
                 },
+                32 => {
+                    self.pressure_lost = is.read_uint64()?;
+                },
+                40 => {
+                    self.appeared = is.read_uint64()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -627,6 +683,12 @@ impl ::protobuf::Message for NextSignalsResponse {
         if self.lost != 0 {
             my_size += ::protobuf::rt::uint64_size(3, self.lost);
         }
+        if self.pressure_lost != 0 {
+            my_size += ::protobuf::rt::uint64_size(4, self.pressure_lost);
+        }
+        if self.appeared != 0 {
+            my_size += ::protobuf::rt::uint64_size(5, self.appeared);
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -641,6 +703,12 @@ impl ::protobuf::Message for NextSignalsResponse {
         };
         if self.lost != 0 {
             os.write_uint64(3, self.lost)?;
+        }
+        if self.pressure_lost != 0 {
+            os.write_uint64(4, self.pressure_lost)?;
+        }
+        if self.appeared != 0 {
+            os.write_uint64(5, self.appeared)?;
         }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
@@ -662,6 +730,8 @@ impl ::protobuf::Message for NextSignalsResponse {
         self.stream_id.clear();
         self.signals.clear();
         self.lost = 0;
+        self.pressure_lost = 0;
+        self.appeared = 0;
         self.special_fields.clear();
     }
 
@@ -670,6 +740,8 @@ impl ::protobuf::Message for NextSignalsResponse {
             stream_id: ::std::string::String::new(),
             signals: ::std::vec::Vec::new(),
             lost: 0,
+            pressure_lost: 0,
+            appeared: 0,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -2050,6 +2122,182 @@ impl ::protobuf::reflect::ProtobufValue for Pressure {
     type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
 }
 
+// @@protoc_insertion_point(message:coroner.agent.v1.PressureTrigger)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct PressureTrigger {
+    // message fields
+    // @@protoc_insertion_point(field:coroner.agent.v1.PressureTrigger.of)
+    pub of: ::protobuf::EnumOrUnknown<PressureOf>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.PressureTrigger.full)
+    pub full: bool,
+    // @@protoc_insertion_point(field:coroner.agent.v1.PressureTrigger.stall_us)
+    pub stall_us: u32,
+    // @@protoc_insertion_point(field:coroner.agent.v1.PressureTrigger.window_us)
+    pub window_us: u32,
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.agent.v1.PressureTrigger.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a PressureTrigger {
+    fn default() -> &'a PressureTrigger {
+        <PressureTrigger as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl PressureTrigger {
+    pub fn new() -> PressureTrigger {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(4);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "of",
+            |m: &PressureTrigger| { &m.of },
+            |m: &mut PressureTrigger| { &mut m.of },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "full",
+            |m: &PressureTrigger| { &m.full },
+            |m: &mut PressureTrigger| { &mut m.full },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "stall_us",
+            |m: &PressureTrigger| { &m.stall_us },
+            |m: &mut PressureTrigger| { &mut m.stall_us },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "window_us",
+            |m: &PressureTrigger| { &m.window_us },
+            |m: &mut PressureTrigger| { &mut m.window_us },
+        ));
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<PressureTrigger>(
+            "PressureTrigger",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for PressureTrigger {
+    const NAME: &'static str = "PressureTrigger";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.of = is.read_enum_or_unknown()?;
+                },
+                16 => {
+                    self.full = is.read_bool()?;
+                },
+                24 => {
+                    self.stall_us = is.read_uint32()?;
+                },
+                32 => {
+                    self.window_us = is.read_uint32()?;
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if self.of != ::protobuf::EnumOrUnknown::new(PressureOf::PRESSURE_OF_UNKNOWN) {
+            my_size += ::protobuf::rt::int32_size(1, self.of.value());
+        }
+        if self.full != false {
+            my_size += 1 + 1;
+        }
+        if self.stall_us != 0 {
+            my_size += ::protobuf::rt::uint32_size(3, self.stall_us);
+        }
+        if self.window_us != 0 {
+            my_size += ::protobuf::rt::uint32_size(4, self.window_us);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if self.of != ::protobuf::EnumOrUnknown::new(PressureOf::PRESSURE_OF_UNKNOWN) {
+            os.write_enum(1, ::protobuf::EnumOrUnknown::value(&self.of))?;
+        }
+        if self.full != false {
+            os.write_bool(2, self.full)?;
+        }
+        if self.stall_us != 0 {
+            os.write_uint32(3, self.stall_us)?;
+        }
+        if self.window_us != 0 {
+            os.write_uint32(4, self.window_us)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> PressureTrigger {
+        PressureTrigger::new()
+    }
+
+    fn clear(&mut self) {
+        self.of = ::protobuf::EnumOrUnknown::new(PressureOf::PRESSURE_OF_UNKNOWN);
+        self.full = false;
+        self.stall_us = 0;
+        self.window_us = 0;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static PressureTrigger {
+        static instance: PressureTrigger = PressureTrigger {
+            of: ::protobuf::EnumOrUnknown::from_i32(0),
+            full: false,
+            stall_us: 0,
+            window_us: 0,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for PressureTrigger {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("PressureTrigger").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for PressureTrigger {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for PressureTrigger {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
 // @@protoc_insertion_point(message:coroner.agent.v1.Other)
 #[derive(PartialEq,Clone,Default,Debug)]
 pub struct Other {
@@ -3013,6 +3261,8 @@ pub struct WatchRequest {
     pub init_pid: ::std::option::Option<u32>,
     // @@protoc_insertion_point(field:coroner.agent.v1.WatchRequest.exec_id)
     pub exec_id: ::std::option::Option<::std::string::String>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.WatchRequest.pressure)
+    pub pressure: ::std::vec::Vec<PressureTrigger>,
     // special fields
     // @@protoc_insertion_point(special_field:coroner.agent.v1.WatchRequest.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -3030,7 +3280,7 @@ impl WatchRequest {
     }
 
     fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
-        let mut fields = ::std::vec::Vec::with_capacity(4);
+        let mut fields = ::std::vec::Vec::with_capacity(5);
         let mut oneofs = ::std::vec::Vec::with_capacity(0);
         fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
             "container_id",
@@ -3051,6 +3301,11 @@ impl WatchRequest {
             "exec_id",
             |m: &WatchRequest| { &m.exec_id },
             |m: &mut WatchRequest| { &mut m.exec_id },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_vec_simpler_accessor::<_, _>(
+            "pressure",
+            |m: &WatchRequest| { &m.pressure },
+            |m: &mut WatchRequest| { &mut m.pressure },
         ));
         ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<WatchRequest>(
             "WatchRequest",
@@ -3082,6 +3337,9 @@ impl ::protobuf::Message for WatchRequest {
                 34 => {
                     self.exec_id = ::std::option::Option::Some(is.read_string()?);
                 },
+                42 => {
+                    self.pressure.push(is.read_message()?);
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -3106,6 +3364,10 @@ impl ::protobuf::Message for WatchRequest {
         if let Some(v) = self.exec_id.as_ref() {
             my_size += ::protobuf::rt::string_size(4, &v);
         }
+        for value in &self.pressure {
+            let len = value.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        };
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -3124,6 +3386,9 @@ impl ::protobuf::Message for WatchRequest {
         if let Some(v) = self.exec_id.as_ref() {
             os.write_string(4, v)?;
         }
+        for v in &self.pressure {
+            ::protobuf::rt::write_message_field_with_cached_size(5, v, os)?;
+        };
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
     }
@@ -3145,6 +3410,7 @@ impl ::protobuf::Message for WatchRequest {
         self.cgroup.clear();
         self.init_pid = ::std::option::Option::None;
         self.exec_id = ::std::option::Option::None;
+        self.pressure.clear();
         self.special_fields.clear();
     }
 
@@ -3154,6 +3420,7 @@ impl ::protobuf::Message for WatchRequest {
             cgroup: ::std::string::String::new(),
             init_pid: ::std::option::Option::None,
             exec_id: ::std::option::Option::None,
+            pressure: ::std::vec::Vec::new(),
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -3656,94 +3923,102 @@ impl PressureOf {
 
 static file_descriptor_proto_data: &'static [u8] = b"\
     \n\x0bagent.proto\x12\x10coroner.agent.v1\"5\n\x0cHelloRequest\x12%\n\
-    \x0erouter_version\x18\x01\x20\x01(\tR\rrouterVersion\"\xb5\x01\n\rHello\
+    \x0erouter_version\x18\x01\x20\x01(\tR\rrouterVersion\"\xd3\x01\n\rHello\
     Response\x12#\n\ragent_version\x18\x01\x20\x01(\tR\x0cagentVersion\x12\
     \x17\n\x07boot_id\x18\x02\x20\x01(\tR\x06bootId\x12\x1b\n\tstream_id\x18\
     \x03\x20\x01(\tR\x08streamId\x12\"\n\x0ccapabilities\x18\x04\x20\x03(\tR\
     \x0ccapabilities\x12%\n\x0ecgroup_version\x18\x05\x20\x01(\rR\rcgroupVer\
-    sion\"\x92\x01\n\x12NextSignalsRequest\x12\x1b\n\tstream_id\x18\x01\x20\
-    \x01(\tR\x08streamId\x12\x1b\n\tafter_seq\x18\x02\x20\x01(\x04R\x08after\
-    Seq\x12\x17\n\x07ack_seq\x18\x03\x20\x01(\x04R\x06ackSeq\x12\x10\n\x03ma\
-    x\x18\x04\x20\x01(\rR\x03max\x12\x17\n\x07wait_ms\x18\x05\x20\x01(\rR\
-    \x06waitMs\"z\n\x13NextSignalsResponse\x12\x1b\n\tstream_id\x18\x01\x20\
-    \x01(\tR\x08streamId\x122\n\x07signals\x18\x02\x20\x03(\x0b2\x18.coroner\
-    .agent.v1.SignalR\x07signals\x12\x12\n\x04lost\x18\x03\x20\x01(\x04R\x04\
-    lost\"\xf9\x02\n\x06Signal\x12\x10\n\x03seq\x18\x01\x20\x01(\x04R\x03seq\
-    \x12!\n\x0ccontainer_id\x18\x02\x20\x01(\tR\x0bcontainerId\x12\x1c\n\x07\
-    exec_id\x18\x03\x20\x01(\tH\0R\x06execId\x88\x01\x01\x12\x17\n\x07boot_n\
-    s\x18\x04\x20\x01(\x04R\x06bootNs\x12\x17\n\x07wall_ms\x18\x05\x20\x01(\
-    \x04R\x06wallMs\x126\n\x08oom_kill\x18\n\x20\x01(\x0b2\x19.coroner.agent\
-    .v1.OomKillH\x01R\x07oomKill\x122\n\x06exited\x18\x0b\x20\x01(\x0b2\x18.\
-    coroner.agent.v1.ExitedH\x01R\x06exited\x128\n\x08pressure\x18\x0c\x20\
-    \x01(\x0b2\x1a.coroner.agent.v1.PressureH\x01R\x08pressure\x12/\n\x05oth\
-    er\x18\x0f\x20\x01(\x0b2\x17.coroner.agent.v1.OtherH\x01R\x05otherB\n\n\
-    \x08_exec_idB\x07\n\x05event\"\xcf\x02\n\x07OomKill\x12\x14\n\x05total\
-    \x18\x01\x20\x01(\x04R\x05total\x12\x14\n\x05added\x18\x02\x20\x01(\x04R\
-    \x05added\x12\x19\n\x05group\x18\x03\x20\x01(\x08H\0R\x05group\x88\x01\
-    \x01\x12-\n\x05level\x18\x04\x20\x01(\x0e2\x17.coroner.agent.v1.LevelR\
-    \x05level\x12\x16\n\x06cgroup\x18\x05\x20\x01(\tR\x06cgroup\x12$\n\x0bli\
-    mit_bytes\x18\x06\x20\x01(\x04H\x01R\nlimitBytes\x88\x01\x01\x12$\n\x0bu\
-    sage_bytes\x18\x07\x20\x01(\x04H\x02R\nusageBytes\x88\x01\x01\x125\n\x06\
-    victim\x18\x08\x20\x01(\x0b2\x18.coroner.agent.v1.VictimH\x03R\x06victim\
-    \x88\x01\x01B\x08\n\x06_groupB\x0e\n\x0c_limit_bytesB\x0e\n\x0c_usage_by\
-    tesB\t\n\x07_victim\"X\n\x06Victim\x12\x10\n\x03pid\x18\x01\x20\x01(\rR\
-    \x03pid\x12\x12\n\x04comm\x18\x02\x20\x01(\tR\x04comm\x12\x1c\n\x07is_in\
-    it\x18\x03\x20\x01(\x08H\0R\x06isInit\x88\x01\x01B\n\n\x08_is_init\"\xec\
-    \x01\n\x06Exited\x12\x15\n\x03pid\x18\x01\x20\x01(\rH\0R\x03pid\x88\x01\
-    \x01\x12\x1c\n\x07is_init\x18\x02\x20\x01(\x08H\x01R\x06isInit\x88\x01\
-    \x01\x12\x1b\n\x06status\x18\x03\x20\x01(\rH\x02R\x06status\x88\x01\x01\
-    \x12\x1b\n\x06signal\x18\x04\x20\x01(\rH\x03R\x06signal\x88\x01\x01\x12\
-    \x17\n\x04core\x18\x05\x20\x01(\x08H\x04R\x04core\x88\x01\x01\x12'\n\x0f\
-    unknown_because\x18\x06\x20\x01(\tR\x0eunknownBecauseB\x06\n\x04_pidB\n\
-    \n\x08_is_initB\t\n\x07_statusB\t\n\x07_signalB\x07\n\x05_core\"\x92\x02\
-    \n\x08Pressure\x12,\n\x02of\x18\x01\x20\x01(\x0e2\x1c.coroner.agent.v1.P\
-    ressureOfR\x02of\x12\x12\n\x04full\x18\x02\x20\x01(\x08R\x04full\x12\x1f\
-    \n\x0bavg10_centi\x18\x03\x20\x01(\rR\navg10Centi\x12\x1f\n\x0bavg60_cen\
-    ti\x18\x04\x20\x01(\rR\navg60Centi\x12\x19\n\x08total_us\x18\x05\x20\x01\
-    (\x04R\x07totalUs\x12\"\n\nstalled_us\x18\x06\x20\x01(\x04H\0R\tstalledU\
-    s\x88\x01\x01\x12$\n\x0bhigh_events\x18\x07\x20\x01(\x04H\x01R\nhighEven\
-    ts\x88\x01\x01B\r\n\x0b_stalled_usB\x0e\n\x0c_high_events\"/\n\x05Other\
-    \x12\x12\n\x04kind\x18\x01\x20\x01(\tR\x04kind\x12\x12\n\x04json\x18\x02\
-    \x20\x01(\tR\x04json\"?\n\x0fSnapshotRequest\x12,\n\x12after_container_i\
-    d\x18\x01\x20\x01(\tR\x10afterContainerId\"\x7f\n\x10SnapshotResponse\
-    \x12;\n\ncontainers\x18\x01\x20\x03(\x0b2\x1b.coroner.agent.v1.Container\
-    R\ncontainers\x12\x1a\n\tas_of_seq\x18\x02\x20\x01(\x04R\x07asOfSeq\x12\
-    \x12\n\x04more\x18\x03\x20\x01(\x08R\x04more\"\xf7\x02\n\tContainer\x12\
-    \x0e\n\x02id\x18\x01\x20\x01(\tR\x02id\x12\x16\n\x06cgroup\x18\x02\x20\
-    \x01(\tR\x06cgroup\x12\x1e\n\x08init_pid\x18\x03\x20\x01(\rH\0R\x07initP\
-    id\x88\x01\x01\x12$\n\x0bkills_total\x18\x04\x20\x01(\x04H\x01R\nkillsTo\
-    tal\x88\x01\x01\x121\n\x04exit\x18\x05\x20\x01(\x0b2\x18.coroner.agent.v\
-    1.ExitedH\x02R\x04exit\x88\x01\x01\x12$\n\x0blimit_bytes\x18\x06\x20\x01\
-    (\x04H\x03R\nlimitBytes\x88\x01\x01\x12$\n\x0busage_bytes\x18\x07\x20\
-    \x01(\x04H\x04R\nusageBytes\x88\x01\x01\x12&\n\x0ckills_before\x18\x08\
-    \x20\x01(\x04H\x05R\x0bkillsBefore\x88\x01\x01B\x0b\n\t_init_pidB\x0e\n\
-    \x0c_kills_totalB\x07\n\x05_exitB\x0e\n\x0c_limit_bytesB\x0e\n\x0c_usage\
-    _bytesB\x0f\n\r_kills_before\"2\n\rSettleRequest\x12!\n\x0ccontainer_id\
-    \x18\x01\x20\x01(\tR\x0bcontainerId\"\x94\x01\n\x0eSettleResponse\x12\
-    \x10\n\x03seq\x18\x01\x20\x01(\x04R\x03seq\x12$\n\x0bkills_total\x18\x02\
-    \x20\x01(\x04H\0R\nkillsTotal\x88\x01\x01\x121\n\x04exit\x18\x03\x20\x01\
-    (\x0b2\x18.coroner.agent.v1.ExitedH\x01R\x04exit\x88\x01\x01B\x0e\n\x0c_\
-    kills_totalB\x07\n\x05_exit\"\xa0\x01\n\x0cWatchRequest\x12!\n\x0ccontai\
-    ner_id\x18\x01\x20\x01(\tR\x0bcontainerId\x12\x16\n\x06cgroup\x18\x02\
-    \x20\x01(\tR\x06cgroup\x12\x1e\n\x08init_pid\x18\x03\x20\x01(\rH\0R\x07i\
-    nitPid\x88\x01\x01\x12\x1c\n\x07exec_id\x18\x04\x20\x01(\tH\x01R\x06exec\
-    Id\x88\x01\x01B\x0b\n\t_init_pidB\n\n\x08_exec_id\"\x0f\n\rWatchResponse\
-    \"3\n\x0eUnwatchRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\tR\x0bco\
-    ntainerId\"\x11\n\x0fUnwatchResponse*e\n\x05Level\x12\x11\n\rLEVEL_UNKNO\
-    WN\x10\0\x12\x13\n\x0fLEVEL_CONTAINER\x10\x01\x12\x0f\n\x0bLEVEL_CHILD\
-    \x10\x02\x12\x12\n\x0eLEVEL_ANCESTOR\x10\x03\x12\x0f\n\x0bLEVEL_GUEST\
-    \x10\x04*f\n\nPressureOf\x12\x17\n\x13PRESSURE_OF_UNKNOWN\x10\0\x12\x16\
-    \n\x12PRESSURE_OF_MEMORY\x10\x01\x12\x13\n\x0fPRESSURE_OF_CPU\x10\x02\
-    \x12\x12\n\x0ePRESSURE_OF_IO\x10\x032\xe7\x03\n\x05Agent\x12H\n\x05Hello\
-    \x12\x1e.coroner.agent.v1.HelloRequest\x1a\x1f.coroner.agent.v1.HelloRes\
-    ponse\x12Z\n\x0bNextSignals\x12$.coroner.agent.v1.NextSignalsRequest\x1a\
-    %.coroner.agent.v1.NextSignalsResponse\x12Q\n\x08Snapshot\x12!.coroner.a\
-    gent.v1.SnapshotRequest\x1a\".coroner.agent.v1.SnapshotResponse\x12K\n\
-    \x06Settle\x12\x1f.coroner.agent.v1.SettleRequest\x1a\x20.coroner.agent.\
-    v1.SettleResponse\x12H\n\x05Watch\x12\x1e.coroner.agent.v1.WatchRequest\
-    \x1a\x1f.coroner.agent.v1.WatchResponse\x12N\n\x07Unwatch\x12\x20.corone\
-    r.agent.v1.UnwatchRequest\x1a!.coroner.agent.v1.UnwatchResponseb\x06prot\
-    o3\
+    sion\x12\x1c\n\tplacement\x18\x06\x20\x01(\tR\tplacement\"\xc0\x01\n\x12\
+    NextSignalsRequest\x12\x1b\n\tstream_id\x18\x01\x20\x01(\tR\x08streamId\
+    \x12\x1b\n\tafter_seq\x18\x02\x20\x01(\x04R\x08afterSeq\x12\x17\n\x07ack\
+    _seq\x18\x03\x20\x01(\x04R\x06ackSeq\x12\x10\n\x03max\x18\x04\x20\x01(\r\
+    R\x03max\x12\x17\n\x07wait_ms\x18\x05\x20\x01(\rR\x06waitMs\x12\x1f\n\
+    \x08appeared\x18\x06\x20\x01(\x04H\0R\x08appeared\x88\x01\x01B\x0b\n\t_a\
+    ppeared\"\xbb\x01\n\x13NextSignalsResponse\x12\x1b\n\tstream_id\x18\x01\
+    \x20\x01(\tR\x08streamId\x122\n\x07signals\x18\x02\x20\x03(\x0b2\x18.cor\
+    oner.agent.v1.SignalR\x07signals\x12\x12\n\x04lost\x18\x03\x20\x01(\x04R\
+    \x04lost\x12#\n\rpressure_lost\x18\x04\x20\x01(\x04R\x0cpressureLost\x12\
+    \x1a\n\x08appeared\x18\x05\x20\x01(\x04R\x08appeared\"\xf9\x02\n\x06Sign\
+    al\x12\x10\n\x03seq\x18\x01\x20\x01(\x04R\x03seq\x12!\n\x0ccontainer_id\
+    \x18\x02\x20\x01(\tR\x0bcontainerId\x12\x1c\n\x07exec_id\x18\x03\x20\x01\
+    (\tH\0R\x06execId\x88\x01\x01\x12\x17\n\x07boot_ns\x18\x04\x20\x01(\x04R\
+    \x06bootNs\x12\x17\n\x07wall_ms\x18\x05\x20\x01(\x04R\x06wallMs\x126\n\
+    \x08oom_kill\x18\n\x20\x01(\x0b2\x19.coroner.agent.v1.OomKillH\x01R\x07o\
+    omKill\x122\n\x06exited\x18\x0b\x20\x01(\x0b2\x18.coroner.agent.v1.Exite\
+    dH\x01R\x06exited\x128\n\x08pressure\x18\x0c\x20\x01(\x0b2\x1a.coroner.a\
+    gent.v1.PressureH\x01R\x08pressure\x12/\n\x05other\x18\x0f\x20\x01(\x0b2\
+    \x17.coroner.agent.v1.OtherH\x01R\x05otherB\n\n\x08_exec_idB\x07\n\x05ev\
+    ent\"\xcf\x02\n\x07OomKill\x12\x14\n\x05total\x18\x01\x20\x01(\x04R\x05t\
+    otal\x12\x14\n\x05added\x18\x02\x20\x01(\x04R\x05added\x12\x19\n\x05grou\
+    p\x18\x03\x20\x01(\x08H\0R\x05group\x88\x01\x01\x12-\n\x05level\x18\x04\
+    \x20\x01(\x0e2\x17.coroner.agent.v1.LevelR\x05level\x12\x16\n\x06cgroup\
+    \x18\x05\x20\x01(\tR\x06cgroup\x12$\n\x0blimit_bytes\x18\x06\x20\x01(\
+    \x04H\x01R\nlimitBytes\x88\x01\x01\x12$\n\x0busage_bytes\x18\x07\x20\x01\
+    (\x04H\x02R\nusageBytes\x88\x01\x01\x125\n\x06victim\x18\x08\x20\x01(\
+    \x0b2\x18.coroner.agent.v1.VictimH\x03R\x06victim\x88\x01\x01B\x08\n\x06\
+    _groupB\x0e\n\x0c_limit_bytesB\x0e\n\x0c_usage_bytesB\t\n\x07_victim\"X\
+    \n\x06Victim\x12\x10\n\x03pid\x18\x01\x20\x01(\rR\x03pid\x12\x12\n\x04co\
+    mm\x18\x02\x20\x01(\tR\x04comm\x12\x1c\n\x07is_init\x18\x03\x20\x01(\x08\
+    H\0R\x06isInit\x88\x01\x01B\n\n\x08_is_init\"\xec\x01\n\x06Exited\x12\
+    \x15\n\x03pid\x18\x01\x20\x01(\rH\0R\x03pid\x88\x01\x01\x12\x1c\n\x07is_\
+    init\x18\x02\x20\x01(\x08H\x01R\x06isInit\x88\x01\x01\x12\x1b\n\x06statu\
+    s\x18\x03\x20\x01(\rH\x02R\x06status\x88\x01\x01\x12\x1b\n\x06signal\x18\
+    \x04\x20\x01(\rH\x03R\x06signal\x88\x01\x01\x12\x17\n\x04core\x18\x05\
+    \x20\x01(\x08H\x04R\x04core\x88\x01\x01\x12'\n\x0funknown_because\x18\
+    \x06\x20\x01(\tR\x0eunknownBecauseB\x06\n\x04_pidB\n\n\x08_is_initB\t\n\
+    \x07_statusB\t\n\x07_signalB\x07\n\x05_core\"\x92\x02\n\x08Pressure\x12,\
+    \n\x02of\x18\x01\x20\x01(\x0e2\x1c.coroner.agent.v1.PressureOfR\x02of\
+    \x12\x12\n\x04full\x18\x02\x20\x01(\x08R\x04full\x12\x1f\n\x0bavg10_cent\
+    i\x18\x03\x20\x01(\rR\navg10Centi\x12\x1f\n\x0bavg60_centi\x18\x04\x20\
+    \x01(\rR\navg60Centi\x12\x19\n\x08total_us\x18\x05\x20\x01(\x04R\x07tota\
+    lUs\x12\"\n\nstalled_us\x18\x06\x20\x01(\x04H\0R\tstalledUs\x88\x01\x01\
+    \x12$\n\x0bhigh_events\x18\x07\x20\x01(\x04H\x01R\nhighEvents\x88\x01\
+    \x01B\r\n\x0b_stalled_usB\x0e\n\x0c_high_events\"\x8b\x01\n\x0fPressureT\
+    rigger\x12,\n\x02of\x18\x01\x20\x01(\x0e2\x1c.coroner.agent.v1.PressureO\
+    fR\x02of\x12\x12\n\x04full\x18\x02\x20\x01(\x08R\x04full\x12\x19\n\x08st\
+    all_us\x18\x03\x20\x01(\rR\x07stallUs\x12\x1b\n\twindow_us\x18\x04\x20\
+    \x01(\rR\x08windowUs\"/\n\x05Other\x12\x12\n\x04kind\x18\x01\x20\x01(\tR\
+    \x04kind\x12\x12\n\x04json\x18\x02\x20\x01(\tR\x04json\"?\n\x0fSnapshotR\
+    equest\x12,\n\x12after_container_id\x18\x01\x20\x01(\tR\x10afterContaine\
+    rId\"\x7f\n\x10SnapshotResponse\x12;\n\ncontainers\x18\x01\x20\x03(\x0b2\
+    \x1b.coroner.agent.v1.ContainerR\ncontainers\x12\x1a\n\tas_of_seq\x18\
+    \x02\x20\x01(\x04R\x07asOfSeq\x12\x12\n\x04more\x18\x03\x20\x01(\x08R\
+    \x04more\"\xf7\x02\n\tContainer\x12\x0e\n\x02id\x18\x01\x20\x01(\tR\x02i\
+    d\x12\x16\n\x06cgroup\x18\x02\x20\x01(\tR\x06cgroup\x12\x1e\n\x08init_pi\
+    d\x18\x03\x20\x01(\rH\0R\x07initPid\x88\x01\x01\x12$\n\x0bkills_total\
+    \x18\x04\x20\x01(\x04H\x01R\nkillsTotal\x88\x01\x01\x121\n\x04exit\x18\
+    \x05\x20\x01(\x0b2\x18.coroner.agent.v1.ExitedH\x02R\x04exit\x88\x01\x01\
+    \x12$\n\x0blimit_bytes\x18\x06\x20\x01(\x04H\x03R\nlimitBytes\x88\x01\
+    \x01\x12$\n\x0busage_bytes\x18\x07\x20\x01(\x04H\x04R\nusageBytes\x88\
+    \x01\x01\x12&\n\x0ckills_before\x18\x08\x20\x01(\x04H\x05R\x0bkillsBefor\
+    e\x88\x01\x01B\x0b\n\t_init_pidB\x0e\n\x0c_kills_totalB\x07\n\x05_exitB\
+    \x0e\n\x0c_limit_bytesB\x0e\n\x0c_usage_bytesB\x0f\n\r_kills_before\"2\n\
+    \rSettleRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\tR\x0bcontainerI\
+    d\"\x94\x01\n\x0eSettleResponse\x12\x10\n\x03seq\x18\x01\x20\x01(\x04R\
+    \x03seq\x12$\n\x0bkills_total\x18\x02\x20\x01(\x04H\0R\nkillsTotal\x88\
+    \x01\x01\x121\n\x04exit\x18\x03\x20\x01(\x0b2\x18.coroner.agent.v1.Exite\
+    dH\x01R\x04exit\x88\x01\x01B\x0e\n\x0c_kills_totalB\x07\n\x05_exit\"\xdf\
+    \x01\n\x0cWatchRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\tR\x0bcon\
+    tainerId\x12\x16\n\x06cgroup\x18\x02\x20\x01(\tR\x06cgroup\x12\x1e\n\x08\
+    init_pid\x18\x03\x20\x01(\rH\0R\x07initPid\x88\x01\x01\x12\x1c\n\x07exec\
+    _id\x18\x04\x20\x01(\tH\x01R\x06execId\x88\x01\x01\x12=\n\x08pressure\
+    \x18\x05\x20\x03(\x0b2!.coroner.agent.v1.PressureTriggerR\x08pressureB\
+    \x0b\n\t_init_pidB\n\n\x08_exec_id\"\x0f\n\rWatchResponse\"3\n\x0eUnwatc\
+    hRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\tR\x0bcontainerId\"\x11\
+    \n\x0fUnwatchResponse*e\n\x05Level\x12\x11\n\rLEVEL_UNKNOWN\x10\0\x12\
+    \x13\n\x0fLEVEL_CONTAINER\x10\x01\x12\x0f\n\x0bLEVEL_CHILD\x10\x02\x12\
+    \x12\n\x0eLEVEL_ANCESTOR\x10\x03\x12\x0f\n\x0bLEVEL_GUEST\x10\x04*f\n\nP\
+    ressureOf\x12\x17\n\x13PRESSURE_OF_UNKNOWN\x10\0\x12\x16\n\x12PRESSURE_O\
+    F_MEMORY\x10\x01\x12\x13\n\x0fPRESSURE_OF_CPU\x10\x02\x12\x12\n\x0ePRESS\
+    URE_OF_IO\x10\x032\xe7\x03\n\x05Agent\x12H\n\x05Hello\x12\x1e.coroner.ag\
+    ent.v1.HelloRequest\x1a\x1f.coroner.agent.v1.HelloResponse\x12Z\n\x0bNex\
+    tSignals\x12$.coroner.agent.v1.NextSignalsRequest\x1a%.coroner.agent.v1.\
+    NextSignalsResponse\x12Q\n\x08Snapshot\x12!.coroner.agent.v1.SnapshotReq\
+    uest\x1a\".coroner.agent.v1.SnapshotResponse\x12K\n\x06Settle\x12\x1f.co\
+    roner.agent.v1.SettleRequest\x1a\x20.coroner.agent.v1.SettleResponse\x12\
+    H\n\x05Watch\x12\x1e.coroner.agent.v1.WatchRequest\x1a\x1f.coroner.agent\
+    .v1.WatchResponse\x12N\n\x07Unwatch\x12\x20.coroner.agent.v1.UnwatchRequ\
+    est\x1a!.coroner.agent.v1.UnwatchResponseb\x06proto3\
 ";
 
 /// `FileDescriptorProto` object which was a source for this generated file
@@ -3761,7 +4036,7 @@ pub fn file_descriptor() -> &'static ::protobuf::reflect::FileDescriptor {
     file_descriptor.get(|| {
         let generated_file_descriptor = generated_file_descriptor_lazy.get(|| {
             let mut deps = ::std::vec::Vec::with_capacity(0);
-            let mut messages = ::std::vec::Vec::with_capacity(19);
+            let mut messages = ::std::vec::Vec::with_capacity(20);
             messages.push(HelloRequest::generated_message_descriptor_data());
             messages.push(HelloResponse::generated_message_descriptor_data());
             messages.push(NextSignalsRequest::generated_message_descriptor_data());
@@ -3771,6 +4046,7 @@ pub fn file_descriptor() -> &'static ::protobuf::reflect::FileDescriptor {
             messages.push(Victim::generated_message_descriptor_data());
             messages.push(Exited::generated_message_descriptor_data());
             messages.push(Pressure::generated_message_descriptor_data());
+            messages.push(PressureTrigger::generated_message_descriptor_data());
             messages.push(Other::generated_message_descriptor_data());
             messages.push(SnapshotRequest::generated_message_descriptor_data());
             messages.push(SnapshotResponse::generated_message_descriptor_data());

@@ -717,6 +717,353 @@ impl ::protobuf::reflect::ProtobufValue for ReleasePolicyRequest {
     type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
 }
 
+// @@protoc_insertion_point(message:coroner.control.v1.AddGuestRequest)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct AddGuestRequest {
+    // message fields
+    // @@protoc_insertion_point(field:coroner.control.v1.AddGuestRequest.guest)
+    pub guest: ::std::string::String,
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.control.v1.AddGuestRequest.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a AddGuestRequest {
+    fn default() -> &'a AddGuestRequest {
+        <AddGuestRequest as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl AddGuestRequest {
+    pub fn new() -> AddGuestRequest {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(1);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "guest",
+            |m: &AddGuestRequest| { &m.guest },
+            |m: &mut AddGuestRequest| { &mut m.guest },
+        ));
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<AddGuestRequest>(
+            "AddGuestRequest",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for AddGuestRequest {
+    const NAME: &'static str = "AddGuestRequest";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                10 => {
+                    self.guest = is.read_string()?;
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if !self.guest.is_empty() {
+            my_size += ::protobuf::rt::string_size(1, &self.guest);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if !self.guest.is_empty() {
+            os.write_string(1, &self.guest)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> AddGuestRequest {
+        AddGuestRequest::new()
+    }
+
+    fn clear(&mut self) {
+        self.guest.clear();
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static AddGuestRequest {
+        static instance: AddGuestRequest = AddGuestRequest {
+            guest: ::std::string::String::new(),
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for AddGuestRequest {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("AddGuestRequest").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for AddGuestRequest {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for AddGuestRequest {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
+// @@protoc_insertion_point(message:coroner.control.v1.RemoveGuestRequest)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct RemoveGuestRequest {
+    // message fields
+    // @@protoc_insertion_point(field:coroner.control.v1.RemoveGuestRequest.name)
+    pub name: ::std::string::String,
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.control.v1.RemoveGuestRequest.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a RemoveGuestRequest {
+    fn default() -> &'a RemoveGuestRequest {
+        <RemoveGuestRequest as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl RemoveGuestRequest {
+    pub fn new() -> RemoveGuestRequest {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(1);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "name",
+            |m: &RemoveGuestRequest| { &m.name },
+            |m: &mut RemoveGuestRequest| { &mut m.name },
+        ));
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<RemoveGuestRequest>(
+            "RemoveGuestRequest",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for RemoveGuestRequest {
+    const NAME: &'static str = "RemoveGuestRequest";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                10 => {
+                    self.name = is.read_string()?;
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if !self.name.is_empty() {
+            my_size += ::protobuf::rt::string_size(1, &self.name);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if !self.name.is_empty() {
+            os.write_string(1, &self.name)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> RemoveGuestRequest {
+        RemoveGuestRequest::new()
+    }
+
+    fn clear(&mut self) {
+        self.name.clear();
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static RemoveGuestRequest {
+        static instance: RemoveGuestRequest = RemoveGuestRequest {
+            name: ::std::string::String::new(),
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for RemoveGuestRequest {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("RemoveGuestRequest").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for RemoveGuestRequest {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for RemoveGuestRequest {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
+// @@protoc_insertion_point(message:coroner.control.v1.ListGuestsRequest)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct ListGuestsRequest {
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.control.v1.ListGuestsRequest.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a ListGuestsRequest {
+    fn default() -> &'a ListGuestsRequest {
+        <ListGuestsRequest as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl ListGuestsRequest {
+    pub fn new() -> ListGuestsRequest {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(0);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<ListGuestsRequest>(
+            "ListGuestsRequest",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for ListGuestsRequest {
+    const NAME: &'static str = "ListGuestsRequest";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> ListGuestsRequest {
+        ListGuestsRequest::new()
+    }
+
+    fn clear(&mut self) {
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static ListGuestsRequest {
+        static instance: ListGuestsRequest = ListGuestsRequest {
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for ListGuestsRequest {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("ListGuestsRequest").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for ListGuestsRequest {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for ListGuestsRequest {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
 // @@protoc_insertion_point(message:coroner.control.v1.Answer)
 #[derive(PartialEq,Clone,Default,Debug)]
 pub struct Answer {
@@ -845,17 +1192,23 @@ static file_descriptor_proto_data: &'static [u8] = b"\
     \x18\x01\x20\x01(\tR\x04name\"\x17\n\x15ReloadPoliciesRequest\"@\n\x14Pr\
     omotePolicyRequest\x12\x12\n\x04name\x18\x01\x20\x01(\tR\x04name\x12\x14\
     \n\x05force\x18\x02\x20\x01(\x08R\x05force\"*\n\x14ReleasePolicyRequest\
-    \x12\x12\n\x04name\x18\x01\x20\x01(\tR\x04name\"\x1c\n\x06Answer\x12\x12\
-    \n\x04json\x18\x01\x20\x01(\tR\x04json2\x85\x04\n\x07Control\x12G\n\x06S\
-    tatus\x12!.coroner.control.v1.StatusRequest\x1a\x1a.coroner.control.v1.A\
-    nswer\x12S\n\x0cListPolicies\x12'.coroner.control.v1.ListPoliciesRequest\
-    \x1a\x1a.coroner.control.v1.Answer\x12U\n\rInspectPolicy\x12(.coroner.co\
-    ntrol.v1.InspectPolicyRequest\x1a\x1a.coroner.control.v1.Answer\x12W\n\
-    \x0eReloadPolicies\x12).coroner.control.v1.ReloadPoliciesRequest\x1a\x1a\
-    .coroner.control.v1.Answer\x12U\n\rPromotePolicy\x12(.coroner.control.v1\
-    .PromotePolicyRequest\x1a\x1a.coroner.control.v1.Answer\x12U\n\rReleaseP\
-    olicy\x12(.coroner.control.v1.ReleasePolicyRequest\x1a\x1a.coroner.contr\
-    ol.v1.Answerb\x06proto3\
+    \x12\x12\n\x04name\x18\x01\x20\x01(\tR\x04name\"'\n\x0fAddGuestRequest\
+    \x12\x14\n\x05guest\x18\x01\x20\x01(\tR\x05guest\"(\n\x12RemoveGuestRequ\
+    est\x12\x12\n\x04name\x18\x01\x20\x01(\tR\x04name\"\x13\n\x11ListGuestsR\
+    equest\"\x1c\n\x06Answer\x12\x12\n\x04json\x18\x01\x20\x01(\tR\x04json2\
+    \xf6\x05\n\x07Control\x12G\n\x06Status\x12!.coroner.control.v1.StatusReq\
+    uest\x1a\x1a.coroner.control.v1.Answer\x12S\n\x0cListPolicies\x12'.coron\
+    er.control.v1.ListPoliciesRequest\x1a\x1a.coroner.control.v1.Answer\x12U\
+    \n\rInspectPolicy\x12(.coroner.control.v1.InspectPolicyRequest\x1a\x1a.c\
+    oroner.control.v1.Answer\x12W\n\x0eReloadPolicies\x12).coroner.control.v\
+    1.ReloadPoliciesRequest\x1a\x1a.coroner.control.v1.Answer\x12U\n\rPromot\
+    ePolicy\x12(.coroner.control.v1.PromotePolicyRequest\x1a\x1a.coroner.con\
+    trol.v1.Answer\x12U\n\rReleasePolicy\x12(.coroner.control.v1.ReleasePoli\
+    cyRequest\x1a\x1a.coroner.control.v1.Answer\x12K\n\x08AddGuest\x12#.coro\
+    ner.control.v1.AddGuestRequest\x1a\x1a.coroner.control.v1.Answer\x12Q\n\
+    \x0bRemoveGuest\x12&.coroner.control.v1.RemoveGuestRequest\x1a\x1a.coron\
+    er.control.v1.Answer\x12O\n\nListGuests\x12%.coroner.control.v1.ListGues\
+    tsRequest\x1a\x1a.coroner.control.v1.Answerb\x06proto3\
 ";
 
 /// `FileDescriptorProto` object which was a source for this generated file
@@ -873,13 +1226,16 @@ pub fn file_descriptor() -> &'static ::protobuf::reflect::FileDescriptor {
     file_descriptor.get(|| {
         let generated_file_descriptor = generated_file_descriptor_lazy.get(|| {
             let mut deps = ::std::vec::Vec::with_capacity(0);
-            let mut messages = ::std::vec::Vec::with_capacity(7);
+            let mut messages = ::std::vec::Vec::with_capacity(10);
             messages.push(StatusRequest::generated_message_descriptor_data());
             messages.push(ListPoliciesRequest::generated_message_descriptor_data());
             messages.push(InspectPolicyRequest::generated_message_descriptor_data());
             messages.push(ReloadPoliciesRequest::generated_message_descriptor_data());
             messages.push(PromotePolicyRequest::generated_message_descriptor_data());
             messages.push(ReleasePolicyRequest::generated_message_descriptor_data());
+            messages.push(AddGuestRequest::generated_message_descriptor_data());
+            messages.push(RemoveGuestRequest::generated_message_descriptor_data());
+            messages.push(ListGuestsRequest::generated_message_descriptor_data());
             messages.push(Answer::generated_message_descriptor_data());
             let mut enums = ::std::vec::Vec::with_capacity(0);
             ::protobuf::reflect::GeneratedFileDescriptor::new_generated(

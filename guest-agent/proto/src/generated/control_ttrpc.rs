@@ -60,6 +60,21 @@ impl ControlClient {
         let mut cres = super::control::Answer::new();
         ::ttrpc::async_client_request!(self, ctx, req, "coroner.control.v1.Control", "ReleasePolicy", cres);
     }
+
+    pub async fn add_guest(&self, ctx: ttrpc::context::Context, req: &super::control::AddGuestRequest) -> ::ttrpc::Result<super::control::Answer> {
+        let mut cres = super::control::Answer::new();
+        ::ttrpc::async_client_request!(self, ctx, req, "coroner.control.v1.Control", "AddGuest", cres);
+    }
+
+    pub async fn remove_guest(&self, ctx: ttrpc::context::Context, req: &super::control::RemoveGuestRequest) -> ::ttrpc::Result<super::control::Answer> {
+        let mut cres = super::control::Answer::new();
+        ::ttrpc::async_client_request!(self, ctx, req, "coroner.control.v1.Control", "RemoveGuest", cres);
+    }
+
+    pub async fn list_guests(&self, ctx: ttrpc::context::Context, req: &super::control::ListGuestsRequest) -> ::ttrpc::Result<super::control::Answer> {
+        let mut cres = super::control::Answer::new();
+        ::ttrpc::async_client_request!(self, ctx, req, "coroner.control.v1.Control", "ListGuests", cres);
+    }
 }
 
 struct StatusMethod {
@@ -128,6 +143,39 @@ impl ::ttrpc::r#async::MethodHandler for ReleasePolicyMethod {
     }
 }
 
+struct AddGuestMethod {
+    service: Arc<dyn Control + Send + Sync>,
+}
+
+#[async_trait]
+impl ::ttrpc::r#async::MethodHandler for AddGuestMethod {
+    async fn handler(&self, ctx: ::ttrpc::r#async::TtrpcContext, req: ::ttrpc::Request) -> ::ttrpc::Result<::ttrpc::Response> {
+        ::ttrpc::async_request_handler!(self, ctx, req, control, AddGuestRequest, add_guest);
+    }
+}
+
+struct RemoveGuestMethod {
+    service: Arc<dyn Control + Send + Sync>,
+}
+
+#[async_trait]
+impl ::ttrpc::r#async::MethodHandler for RemoveGuestMethod {
+    async fn handler(&self, ctx: ::ttrpc::r#async::TtrpcContext, req: ::ttrpc::Request) -> ::ttrpc::Result<::ttrpc::Response> {
+        ::ttrpc::async_request_handler!(self, ctx, req, control, RemoveGuestRequest, remove_guest);
+    }
+}
+
+struct ListGuestsMethod {
+    service: Arc<dyn Control + Send + Sync>,
+}
+
+#[async_trait]
+impl ::ttrpc::r#async::MethodHandler for ListGuestsMethod {
+    async fn handler(&self, ctx: ::ttrpc::r#async::TtrpcContext, req: ::ttrpc::Request) -> ::ttrpc::Result<::ttrpc::Response> {
+        ::ttrpc::async_request_handler!(self, ctx, req, control, ListGuestsRequest, list_guests);
+    }
+}
+
 #[async_trait]
 pub trait Control: Sync {
     async fn status(&self, _ctx: &::ttrpc::r#async::TtrpcContext, _: super::control::StatusRequest) -> ::ttrpc::Result<super::control::Answer> {
@@ -147,6 +195,15 @@ pub trait Control: Sync {
     }
     async fn release_policy(&self, _ctx: &::ttrpc::r#async::TtrpcContext, _: super::control::ReleasePolicyRequest) -> ::ttrpc::Result<super::control::Answer> {
         Err(::ttrpc::Error::RpcStatus(::ttrpc::get_status(::ttrpc::Code::NOT_FOUND, "/coroner.control.v1.Control/ReleasePolicy is not supported".to_string())))
+    }
+    async fn add_guest(&self, _ctx: &::ttrpc::r#async::TtrpcContext, _: super::control::AddGuestRequest) -> ::ttrpc::Result<super::control::Answer> {
+        Err(::ttrpc::Error::RpcStatus(::ttrpc::get_status(::ttrpc::Code::NOT_FOUND, "/coroner.control.v1.Control/AddGuest is not supported".to_string())))
+    }
+    async fn remove_guest(&self, _ctx: &::ttrpc::r#async::TtrpcContext, _: super::control::RemoveGuestRequest) -> ::ttrpc::Result<super::control::Answer> {
+        Err(::ttrpc::Error::RpcStatus(::ttrpc::get_status(::ttrpc::Code::NOT_FOUND, "/coroner.control.v1.Control/RemoveGuest is not supported".to_string())))
+    }
+    async fn list_guests(&self, _ctx: &::ttrpc::r#async::TtrpcContext, _: super::control::ListGuestsRequest) -> ::ttrpc::Result<super::control::Answer> {
+        Err(::ttrpc::Error::RpcStatus(::ttrpc::get_status(::ttrpc::Code::NOT_FOUND, "/coroner.control.v1.Control/ListGuests is not supported".to_string())))
     }
 }
 
@@ -172,6 +229,15 @@ pub fn create_control(service: Arc<dyn Control + Send + Sync>) -> HashMap<String
 
     methods.insert("ReleasePolicy".to_string(),
                     Box::new(ReleasePolicyMethod{service: service.clone()}) as Box<dyn ::ttrpc::r#async::MethodHandler + Send + Sync>);
+
+    methods.insert("AddGuest".to_string(),
+                    Box::new(AddGuestMethod{service: service.clone()}) as Box<dyn ::ttrpc::r#async::MethodHandler + Send + Sync>);
+
+    methods.insert("RemoveGuest".to_string(),
+                    Box::new(RemoveGuestMethod{service: service.clone()}) as Box<dyn ::ttrpc::r#async::MethodHandler + Send + Sync>);
+
+    methods.insert("ListGuests".to_string(),
+                    Box::new(ListGuestsMethod{service: service.clone()}) as Box<dyn ::ttrpc::r#async::MethodHandler + Send + Sync>);
 
     ret.insert("coroner.control.v1.Control".to_string(), ::ttrpc::r#async::Service{ methods, streams });
     ret

@@ -3,5 +3,7 @@
 
 pub mod agent;
 pub mod control;
+pub mod kata;
 pub mod agent_ttrpc;
 pub mod control_ttrpc;
+pub mod kata_ttrpc;

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use crate::cgroup::Hierarchy;
+use crate::cgroup::{Hierarchy, Version};
 use crate::connector::Connector;
 use crate::discover::{Change, Tree};
 use crate::kmsg::Kmsg;
 use crate::names::Root;
+use crate::placement::{self, Placement};
 use crate::{Error, hierarchy, process};
 
 /// What is here.
@@ -14,6 +15,8 @@ use crate::{Error, hierarchy, process};
 pub struct Findings {
     /// The hierarchy with the memory controller.
     pub hierarchy: Hierarchy,
+    /// How it would run here, without a command.
+    pub placement: Placement,
     /// Everything that can be known somewhere, and why not here.
     pub capabilities: Vec<Capability>,
     /// The containers, by cgroup.
@@ -57,15 +60,25 @@ pub fn check(roots: &[String], cgroup_mount: Option<PathBuf>) -> Result<Findings
         })
         .collect();
     containers.sort_by(|a, b| a.cgroup.cmp(&b.cgroup));
+    let connector = Connector::open();
+    let placement = Placement::of(placement::is_init(), connector.as_ref().map(drop));
+    let silent = connector.err().map(|error| error.to_string());
+    let pressure = match hierarchy.version() {
+        Version::V1 => Some("cgroup v1 keeps none of a container".to_owned()),
+        Version::V2 if hierarchy.has_pressure() => None,
+        Version::V2 => {
+            Some("this kernel keeps none: /proc/pressure is not there (CONFIG_PSI, psi=1)".to_owned())
+        }
+    };
     let capability = |name, missing_because| Capability { name, missing_because };
     let capabilities = vec![
         capability("kill-count", None),
         capability("victim", Kmsg::open().err().map(|error| format!("/dev/kmsg: {error}"))),
-        capability("exit-status", Connector::open().err().map(|error| error.to_string())),
+        capability("exit-status", silent.filter(|_| placement == Placement::Namespaced)),
         capability("memory", None),
-        capability("pressure", Some("this version does not read it".to_owned())),
+        capability("pressure", pressure),
     ];
-    Ok(Findings { hierarchy, capabilities, containers })
+    Ok(Findings { hierarchy, placement, capabilities, containers })
 }
 
 fn found(hierarchy: &Hierarchy, id: String, cgroup: &str) -> Found {

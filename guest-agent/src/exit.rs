@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::connector::Event;
 use crate::log::log;
+use crate::placement::Placement;
 use crate::process;
 use crate::shared::now;
 use crate::watcher::{PROCESS, Watcher};
@@ -22,6 +23,8 @@ use crate::watcher::{PROCESS, Watcher};
 /// proc_exit_connector in do_exit. This is for the moment between, on a machine that is out of breath.
 const GRACE: Duration = Duration::from_millis(100);
 const GRACE_STEP: Duration = Duration::from_millis(1);
+/// A cgroup without processes is a container's end after this long: a runtime may try it out before the container begins.
+const EMPTIED: Duration = Duration::from_millis(100);
 /// Ends kept of processes that nobody has named yet: a shim may name its init after it ended.
 const MAX_RECENT: usize = 256;
 /// Execs followed in one container, and processes in all. Each holds a descriptor; who may ask could ask for all of them.
@@ -32,12 +35,12 @@ pub(crate) const MAX_PROCESSES: usize = 16 << 10;
 #[derive(Debug)]
 pub(crate) struct Tracked {
     pub(crate) pid: u32,
-    handle: OwnedFd,
+    pub(crate) handle: OwnedFd,
     /// What wait(2) would say, by the latest event of one of its threads.
-    code: Option<u32>,
+    pub(crate) code: Option<u32>,
     /// That event came when the whole process had ended.
-    is_last: bool,
-    ended: Option<Instant>,
+    pub(crate) is_last: bool,
+    pub(crate) ended: Option<Instant>,
 }
 
 impl Watcher {
@@ -125,6 +128,7 @@ impl Watcher {
 
     /// Takes in how processes ended. Called before anything is told of an end.
     pub(crate) fn drain_connector(&mut self) {
+        self.reap();
         let Some(mut connector) = self.connector.take() else { return };
         let lost = connector.lost();
         connector.drain(|event| self.process_event(event));
@@ -150,13 +154,7 @@ impl Watcher {
                 }
             }
             Event::Exit { pid, code } => {
-                let Some((key, _)) = self.by_pid.get(&pid) else {
-                    if self.recent.len() == MAX_RECENT {
-                        self.recent.pop_front();
-                    }
-                    self.recent.push_back((pid, code));
-                    return;
-                };
+                let Some((key, _)) = self.by_pid.get(&pid) else { return self.remember(pid, code) };
                 let key = *key;
                 if let Some(tracked) = self.tracked(pid) {
                     tracked.code = Some(code);
@@ -170,7 +168,15 @@ impl Watcher {
         }
     }
 
-    fn tracked(&mut self, pid: u32) -> Option<&mut Tracked> {
+    /// Keeps how a process ended that nobody has named yet.
+    pub(crate) fn remember(&mut self, pid: u32, code: u32) {
+        if self.recent.len() == MAX_RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((pid, code));
+    }
+
+    pub(crate) fn tracked(&mut self, pid: u32) -> Option<&mut Tracked> {
         let (key, exec) = self.by_pid.get(&pid)?;
         let container = self.containers.get_mut(key)?;
         match exec {
@@ -195,7 +201,7 @@ impl Watcher {
     /// Tells the ends that are complete, or have waited for the rest long enough.
     pub(crate) fn tend_exits(&mut self, key: u32, now: Instant) {
         let Some(container) = self.containers.get(&key) else { return };
-        let deaf = self.connector.is_none();
+        let deaf = self.connector.is_none() && !self.reaps;
         let init = container.init.iter().map(|tracked| (None, tracked));
         let execs = container.execs.iter().map(|(exec, tracked)| (Some(exec.clone()), tracked));
         let (mut complete, mut waiting) = (Vec::new(), false);
@@ -232,7 +238,7 @@ impl Watcher {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let unknown = match code {
             Some(_) => None,
-            None if self.connector.is_none() => Some("no process events here".to_owned()),
+            None if self.connector.is_none() && !self.reaps => Some("no process events here".to_owned()),
             // What killed the last process of a cgroup is lost with who it was.
             None => Some(if pid.is_some() { "exit event lost" } else { "init not known" }.to_owned()),
         };
@@ -252,6 +258,42 @@ impl Watcher {
         self.depart_if_over(key);
     }
 
+    /// No process is in a container any more, and nobody else will say how it ended: where this process sees neither the containers'
+    /// processes nor their ends, that is all there is to tell.
+    pub(crate) fn tend_emptied(&mut self, key: u32, now: Instant) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        let Some(emptied) = container.emptied else { return };
+        if container.gone
+            || container.init.is_some()
+            || self.hierarchy.populated(&container.cgroup) != Some(false)
+        {
+            container.emptied = None;
+        } else if now < emptied + EMPTIED {
+            self.due.insert((emptied + EMPTIED, key));
+        } else {
+            container.emptied = None;
+            if !self.shared.with(|state| state.has_exited(&container.id)) {
+                self.tell_exit(key, None, None, None);
+            }
+        }
+    }
+
+    /// `cgroup.events` changed.
+    pub(crate) fn population_changed(&mut self, key: u32) {
+        if self.placement != Placement::Namespaced {
+            return;
+        }
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        match self.hierarchy.populated(&container.cgroup) {
+            Some(true) => (container.populated, container.emptied) = (true, None),
+            Some(false) if container.populated && container.emptied.is_none() => {
+                container.emptied = Some(Instant::now());
+                self.due.insert((Instant::now() + EMPTIED, key));
+            }
+            Some(false) | None => {}
+        }
+    }
+
     /// A container's cgroup was removed.
     pub(crate) fn cgroup_gone(&mut self, key: u32) {
         self.drain_connector();
@@ -267,6 +309,7 @@ impl Watcher {
         let Some(container) = self.containers.get_mut(&key) else { return };
         container.gone = true;
         container.oom_event = None;
+        container.pressure = crate::pressure::Watched::default();
         let (id, cgroup) = (container.id.clone(), container.cgroup.clone());
         let init_followed = container.init.is_some();
         self.unlink(key, &id, &cgroup);

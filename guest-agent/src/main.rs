@@ -5,7 +5,7 @@ mod arguments;
 use std::io::Write;
 use std::process::ExitCode;
 
-use coroner_agent::{Findings, Options, Version, log};
+use coroner_agent::{Exit, Findings, Options, Version, log};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::arguments::{Command, parse};
@@ -37,18 +37,19 @@ fn main() -> ExitCode {
             Ok(findings) => say(std::io::stdout(), &shown(&findings)),
             Err(error) => return failed(&error),
         },
-        Command::Run { listen, roots } => {
+        Command::Run { listen, roots, pressure, command } => {
+            keep_small();
             raise_descriptors();
-            go_first();
-            if let Err(error) = serve(Options { listen, roots, cgroup_mount: None }) {
-                return failed(&*error);
+            match serve(Options { listen, roots, cgroup_mount: None, pressure, command }) {
+                Ok(ended) => return over(ended),
+                Err(error) => return failed(&*error),
             }
         }
     }
     ExitCode::SUCCESS
 }
 
-fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
+fn serve(options: Options) -> Result<Option<Exit>, Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (mut terminate, mut interrupt) =
@@ -59,10 +60,42 @@ fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
                 _ = interrupt.recv() => {}
             }
         };
-        coroner_agent::run(options, || {}, shutdown).await?;
-        Ok(())
+        Ok(coroner_agent::run(options, go_first, shutdown).await?)
     })
 }
+
+/// The command's end is the agent's. An init must not end: the kernel would panic.
+fn over(ended: Option<Exit>) -> ExitCode {
+    use rustix::system::{RebootCommand, reboot};
+    if std::process::id() == 1 {
+        rustix::fs::sync();
+        if let Err(error) = reboot(RebootCommand::PowerOff) {
+            return failed(&format!("cannot power off: {error}"));
+        }
+    }
+    ended.map_or(ExitCode::SUCCESS, |exit| exit.status.into())
+}
+
+/// What is freed goes back to the kernel: one large answer would else leave the heap at its high-water mark for good. glibc's own
+/// thresholds are for programs that may keep what they had, and rise with use unless they are set.
+#[cfg(target_env = "gnu")]
+#[expect(
+    unsafe_code,
+    reason = "the allocator's settings have no safe form, and environment variables are the operator's"
+)]
+fn keep_small() {
+    const THRESHOLD: i32 = 64 << 10;
+    // SAFETY: mallopt(3) takes two numbers; no other thread runs yet.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, THRESHOLD);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, THRESHOLD);
+        libc::mallopt(libc::M_TOP_PAD, 0);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn keep_small() {}
 
 /// A container takes two descriptors, and the usual limit is 1,024.
 fn raise_descriptors() {
@@ -86,6 +119,7 @@ fn shown(findings: &Findings) -> String {
         Version::V2 => "v2",
     };
     let mut lines = vec![format!("cgroup {version} at {}", findings.hierarchy.mount().display())];
+    lines.push(format!("placement {}: {}", findings.placement, findings.placement.meaning()));
     for capability in &findings.capabilities {
         lines.push(match &capability.missing_because {
             None => format!("  {:<12} yes", capability.name),

@@ -89,6 +89,8 @@ impl Watcher {
             }
         };
         container.trouble_told = false;
+        self.throttled(key, read.high);
+        let container = self.containers.get_mut(&key)?;
         let Some(mut before) = container.kills.replace(read) else {
             // The first that could be read: what came before is not known to be new.
             let total = container.kills_earlier.saturating_add(read.total);
@@ -170,7 +172,7 @@ mod tests {
 
     #[test]
     fn without_the_log_the_level_is_what_the_counters_say() {
-        let kills = |ooms, own_ooms| Kills { total: 1, groups: None, ooms, own_ooms };
+        let kills = |ooms, own_ooms| Kills { total: 1, ooms, own_ooms, ..Kills::default() };
         let none = Kills::default();
         for (read, expect) in [
             (kills(Some(1), Some(1)), Level::LEVEL_CONTAINER),

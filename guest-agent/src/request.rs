@@ -5,7 +5,9 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::exit::{MAX_EXECS, MAX_PROCESSES};
+use crate::pressure::Trigger;
 use crate::process;
+use crate::reap::Command;
 use crate::state::Known;
 use crate::watcher::{Origin, Watcher};
 
@@ -15,6 +17,7 @@ pub(crate) enum Request {
     Settle { id: String, answer: oneshot::Sender<Known> },
     Watch { watch: Watch, answer: oneshot::Sender<Result<(), Refusal>> },
     Unwatch { id: String, answer: oneshot::Sender<()> },
+    Command(Command),
 }
 
 /// A container, and maybe one of its processes. The cgroup has a leading slash, or is empty for a container that is known.
@@ -24,6 +27,7 @@ pub(crate) struct Watch {
     pub(crate) cgroup: String,
     pub(crate) pid: Option<u32>,
     pub(crate) exec: Option<String>,
+    pub(crate) pressure: Vec<Trigger>,
 }
 
 /// Why something is not watched.
@@ -51,6 +55,10 @@ impl Watcher {
                 self.unwatch(&id);
                 answer.send(()).ok();
             }
+            Request::Command(command) => {
+                self.command = Some(command);
+                self.reap();
+            }
         }
     }
 
@@ -63,6 +71,9 @@ impl Watcher {
 
     fn watch(&mut self, watch: &Watch) -> Result<(), Refusal> {
         let key = self.container_for(watch)?;
+        if !watch.pressure.is_empty() {
+            self.arm_pressure(key, &watch.pressure);
+        }
         let Some(pid) = watch.pid else { return Ok(()) };
         let exec = watch.exec.as_deref();
         if let Some(known) = self.by_pid.get(&pid) {

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coroner_proto::agent::{
-    HelloRequest, HelloResponse, NextSignalsRequest, NextSignalsResponse, SettleRequest, SettleResponse,
-    SnapshotRequest, SnapshotResponse, UnwatchRequest, UnwatchResponse, WatchRequest, WatchResponse,
+    HelloRequest, HelloResponse, NextSignalsRequest, NextSignalsResponse, PressureOf, PressureTrigger,
+    SettleRequest, SettleResponse, SnapshotRequest, SnapshotResponse, UnwatchRequest, UnwatchResponse,
+    WatchRequest, WatchResponse,
 };
 use coroner_proto::agent_ttrpc::Agent;
 use coroner_proto::limits::{MAX_ANSWER, MAX_CONTAINER_ID, valid_container_id};
@@ -16,6 +17,7 @@ use ttrpc::asynchronous::TtrpcContext;
 use ttrpc::{Code, Error, get_status};
 
 use crate::cgroup::Hierarchy;
+use crate::pressure::{LINES, Trigger};
 use crate::request::{Refusal, Request, Watch};
 use crate::shared::Shared;
 
@@ -25,7 +27,7 @@ const MAX_WAIT: Duration = Duration::from_secs(300);
 const MAX_SIGNALS: usize = 1024;
 /// Calls that may wait at once; one more is answered at once. Each is a task and its request: a peer could otherwise leave as
 /// many behind as it can send.
-const MAX_WAITING: usize = 64;
+pub(crate) const MAX_WAITING: usize = 64;
 /// Bytes of a cgroup path and of an exec id: the kernel's PATH_MAX and containerd's limit for identifiers. Both are kept,
 /// and told to every reader.
 const MAX_CGROUP: usize = 4096;
@@ -38,7 +40,7 @@ pub(crate) struct Service {
     pub(crate) hierarchy: Hierarchy,
     pub(crate) hello: HelloResponse,
     pub(crate) requests: mpsc::Sender<Request>,
-    pub(crate) waiting: Semaphore,
+    pub(crate) waiting: Arc<Semaphore>,
 }
 
 impl Service {
@@ -47,8 +49,9 @@ impl Service {
         hierarchy: Hierarchy,
         hello: HelloResponse,
         requests: mpsc::Sender<Request>,
+        waiting: Arc<Semaphore>,
     ) -> Self {
-        Self { shared, hierarchy, hello, requests, waiting: Semaphore::new(MAX_WAITING) }
+        Self { shared, hierarchy, hello, requests, waiting }
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> ttrpc::Result<T> {
@@ -85,17 +88,24 @@ impl Agent for Service {
         let mut told = self.shared.told();
         self.shared.with(|state| state.ack(ack));
         let look = || self.shared.with(|state| state.next(after, most, MAX_ANSWER));
-        let (mut signals, mut lost) = look();
-        if signals.is_empty() && lost == 0 && !wait.is_zero() {
-            let news = told.wait_for(|told| told.stopping || told.seq > after);
+        let mut news = look();
+        // What is not asked for is never another one.
+        let known = request.appeared.unwrap_or(told.borrow().appeared);
+        let nothing = news.signals.is_empty() && news.lost == 0 && told.borrow().appeared == known;
+        if nothing && !wait.is_zero() {
+            let asked = request.appeared.is_some();
+            let heard =
+                told.wait_for(|told| told.stopping || told.seq > after || asked && told.appeared != known);
             // Time is up, or the agent stops: there is nothing to tell, and that is told.
-            drop(tokio::time::timeout(wait, news).await);
-            (signals, lost) = look();
+            drop(tokio::time::timeout(wait, heard).await);
+            news = look();
         }
         Ok(NextSignalsResponse {
             stream_id: self.hello.stream_id.clone(),
-            signals,
-            lost,
+            signals: news.signals,
+            lost: news.lost,
+            pressure_lost: news.pressure_lost,
+            appeared: told.borrow().appeared,
             ..NextSignalsResponse::default()
         })
     }
@@ -174,7 +184,19 @@ fn checked_watch(request: WatchRequest) -> ttrpc::Result<Watch> {
     if request.init_pid.is_some_and(|pid| pid == 0 || i32::try_from(pid).is_err()) {
         return Err(invalid("init_pid is no process id"));
     }
-    Ok(Watch { id: checked(request.container_id)?, cgroup, pid: request.init_pid, exec: request.exec_id })
+    if request.pressure.len() > LINES {
+        return Err(invalid("pressure has more than 6 triggers"));
+    }
+    let trigger = |it: &PressureTrigger| {
+        let of = it.of.enum_value().unwrap_or(PressureOf::PRESSURE_OF_UNKNOWN);
+        let trigger = Trigger { of, full: it.full, stall_us: it.stall_us, window_us: it.window_us };
+        trigger
+            .wrong()
+            .map_or(Ok(trigger), |why| Err(invalid(&format!("a pressure trigger is wrong: {why}"))))
+    };
+    let pressure = request.pressure.iter().map(trigger).collect::<Result<Vec<_>, _>>()?;
+    let (pid, exec) = (request.init_pid, request.exec_id);
+    Ok(Watch { id: checked(request.container_id)?, cgroup, pid, exec, pressure })
 }
 
 /// The path with one leading slash and no trailing one; empty stays empty. The root itself is no container.

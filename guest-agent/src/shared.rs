@@ -10,6 +10,7 @@ use crate::state::{Moment, State};
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Told {
     pub(crate) seq: u64,
+    pub(crate) appeared: u64,
     pub(crate) stopping: bool,
 }
 
@@ -30,9 +31,13 @@ impl Shared {
         // A panic while it was held left a whole state: every change to it is a few assignments.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let answer = change(&mut state);
-        let seq = state.seq();
+        let now = (state.seq(), state.appeared());
         drop(state);
-        self.told.send_if_modified(|told| std::mem::replace(&mut told.seq, seq) != seq);
+        self.told.send_if_modified(|told| {
+            let before = (told.seq, told.appeared);
+            (told.seq, told.appeared) = now;
+            before != now
+        });
         answer
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use coroner_proto::agent::{self, Exited, OomKill, Signal, signal};
+use coroner_proto::agent::{self, Exited, OomKill, Pressure, Signal, signal};
 use protobuf::{Message, MessageField};
 
 /// Containers that are there. Every one costs about a kilobyte here and two descriptors; a node runs some hundred, a guest a
@@ -18,6 +18,9 @@ const KEPT_UNACKED: usize = 1024;
 const KEPT_EXECS: usize = 64;
 /// Sequence numbers of dropped signals that are known one by one; older ones are only counted.
 const KEPT_DROPPED: usize = 1024;
+/// Pressure signals kept, the oldest dropped first: the latest say most, and a reader that is away for long needs no history.
+const KEPT_PRESSURE: usize = 256;
+const KEPT_DROPPED_PRESSURE: usize = 64;
 
 /// When something was seen, by the boot clock and the wall clock.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,17 +58,22 @@ impl Container {
 }
 
 /// Signals that were dropped before everybody had read them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Dropped {
     known: BTreeSet<u64>,
+    most: usize,
     older: u64,
     oldest: u64,
 }
 
 impl Dropped {
+    fn new(most: usize) -> Self {
+        Self { known: BTreeSet::new(), most, older: 0, oldest: 0 }
+    }
+
     fn add(&mut self, seq: u64) {
         self.known.insert(seq);
-        if self.known.len() > KEPT_DROPPED
+        if self.known.len() > self.most
             && let Some(seq) = self.known.pop_first()
         {
             self.older += 1;
@@ -80,7 +88,7 @@ impl Dropped {
 }
 
 /// All containers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct State {
     seq: u64,
     acked: u64,
@@ -89,6 +97,34 @@ pub(crate) struct State {
     /// Containers that are gone, the earliest first.
     departed: VecDeque<String>,
     dropped: Dropped,
+    /// By rising seq.
+    pressure: VecDeque<Signal>,
+    dropped_pressure: Dropped,
+    appeared: u64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            seq: 0,
+            acked: 0,
+            containers: BTreeMap::new(),
+            index: BTreeMap::new(),
+            departed: VecDeque::new(),
+            dropped: Dropped::new(KEPT_DROPPED),
+            pressure: VecDeque::new(),
+            dropped_pressure: Dropped::new(KEPT_DROPPED_PRESSURE),
+            appeared: 0,
+        }
+    }
+}
+
+/// Signals from a cursor on.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    pub(crate) signals: Vec<Signal>,
+    pub(crate) lost: u64,
+    pub(crate) pressure_lost: u64,
 }
 
 /// A page of the state.
@@ -113,6 +149,11 @@ impl State {
         self.seq
     }
 
+    /// How many containers appeared.
+    pub(crate) fn appeared(&self) -> u64 {
+        self.appeared
+    }
+
     /// A container is there. `kills_before`: kills up to there are no signals. One that was gone runs again. False: there
     /// are too many.
     pub(crate) fn appear(&mut self, id: &str, cgroup: &str, kills_before: Option<u64>) -> bool {
@@ -120,6 +161,7 @@ impl State {
         {
             return false;
         }
+        self.appeared += 1;
         let container = self.containers.entry(id.to_owned()).or_default();
         if container.departed {
             self.departed.retain(|gone| gone != id);
@@ -174,6 +216,20 @@ impl State {
         self.put(id, Slot::Kill, signal::Event::OomKill(kill), at);
     }
 
+    /// A container is short of something. Of these only the latest are kept.
+    pub(crate) fn pressure(&mut self, id: &str, pressure: Pressure, at: Moment) {
+        if !self.containers.contains_key(id) {
+            return;
+        }
+        let signal = self.signal(id, None, signal::Event::Pressure(pressure), at);
+        self.pressure.push_back(signal);
+        if self.pressure.len() > KEPT_PRESSURE
+            && let Some(oldest) = self.pressure.pop_front()
+        {
+            self.dropped_pressure.add(oldest.seq);
+        }
+    }
+
     /// A container, or an exec in it, ended.
     pub(crate) fn exit(&mut self, id: &str, exec: Option<&str>, exited: Exited, at: Moment) {
         let Some(container) = self.containers.get_mut(id) else { return };
@@ -212,6 +268,7 @@ impl State {
     /// Forgets a container at once.
     pub(crate) fn forget(&mut self, id: &str) {
         self.departed.retain(|gone| gone != id);
+        self.pressure.retain(|signal| signal.container_id != id);
         if let Some(container) = self.containers.remove(id) {
             for signal in container.slots.values() {
                 self.index.remove(&signal.seq);
@@ -224,26 +281,43 @@ impl State {
         let seq = seq.min(self.seq);
         if seq > self.acked {
             self.acked = seq;
+            while self.pressure.front().is_some_and(|signal| signal.seq <= seq) {
+                self.pressure.pop_front();
+            }
             self.evict();
         }
     }
 
-    /// Signals above `after`, as many as fit, and how many above it were dropped.
-    pub(crate) fn next(&self, after: u64, most: usize, bytes: usize) -> (Vec<Signal>, u64) {
-        let (mut signals, mut size) = (Vec::new(), 0);
-        let Some(first) = after.checked_add(1) else { return (signals, 0) };
-        for (id, slot) in self.index.range(first..).map(|(_, place)| place) {
-            let Some(signal) = self.containers.get(id).and_then(|container| container.slots.get(slot)) else {
-                continue;
+    /// Signals above `after` by rising seq, as many as fit, and how many above it were dropped.
+    pub(crate) fn next(&self, after: u64, most: usize, bytes: usize) -> News {
+        let (lost, pressure_lost) = (self.dropped.after(after), self.dropped_pressure.after(after));
+        let mut news = News { signals: Vec::new(), lost, pressure_lost };
+        let Some(first) = after.checked_add(1) else { return News::default() };
+        let slots =
+            self.index.range(first..).filter_map(|(_, (id, slot))| self.containers.get(id)?.slots.get(slot));
+        let (mut slots, mut size) = (slots.peekable(), 0);
+        let mut pressure = self.pressure.iter().skip_while(|signal| signal.seq < first).peekable();
+        loop {
+            let pressure_first = match (slots.peek(), pressure.peek()) {
+                (None, None) => break,
+                (Some(slot), Some(pressure)) => pressure.seq < slot.seq,
+                (slot, _) => slot.is_none(),
             };
+            let Some(signal) = (if pressure_first { pressure.next() } else { slots.next() }) else { break };
             size += encoded(signal);
             // The first always goes: it is far smaller than an answer, and nothing after it would ever come.
-            if signals.len() >= most.max(1) || size > bytes && !signals.is_empty() {
+            if news.signals.len() >= most.max(1) || size > bytes && !news.signals.is_empty() {
                 break;
             }
-            signals.push(signal.clone());
+            news.signals.push(signal.clone());
         }
-        (signals, self.dropped.after(after))
+        news
+    }
+
+    /// The first kill above `after`, and its container.
+    pub(crate) fn next_kill(&self, after: u64) -> Option<(u64, String)> {
+        let above = self.index.range(after.checked_add(1)?..);
+        above.filter(|(_, (_, slot))| *slot == Slot::Kill).map(|(seq, (id, _))| (*seq, id.clone())).next()
     }
 
     /// Containers after `id`, as many as fit.
@@ -282,14 +356,9 @@ impl State {
         })
     }
 
-    fn put(&mut self, id: &str, slot: Slot, event: signal::Event, at: Moment) {
-        let Some(container) = self.containers.get_mut(id) else { return };
+    fn signal(&mut self, id: &str, exec_id: Option<String>, event: signal::Event, at: Moment) -> Signal {
         self.seq += 1;
-        let exec_id = match &slot {
-            Slot::Exit(exec) => exec.clone(),
-            Slot::Kill => None,
-        };
-        let signal = Signal {
+        Signal {
             seq: self.seq,
             container_id: id.to_owned(),
             exec_id,
@@ -297,7 +366,16 @@ impl State {
             wall_ms: at.wall_ms,
             event: Some(event),
             ..Signal::default()
+        }
+    }
+
+    fn put(&mut self, id: &str, slot: Slot, event: signal::Event, at: Moment) {
+        let exec_id = match &slot {
+            Slot::Exit(exec) => exec.clone(),
+            Slot::Kill => None,
         };
+        let signal = self.signal(id, exec_id, event, at);
+        let Some(container) = self.containers.get_mut(id) else { return };
         if let Some(before) = container.slots.insert(slot.clone(), signal) {
             self.index.remove(&before.seq);
         }

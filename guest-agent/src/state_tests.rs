@@ -11,7 +11,7 @@ fn exited(status: u32) -> Exited {
 }
 
 fn told(state: &State, after: u64) -> Vec<(u64, String)> {
-    let (signals, _) = state.next(after, ALL, ALL);
+    let signals = state.next(after, ALL, ALL).signals;
     signals.iter().map(|it| (it.seq, describe(it))).collect()
 }
 
@@ -87,8 +87,8 @@ fn execs_have_exits_of_their_own() {
         state.exit("a", Some(&exec.to_string()), exited(0), Moment::default());
     }
     assert_eq!(told(&state, 0).len(), KEPT_EXECS + 1);
-    assert_eq!(state.next(0, ALL, ALL).1, KEPT_EXECS as u64 + 1);
-    assert_eq!(state.next(state.seq(), ALL, ALL).1, 0);
+    assert_eq!(state.next(0, ALL, ALL).lost, KEPT_EXECS as u64 + 1);
+    assert_eq!(state.next(state.seq(), ALL, ALL).lost, 0);
 }
 
 #[test]
@@ -101,14 +101,14 @@ fn the_departed_are_kept_for_as_long_as_promised_and_then_counted_as_lost() {
         state.exit(&id, None, exited(0), Moment::default());
         state.depart(&id);
     }
-    let (signals, lost) = state.next(0, ALL, ALL);
+    let News { signals, lost, .. } = state.next(0, ALL, ALL);
     assert_eq!((signals.len(), lost), (KEPT_UNACKED, more as u64));
     assert_eq!(signals[0].container_id, format!("c{more}"));
     // Who has read the dropped ones has lost nothing.
-    assert_eq!(state.next(more as u64, ALL, ALL).1, 0);
-    assert_eq!(state.next(more as u64 - 1, ALL, ALL).1, 1);
+    assert_eq!(state.next(more as u64, ALL, ALL).lost, 0);
+    assert_eq!(state.next(more as u64 - 1, ALL, ALL).lost, 1);
     state.ack(state.seq());
-    let (signals, lost) = state.next(0, ALL, ALL);
+    let News { signals, lost, .. } = state.next(0, ALL, ALL);
     assert_eq!((signals.len(), lost), (KEPT_ACKED, (KEPT_UNACKED + more - KEPT_ACKED) as u64));
     assert_eq!(state.page("", ALL).containers.len(), KEPT_ACKED);
 }
@@ -167,11 +167,11 @@ fn answers_stop_at_their_size_and_number() {
         state.appear(&format!("{n:064}"), "/c", Some(0));
         state.kill(&format!("{n:064}"), kill(1), Moment { boot_ns: u64::MAX, wall_ms: u64::MAX });
     }
-    let (signals, _) = state.next(0, ALL, 48 << 10);
+    let signals = state.next(0, ALL, 48 << 10).signals;
     let answer = agent::NextSignalsResponse { signals, ..Default::default() };
     assert!((40 << 10..=48 << 10).contains(&answer.compute_size()));
-    assert_eq!(state.next(0, 7, 48 << 10).0.len(), 7);
-    assert_eq!(state.next(0, 7, 1).0.len(), 1);
+    assert_eq!(state.next(0, 7, 48 << 10).signals.len(), 7);
+    assert_eq!(state.next(0, 7, 1).signals.len(), 1);
 }
 
 /// Any order of changes, reads and acknowledgements: a reader that goes on from what it was told ends up with the latest of
@@ -210,7 +210,7 @@ fn readers_end_up_with_everything_or_are_told_of_losses() {
                 6 => state.ack(readers[roll(2) as usize]),
                 _ => {
                     let reader = roll(2) as usize;
-                    let (signals, lost) = state.next(readers[reader], 1 + roll(4) as usize, 200);
+                    let News { signals, lost, .. } = state.next(readers[reader], 1 + roll(4) as usize, 200);
                     assert_eq!(lost, 0);
                     for signal in signals {
                         assert!(signal.seq > readers[reader], "seed {seed}");
@@ -223,7 +223,7 @@ fn readers_end_up_with_everything_or_are_told_of_losses() {
         }
         for (reader, mut after) in readers.into_iter().enumerate() {
             loop {
-                let (signals, _) = state.next(after, 3, ALL);
+                let signals = state.next(after, 3, ALL).signals;
                 let Some(last) = signals.last() else { break };
                 after = last.seq;
                 for signal in signals {
@@ -234,4 +234,33 @@ fn readers_end_up_with_everything_or_are_told_of_losses() {
             assert_eq!(read[reader], truth, "seed {seed} reader {reader}");
         }
     }
+}
+
+fn pressure(total_us: u64) -> Pressure {
+    Pressure { total_us, ..Pressure::default() }
+}
+
+#[test]
+fn pressure_comes_in_its_place_and_only_the_latest_is_kept() {
+    let mut state = State::default();
+    state.appear("c1", "/c1", Some(0));
+    state.pressure("c1", pressure(1), Moment::default());
+    state.kill("c1", OomKill { total: 1, ..OomKill::default() }, Moment::default());
+    state.pressure("c1", pressure(2), Moment::default());
+    state.pressure("nobody", pressure(3), Moment::default());
+    let seqs = |state: &State| state.next(0, ALL, ALL).signals.iter().map(|it| it.seq).collect::<Vec<_>>();
+    assert_eq!(seqs(&state), [1, 2, 3]);
+    assert_eq!(state.next_kill(0), Some((2, "c1".to_owned())));
+    assert_eq!(state.next_kill(2), None);
+    for at in 0..KEPT_PRESSURE as u64 + 10 {
+        state.pressure("c1", pressure(at), Moment::default());
+    }
+    let news = state.next(0, ALL, ALL);
+    assert_eq!((news.signals.len(), news.lost, news.pressure_lost), (KEPT_PRESSURE + 1, 0, 12));
+    assert_eq!(news.signals[0].seq, 2, "a kill never gives way to pressure");
+    assert_eq!(state.next(state.seq(), ALL, ALL).pressure_lost, 0);
+    state.ack(state.seq());
+    assert_eq!(seqs(&state), [2], "pressure that was dealt with is not kept");
+    state.forget("c1");
+    assert_eq!(seqs(&state), []);
 }

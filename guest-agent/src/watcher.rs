@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::event::{Timespec, epoll};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -18,6 +19,9 @@ use crate::exit::Tracked;
 use crate::kmsg::Kmsg;
 use crate::log::log;
 use crate::looks::Looks;
+use crate::placement::Placement;
+use crate::pressure;
+use crate::reap;
 use crate::request::Request;
 use crate::shared::Shared;
 
@@ -30,7 +34,9 @@ const CONNECTOR: u64 = 1 << 32;
 const KMSG: u64 = 4 << 32;
 pub(crate) const OOM_EVENT: u64 = 2 << 32;
 pub(crate) const PROCESS: u64 = 3 << 32;
-const KIND: u64 = !0xffff_ffff;
+/// Which of the container's triggers is above.
+pub(crate) const PRESSURE: u64 = 5 << 32;
+const KIND: u64 = 0xff << 32;
 
 /// A container being watched.
 #[derive(Debug)]
@@ -49,8 +55,23 @@ pub(crate) struct Container {
     pub(crate) init_looks: Looks,
     pub(crate) init: Option<Tracked>,
     pub(crate) execs: BTreeMap<String, Tracked>,
+    pub(crate) pressure: pressure::Watched,
+    /// A process was seen in it; and since when none is.
+    pub(crate) populated: bool,
+    pub(crate) emptied: Option<Instant>,
     /// Its cgroup was removed; it stays until its processes' ends are told.
     pub(crate) gone: bool,
+}
+
+/// What a watcher watches with.
+#[derive(Debug)]
+pub(crate) struct Means {
+    pub(crate) hierarchy: Hierarchy,
+    pub(crate) tree: Tree,
+    pub(crate) connector: Option<Connector>,
+    pub(crate) kmsg: Option<Kmsg>,
+    pub(crate) placement: Placement,
+    pub(crate) pressure: Vec<pressure::Rule>,
 }
 
 /// Everything there is to watch.
@@ -71,19 +92,19 @@ pub(crate) struct Watcher {
     /// How processes ended that nobody had named yet, by pid, the latest last.
     pub(crate) recent: VecDeque<(u32, u32)>,
     pub(crate) due: BTreeSet<(Instant, u32)>,
+    pub(crate) placement: Placement,
+    /// Processes whose parents ended become this one's children.
+    pub(crate) reaps: bool,
+    pub(crate) command: Option<reap::Command>,
+    pressure: Vec<pressure::Rule>,
     next_key: u32,
     full: bool,
 }
 
 impl Watcher {
     /// Finds what is there. Kills up to now are no signals.
-    pub(crate) fn start(
-        hierarchy: Hierarchy,
-        shared: Arc<Shared>,
-        tree: Tree,
-        connector: Option<Connector>,
-        kmsg: Option<Kmsg>,
-    ) -> std::io::Result<Self> {
+    pub(crate) fn start(means: Means, shared: Arc<Shared>) -> std::io::Result<Self> {
+        let Means { hierarchy, tree, connector, kmsg, placement, pressure } = means;
         let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
         let mut watcher = Self {
             hierarchy,
@@ -99,6 +120,10 @@ impl Watcher {
             starting: HashSet::new(),
             recent: VecDeque::new(),
             due: BTreeSet::new(),
+            placement,
+            reaps: placement == Placement::Reaper,
+            command: None,
+            pressure,
             next_key: 0,
             full: false,
         };
@@ -122,6 +147,8 @@ impl Watcher {
     /// Watches until nobody can ask any more.
     pub(crate) async fn run(mut self, mut requests: mpsc::Receiver<Request>) -> std::io::Result<()> {
         let ready = crate::ready::register(Arc::clone(&self.epoll))?;
+        let mut children = signal(SignalKind::child())?;
+        self.reap();
         loop {
             let due = self.due.first().map(|(at, _)| *at);
             tokio::select! {
@@ -138,6 +165,7 @@ impl Watcher {
                     }
                     None => return Ok(()),
                 },
+                _ = children.recv(), if self.reaps => while self.turn()? {},
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.tend_all(),
             }
         }
@@ -152,10 +180,14 @@ impl Watcher {
             Err(rustix::io::Errno::INTR) => return Ok(true),
             Err(error) => return Err(error.into()),
         };
-        let ready: Vec<u64> = events[..count].iter().map(|event| { event.data }.u64()).collect();
+        let ready: Vec<(u64, bool)> = events[..count]
+            .iter()
+            .map(|event| ({ event.data }.u64(), { event.flags }.contains(epoll::EventFlags::ERR)))
+            .collect();
+        let is_ready = |token| ready.iter().any(|(it, _)| *it == token);
         // Folders first, so that a process event finds its container; then how processes ended, then that they did.
         let mut changes = Vec::new();
-        if ready.contains(&TREE) {
+        if is_ready(TREE) {
             self.tree.drain(&mut changes);
         }
         for change in changes {
@@ -164,14 +196,15 @@ impl Watcher {
             self.drain_connector();
         }
         self.drain_connector();
-        if ready.contains(&KMSG) {
+        if is_ready(KMSG) {
             self.victim_chosen();
         }
-        for token in ready {
-            let number = (token & !KIND) as u32;
+        for (token, failed) in ready {
+            let number = (token & 0xffff_ffff) as u32;
             match token & KIND {
                 PROCESS => self.process_ended(number),
                 OOM_EVENT => self.memory_ran_out(number),
+                PRESSURE => self.pressure_rose(number, (token >> 40) as usize, failed),
                 _ => {}
             }
         }
@@ -202,6 +235,7 @@ impl Watcher {
             Change::Counted { cgroup } => {
                 if let Some(key) = of(self, &cgroup) {
                     self.look_at_kills(key);
+                    self.population_changed(key);
                 }
             }
         }
@@ -246,6 +280,9 @@ impl Watcher {
             init_looks: Looks::init(),
             init: None,
             execs: BTreeMap::new(),
+            pressure: pressure::Watched::default(),
+            populated: false,
+            emptied: None,
             gone: false,
         };
         log!(Debug, "container appeared", container = id, cgroup = cgroup);
@@ -253,8 +290,10 @@ impl Watcher {
         self.by_cgroup.insert(Arc::clone(cgroup), key);
         self.by_id.insert(id.to_owned(), key);
         self.arm(key);
+        self.arm_pressure(key, &pressure::for_container(&self.pressure, id));
         self.read_limit(key);
         self.look_at_kills(key);
+        self.population_changed(key);
         self.entered(key);
         Some(key)
     }
@@ -288,6 +327,7 @@ impl Watcher {
             self.tend_kills(key, now);
             self.tend_init(key, now);
             self.tend_exits(key, now);
+            self.tend_emptied(key, now);
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use crate::{packages, plugins, process, workspace};
+use crate::{guest, packages, plugins, process, workspace};
 use results::Results;
 
 /// What a suite does.
@@ -17,6 +17,8 @@ enum Step {
     Packages,
     /// Rebuilds the bundled policies; the suites after it find them.
     Plugins,
+    /// Gets and builds what guests are made of.
+    Guest,
     /// A cargo command.
     Cargo(Vec<String>),
     /// A cargo command that checks without building: it has a target folder of its own, beside the release one.
@@ -46,6 +48,7 @@ fn suites() -> anyhow::Result<Vec<Suite>> {
         fixed("unit", tests("--lib --bins")),
         fixed("doc-tests", tests("--doc")),
         fixed("plugins", Step::Plugins),
+        fixed("guest-parts", Step::Guest),
     ];
     let (integration, mut end_to_end) = test_targets()?;
     if !integration.is_empty() {
@@ -85,6 +88,7 @@ pub(crate) fn list(only: &[String]) -> anyhow::Result<()> {
         let command = match &suite.step {
             Step::Packages => format!("apt-get install {}", packages::GATE.join(" ")),
             Step::Plugins => "cargo xtask plugins --check".to_owned(),
+            Step::Guest => "cargo xtask guest".to_owned(),
             Step::Cargo(args) | Step::Lint(args) | Step::Tests(args) => format!("cargo {}", args.join(" ")),
         };
         println!("{:<14} {command}", suite.name);
@@ -136,8 +140,13 @@ fn chosen(all: Vec<Suite>, only: &[String]) -> anyhow::Result<Vec<Suite>> {
         bail!("no suite {name}; there are: {}", names.join(", "));
     }
     let named = |name: &str| only.iter().any(|only| only == name);
-    // The suite `policies` compares the committed plugins with those that the step `plugins` has rebuilt.
-    let wanted = |name: &str| only.is_empty() || named(name) || (name == "plugins" && named("policies"));
+    // The suite `policies` compares the committed plugins with those that the step `plugins` has rebuilt; guests are made of parts.
+    let needed = |name: &str| match name {
+        "plugins" => named("policies"),
+        "guest-parts" => named("guest"),
+        _ => false,
+    };
+    let wanted = |name: &str| only.is_empty() || named(name) || needed(name);
     Ok(all.into_iter().filter(|suite| wanted(&suite.name)).collect())
 }
 
@@ -154,6 +163,7 @@ impl Run {
                 self.rebuilt = Some(plugins::check()?);
                 Ok(())
             }
+            Step::Guest => guest::parts().map(drop),
             Step::Cargo(args) => process::run(workspace::cargo().args(args)),
             Step::Lint(args) => {
                 let mut command = workspace::cargo();

@@ -4,6 +4,7 @@
 //!   test     gate ──► packages, cargo, plugins --check, suites     minutes per suite, "N passed, 0 failed"
 //!   plugins  toolchain ──► cargo build ──► component ──► plugins/dist + manifest.json
 //!   bench    cargo bench
+//!   guest    kernel, vsock daemon, static agent ──► target-guest/parts
 //! ```
 //!
 //! It names no crate of this workspace and no engine, so that it builds in seconds.
@@ -11,6 +12,7 @@
 
 mod bench;
 mod gate;
+mod guest;
 mod packages;
 mod plugins;
 mod process;
@@ -41,6 +43,8 @@ enum Command {
         #[arg(long, conflicts_with = "check")]
         new_toolchain: bool,
     },
+    /// Gets and builds what the guests of the suite `guest` are made of
+    Guest,
     /// Runs the benchmarks, or the one named
     Bench {
         /// A file in tests/benches, without its .rs
@@ -67,6 +71,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Test { only, list: true } => gate::list(&only),
         Command::Plugins { check: true, .. } => plugins::check().map(drop),
         Command::Plugins { check: false, new_toolchain } => plugins::write(new_toolchain),
+        Command::Guest => guest::parts().map(drop),
         Command::Bench { name } => bench::run(name.as_deref()),
     }
     .map(|()| true)

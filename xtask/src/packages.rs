@@ -20,6 +20,8 @@ pub(crate) const GATE: &[&str] = &[
     "cargo-web",
     "rust-web-src",
     "lld",
+    "qemu-system-x86",
+    "busybox-static",
 ];
 
 /// A compiler for wasm32-unknown-unknown with the standard library's sources.

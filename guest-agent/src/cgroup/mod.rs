@@ -57,6 +57,8 @@ pub(crate) struct Kills {
     /// Times a limit in this cgroup or below it was hit, and times it was this cgroup's own. v2 only.
     pub(crate) ooms: Option<u64>,
     pub(crate) own_ooms: Option<u64>,
+    /// Times `memory.high` throttled. v2 only.
+    pub(crate) high: Option<u64>,
 }
 
 /// Memory in bytes. A limit that is not set is none.
@@ -112,6 +114,11 @@ impl Hierarchy {
         self.version
     }
 
+    /// Whether cgroups have pressure files: v2, and a kernel that keeps PSI.
+    pub(crate) fn has_pressure(&self) -> bool {
+        self.version == Version::V2 && Path::new("/proc/pressure/memory").exists()
+    }
+
     /// Where it is mounted.
     pub fn mount(&self) -> &Path {
         &self.mount
@@ -128,6 +135,17 @@ impl Hierarchy {
             Version::V1 => v1::kills(&folder),
             Version::V2 => v2::kills(&folder),
         }
+    }
+
+    /// Times `memory.high` throttled this cgroup or one below it.
+    pub(crate) fn high(&self, cgroup: &str) -> Option<u64> {
+        self.kills(cgroup).ok()?.high
+    }
+
+    /// Whether a process is in this cgroup or below it; none where that is not told.
+    pub(crate) fn populated(&self, cgroup: &str) -> Option<bool> {
+        let events = read(&self.folder(cgroup).join("cgroup.events"), MAX_FILE).ok()?;
+        Some(keyed(&events, "populated")? != 0)
     }
 
     pub(crate) fn memory(&self, cgroup: &str) -> Memory {
@@ -174,7 +192,8 @@ impl Hierarchy {
                 Version::V1 => controllers.split(',').any(|it| it == "memory"),
                 Version::V2 => id == "0" && controllers.is_empty(),
             };
-            ours.then_some(path)
+            // What a dead process was in may be removed before it is reaped: proc_cgroup_show.
+            ours.then_some(path.strip_suffix(" (deleted)").unwrap_or(path))
         })
     }
 }
@@ -288,6 +307,7 @@ mod tests {
         std::fs::write(mount.path().join("cgroup.controllers"), "memory").unwrap();
         let hierarchy = Hierarchy::at(mount.path().to_owned()).unwrap();
         assert_eq!(hierarchy.membership(text), Some("/u"));
+        assert_eq!(hierarchy.membership("0::/a/b (deleted)\n"), Some("/a/b"));
         assert_eq!(hierarchy.membership("nonsense"), None);
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn kills(folder: &Path) -> Result<Kills, CounterError> {
     let text = read(&folder.join("memory.oom_control"), MAX_FILE)?;
     let total = keyed(&text, "oom_kill").ok_or(CounterError::Malformed)?;
     // v1 kills no groups, and counts a kill in the victim's own cgroup only: memcg_memory_event.
-    Ok(Kills { total, groups: Some(0), ooms: None, own_ooms: None })
+    Ok(Kills { total, groups: Some(0), ooms: None, own_ooms: None, high: None })
 }
 
 /// Registers for `memory.oom_control`. The kernel keeps what it needs: the files may be closed.

@@ -18,6 +18,7 @@ pub(super) fn kills(folder: &Path) -> Result<Kills, CounterError> {
         groups: keyed(&text, "oom_group_kill"),
         ooms: keyed(&text, "oom"),
         own_ooms: own.and_then(|text| keyed(&text, "oom")),
+        high: keyed(&text, "high"),
     })
 }
 
@@ -34,11 +35,12 @@ mod tests {
         assert_eq!(kills(folder.path()), Err(CounterError::Gone));
         write("memory.events", "low 0\nhigh 0\nmax 9\noom 2\noom_kill 1\noom_group_kill 1\n");
         write("memory.events.local", "low 0\noom 1\noom_kill 0\n");
-        let all = Kills { total: 1, groups: Some(1), ooms: Some(2), own_ooms: Some(1) };
+        let all = Kills { total: 1, groups: Some(1), ooms: Some(2), own_ooms: Some(1), high: Some(0) };
         assert_eq!(kills(folder.path()), Ok(all));
         write("memory.events.local", "");
         write("memory.events", "oom 2\noom_kill 1\n");
-        assert_eq!(kills(folder.path()), Ok(Kills { total: 1, groups: None, ooms: Some(2), own_ooms: None }));
+        let few = Kills { total: 1, ooms: Some(2), ..Kills::default() };
+        assert_eq!(kills(folder.path()), Ok(few));
         for bad in ["", "oom_kill\n", "oom_kill one\n", "oom 1\n"] {
             write("memory.events", bad);
             assert_eq!(kills(folder.path()), Err(CounterError::Malformed), "{bad:?}");

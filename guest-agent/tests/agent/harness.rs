@@ -118,7 +118,7 @@ impl Agent {
         let folder = tempfile::tempdir().unwrap();
         let address = Address::Unix(folder.path().join("agent.sock"));
         let roots = roots.iter().map(|root| (*root).to_owned()).collect();
-        let options = Options { listen: vec![address.clone()], roots, cgroup_mount };
+        let options = Options { listen: vec![address.clone()], roots, cgroup_mount, ..Options::default() };
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = mpsc::sync_channel(1);
         let thread = std::thread::spawn(move || {

@@ -31,7 +31,7 @@ async fn the_socket_is_its_owners_and_only_one_agent_has_it() {
     let agent = Agent::start(&[&scratch.name], None);
     let Address::Unix(path) = &agent.address else { panic!("a path") };
     assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
-    let options = Options { listen: vec![agent.address.clone()], roots: Vec::new(), cgroup_mount: None };
+    let options = Options { listen: vec![agent.address.clone()], ..Options::default() };
     let second = coroner_agent::run(options, || panic!("it must not start"), std::future::pending()).await;
     assert!(second.unwrap_err().to_string().contains("in use"));
     agent
@@ -48,8 +48,7 @@ async fn a_socket_that_nobody_answers_on_is_replaced() {
     let path = folder.path().join("agent.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
-    let options =
-        Options { listen: vec![Address::Unix(path.clone())], roots: Vec::new(), cgroup_mount: None };
+    let options = Options { listen: vec![Address::Unix(path.clone())], ..Options::default() };
     coroner_agent::run(options.clone(), || (), std::future::ready(())).await.unwrap();
     // What is no socket is left alone.
     std::fs::write(&path, "text").unwrap();

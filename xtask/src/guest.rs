@@ -1,0 +1,113 @@
+//! What a guest is made of: a kernel, the vsock daemon of its virtual machine, and the agent as it is built for guests.
+//!
+//! All of it lies in one folder, `parts` in the target folder `target-guest`, where the suite looks for it. What was downloaded or installed is kept
+//! outside of the tree by its version, and made again when it is absent.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+use crate::{process, workspace};
+
+/// The package that always names Debian's newest kernel for virtual machines.
+const KERNEL: &str = "linux-image-cloud-amd64";
+/// Connects a guest's virtio-vsock with a unix socket of the host, as Firecracker and Cloud Hypervisor do.
+const VSOCK: (&str, &str) = ("vhost-device-vsock", "0.3.0");
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Makes what is missing, and answers the folder.
+pub(crate) fn parts() -> anyhow::Result<PathBuf> {
+    let parts = workspace::target_dir("guest").join("parts");
+    fs::create_dir_all(&parts).with_context(|| format!("cannot make {}", parts.display()))?;
+    link(&kernel()?, &parts.join("kernel"))?;
+    link(&vsock()?, &parts.join(VSOCK.0))?;
+    link(&agent()?, &parts.join("coroner-agent"))?;
+    Ok(parts)
+}
+
+/// The agent as it goes into a guest: static, and small.
+fn agent() -> anyhow::Result<PathBuf> {
+    let target = workspace::target_dir("guest");
+    let mut build = workspace::cargo();
+    build.env("CARGO_TARGET_DIR", &target).env("RUSTFLAGS", "-C target-feature=+crt-static").args([
+        "build",
+        "--profile",
+        "guest",
+        "--locked",
+        "--target",
+        TARGET,
+        "--package",
+        "coroner-agent",
+    ]);
+    process::run(&mut build)?;
+    let built = target.join(TARGET).join("guest/coroner-agent");
+    let size = fs::metadata(&built).with_context(|| format!("cannot read {}", built.display()))?.len();
+    println!("coroner-agent, static: {} KiB", size / 1024);
+    Ok(built)
+}
+
+/// The kernel package, unpacked and never installed.
+fn kernel() -> anyhow::Result<PathBuf> {
+    let depends = match process::output(Command::new("apt-cache").args(["depends", KERNEL])) {
+        Ok(depends) if depends.contains("Depends: ") => depends,
+        _ => {
+            process::run(Command::new("apt-get").args(["-q", "update"]))?;
+            process::output(Command::new("apt-cache").args(["depends", KERNEL]))?
+        }
+    };
+    let package = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
+    let package = package.with_context(|| format!("no package {KERNEL}: {depends}"))?;
+    cached(package, |folder| {
+        if process::run(Command::new("apt-get").current_dir(folder).args(["-q", "download", package]))
+            .is_err()
+        {
+            process::run(Command::new("apt-get").args(["-q", "update"]))?;
+            process::run(Command::new("apt-get").current_dir(folder).args(["-q", "download", package]))?;
+        }
+        let deb = workspace::entries(folder)?.pop().context("apt-get download left no file")?;
+        process::run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(folder))?;
+        Ok(fs::remove_file(deb)?)
+    })
+}
+
+fn vsock() -> anyhow::Result<PathBuf> {
+    let (name, version) = VSOCK;
+    let folder = cached(&format!("{name}-{version}"), |folder| {
+        let mut install = workspace::cargo();
+        install.args(["install", name, "--version", version, "--locked", "--root"]).arg(folder);
+        process::run(&mut install)
+    })?;
+    Ok(folder.join("bin").join(name))
+}
+
+/// The folder `name` of the cache; `make` fills it in if it is not there.
+fn cached(name: &str, make: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<PathBuf> {
+    let home = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
+    let Some(home) = home else { bail!("neither XDG_CACHE_HOME nor HOME says where to keep downloads") };
+    let folder = home.join("coroner").join(name);
+    if folder.exists() {
+        println!("cached: {name}");
+        return Ok(folder);
+    }
+    // Made beside and renamed: what is there is whole.
+    let partial = folder.with_extension(format!("partial-{}", std::process::id()));
+    fs::create_dir_all(&partial).with_context(|| format!("cannot make {}", partial.display()))?;
+    make(&partial)?;
+    match fs::rename(&partial, &folder) {
+        Ok(()) => Ok(folder),
+        // Another run was quicker.
+        Err(_) if folder.exists() => Ok(fs::remove_dir_all(&partial).map(|()| folder)?),
+        Err(error) => Err(error).with_context(|| format!("cannot make {}", folder.display())),
+    }
+}
+
+fn link(to: &Path, at: &Path) -> anyhow::Result<()> {
+    if at.is_symlink() {
+        fs::remove_file(at)?;
+    }
+    std::os::unix::fs::symlink(to, at).with_context(|| format!("cannot link {}", at.display()))
+}

@@ -114,6 +114,13 @@ impl Tree {
         }
     }
 
+    /// Lets go of room that a storm needed.
+    pub(crate) fn shrink(&mut self) {
+        self.watched.shrink_to_fit();
+        self.containers.shrink_to_fit();
+        self.folders.shrink_to_fit();
+    }
+
     /// Takes in what the kernel has told meanwhile.
     pub(crate) fn drain(&mut self, out: &mut Vec<Change>) {
         loop {

@@ -26,7 +26,7 @@ const GRACE_STEP: Duration = Duration::from_millis(1);
 /// A cgroup without processes is a container's end after this long: a runtime may try it out before the container begins.
 const EMPTIED: Duration = Duration::from_millis(100);
 /// Ends kept of processes that nobody has named yet: a shim may name its init after it ended.
-const MAX_RECENT: usize = 256;
+const MAX_RECENT: usize = 128;
 /// Execs followed in one container, and processes in all. Each holds a descriptor; who may ask could ask for all of them.
 pub(crate) const MAX_EXECS: usize = 64;
 pub(crate) const MAX_PROCESSES: usize = 16 << 10;
@@ -332,7 +332,7 @@ impl Watcher {
     }
 
     fn depart_if_over(&mut self, key: u32) {
-        let over = |container: &&crate::watcher::Container| {
+        let over = |container: &&Box<crate::watcher::Container>| {
             container.gone && container.init.is_none() && container.execs.is_empty()
         };
         let Some(container) = self.containers.get(&key).filter(over) else { return };

@@ -28,6 +28,7 @@ pub mod log;
 mod looks;
 mod names;
 mod oom;
+mod packed;
 mod placement;
 mod pressure;
 mod process;

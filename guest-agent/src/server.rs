@@ -23,8 +23,9 @@ use crate::shared::Shared;
 
 /// The longest a call waits for something to tell.
 const MAX_WAIT: Duration = Duration::from_secs(300);
-/// Signals in one answer; its size ends it earlier.
-const MAX_SIGNALS: usize = 1024;
+/// Signals in one answer. Decoded, each takes some 400 bytes while the answer is made: a reader could otherwise have the agent grow
+/// by as many as there are.
+const MAX_SIGNALS: usize = 64;
 /// Calls that may wait at once; one more is answered at once. Each is a task and its request: a peer could otherwise leave as
 /// many behind as it can send.
 pub(crate) const MAX_WAITING: usize = 64;

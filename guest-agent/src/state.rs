@@ -3,21 +3,26 @@
 //! It is state, not a log: a container has one slot for kills and one for each exit. A change puts its slot under the
 //! next sequence number, so a reader that is behind sees each slot once, at its latest.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use coroner_proto::agent::{self, Exited, OomKill, Pressure, Signal, signal};
 use protobuf::{Message, MessageField};
+
+use crate::packed::Packed;
 
 /// Containers that are there. Every one costs about a kilobyte here and two descriptors; a node runs some hundred, a guest a
 /// few. Without a bound, who may make cgroups below a root could fill the agent's memory.
 pub(crate) const MAX_CONTAINERS: usize = 8192;
 /// Of containers that are gone, how many are kept for another reader, and how many because nobody dealt with them.
-const KEPT_ACKED: usize = 256;
+const KEPT_ACKED: usize = 16;
 const KEPT_UNACKED: usize = 1024;
+/// Containers in one page: decoded, each takes some 300 bytes while the answer is made.
+const PAGE: usize = 64;
 /// Exits of execs kept in one container, oldest dropped first. A probe every second would otherwise fill it.
 const KEPT_EXECS: usize = 64;
 /// Sequence numbers of dropped signals that are known one by one; older ones are only counted.
-const KEPT_DROPPED: usize = 1024;
+const KEPT_DROPPED: usize = 64;
 /// Pressure signals kept, the oldest dropped first: the latest say most, and a reader that is away for long needs no history.
 const KEPT_PRESSURE: usize = 256;
 const KEPT_DROPPED_PRESSURE: usize = 64;
@@ -38,22 +43,40 @@ enum Slot {
 
 #[derive(Debug, Default)]
 struct Container {
-    cgroup: String,
+    cgroup: Arc<str>,
     init_pid: Option<u32>,
     kills_before: Option<u64>,
     kills_total: Option<u64>,
     /// What `added` counts from: the total that was last acknowledged.
     kills_acked: u64,
     limit_bytes: Option<u64>,
-    slots: HashMap<Slot, Signal>,
-    /// The exit of the run that is over, none while it runs.
-    exit: Option<Exited>,
+    /// A container has one or two, and one for each of its last execs.
+    slots: Vec<(Slot, Packed)>,
+    /// The run is over, and its slot says how.
+    exited: bool,
     departed: bool,
 }
 
 impl Container {
     fn highest(&self) -> u64 {
-        self.slots.values().map(|signal| signal.seq).max().unwrap_or(0)
+        self.slots.iter().map(|(_, signal)| signal.seq()).max().unwrap_or(0)
+    }
+
+    fn slot(&self, slot: &Slot) -> Option<&Packed> {
+        self.slots.iter().find(|(it, _)| it == slot).map(|(_, signal)| signal)
+    }
+
+    fn take(&mut self, slot: &Slot) -> Option<Packed> {
+        let at = self.slots.iter().position(|(it, _)| it == slot)?;
+        Some(self.slots.swap_remove(at).1)
+    }
+
+    /// The exit of the run that is over, none while it runs.
+    fn exit(&self) -> Option<Exited> {
+        match self.slot(&Slot::Exit(None)).filter(|_| self.exited)?.open().event? {
+            signal::Event::Exited(exited) => Some(exited),
+            _ => None,
+        }
     }
 }
 
@@ -92,13 +115,13 @@ impl Dropped {
 pub(crate) struct State {
     seq: u64,
     acked: u64,
-    containers: BTreeMap<String, Container>,
-    index: BTreeMap<u64, (String, Slot)>,
+    containers: BTreeMap<Arc<str>, Container>,
+    index: BTreeMap<u64, (Arc<str>, Slot)>,
     /// Containers that are gone, the earliest first.
-    departed: VecDeque<String>,
+    departed: VecDeque<Arc<str>>,
     dropped: Dropped,
     /// By rising seq.
-    pressure: VecDeque<Signal>,
+    pressure: VecDeque<Packed>,
     dropped_pressure: Dropped,
     appeared: u64,
 }
@@ -149,6 +172,12 @@ impl State {
         self.seq
     }
 
+    /// Lets go of room that a storm needed.
+    pub(crate) fn shrink(&mut self) {
+        self.departed.shrink_to_fit();
+        self.pressure.shrink_to_fit();
+    }
+
     /// How many containers appeared.
     pub(crate) fn appeared(&self) -> u64 {
         self.appeared
@@ -156,18 +185,18 @@ impl State {
 
     /// A container is there. `kills_before`: kills up to there are no signals. One that was gone runs again. False: there
     /// are too many.
-    pub(crate) fn appear(&mut self, id: &str, cgroup: &str, kills_before: Option<u64>) -> bool {
+    pub(crate) fn appear(&mut self, id: &str, cgroup: &Arc<str>, kills_before: Option<u64>) -> bool {
         if !self.containers.contains_key(id) && self.containers.len() - self.departed.len() >= MAX_CONTAINERS
         {
             return false;
         }
         self.appeared += 1;
-        let container = self.containers.entry(id.to_owned()).or_default();
+        let container = self.containers.entry(Arc::from(id)).or_default();
         if container.departed {
-            self.departed.retain(|gone| gone != id);
+            self.departed.retain(|gone| **gone != *id);
         }
-        (container.departed, container.exit, container.init_pid) = (false, None, None);
-        container.cgroup = cgroup.to_owned();
+        (container.departed, container.exited, container.init_pid) = (false, false, None);
+        container.cgroup = Arc::clone(cgroup);
         container.kills_before = container.kills_before.or(kills_before);
         if container.kills_total.is_none() {
             container.kills_total = kills_before;
@@ -205,9 +234,9 @@ impl State {
     /// The counter rose to `kill.total`.
     pub(crate) fn kill(&mut self, id: &str, mut kill: OomKill, at: Moment) {
         let Some(container) = self.containers.get_mut(id) else { return };
-        if let Some(told) = container.slots.get(&Slot::Kill)
-            && told.seq <= self.acked
-            && let Some(signal::Event::OomKill(told)) = &told.event
+        if let Some(told) = container.slot(&Slot::Kill)
+            && told.seq() <= self.acked
+            && let Some(signal::Event::OomKill(told)) = told.open().event
         {
             container.kills_acked = told.total;
         }
@@ -222,11 +251,11 @@ impl State {
             return;
         }
         let signal = self.signal(id, None, signal::Event::Pressure(pressure), at);
-        self.pressure.push_back(signal);
+        self.pressure.push_back(Packed::new(&signal));
         if self.pressure.len() > KEPT_PRESSURE
             && let Some(oldest) = self.pressure.pop_front()
         {
-            self.dropped_pressure.add(oldest.seq);
+            self.dropped_pressure.add(oldest.seq());
         }
     }
 
@@ -234,44 +263,40 @@ impl State {
     pub(crate) fn exit(&mut self, id: &str, exec: Option<&str>, exited: Exited, at: Moment) {
         let Some(container) = self.containers.get_mut(id) else { return };
         if exec.is_none() {
-            container.exit = Some(exited.clone());
+            container.exited = true;
         }
-        let mut execs: Vec<(u64, Slot)> = container
-            .slots
-            .iter()
-            .filter(|(slot, _)| matches!(slot, Slot::Exit(Some(_))))
-            .map(|(slot, signal)| (signal.seq, slot.clone()))
-            .collect();
-        if exec.is_some() && execs.len() >= KEPT_EXECS {
-            execs.sort();
-            if let Some((_, slot)) = execs.into_iter().next() {
-                self.discard(id, &slot);
-            }
+        let execs = || container.slots.iter().filter(|(slot, _)| matches!(slot, Slot::Exit(Some(_))));
+        if exec.is_some()
+            && execs().count() >= KEPT_EXECS
+            && let Some((oldest, _)) = execs().min_by_key(|(_, signal)| signal.seq())
+        {
+            let oldest = oldest.clone();
+            self.discard(id, &oldest);
         }
         self.put(id, Slot::Exit(exec.map(str::to_owned)), signal::Event::Exited(exited), at);
     }
 
     /// Whether the run that a container is in has been told to be over.
     pub(crate) fn has_exited(&self, id: &str) -> bool {
-        self.containers.get(id).is_some_and(|container| container.exit.is_some())
+        self.containers.get(id).is_some_and(|container| container.exited)
     }
 
     /// A container's cgroup is gone: it is kept for readers, for a while.
     pub(crate) fn depart(&mut self, id: &str) {
         let Some(container) = self.containers.get_mut(id) else { return };
         if !std::mem::replace(&mut container.departed, true) {
-            self.departed.push_back(id.to_owned());
+            self.departed.push_back(Arc::from(id));
             self.evict();
         }
     }
 
     /// Forgets a container at once.
     pub(crate) fn forget(&mut self, id: &str) {
-        self.departed.retain(|gone| gone != id);
-        self.pressure.retain(|signal| signal.container_id != id);
+        self.departed.retain(|gone| **gone != *id);
+        self.pressure.retain(|signal| signal.open().container_id != id);
         if let Some(container) = self.containers.remove(id) {
-            for signal in container.slots.values() {
-                self.index.remove(&signal.seq);
+            for (_, signal) in &container.slots {
+                self.index.remove(&signal.seq());
             }
         }
     }
@@ -281,7 +306,7 @@ impl State {
         let seq = seq.min(self.seq);
         if seq > self.acked {
             self.acked = seq;
-            while self.pressure.front().is_some_and(|signal| signal.seq <= seq) {
+            while self.pressure.front().is_some_and(|signal| signal.seq() <= seq) {
                 self.pressure.pop_front();
             }
             self.evict();
@@ -294,22 +319,22 @@ impl State {
         let mut news = News { signals: Vec::new(), lost, pressure_lost };
         let Some(first) = after.checked_add(1) else { return News::default() };
         let slots =
-            self.index.range(first..).filter_map(|(_, (id, slot))| self.containers.get(id)?.slots.get(slot));
+            self.index.range(first..).filter_map(|(_, (id, slot))| self.containers.get(id)?.slot(slot));
         let (mut slots, mut size) = (slots.peekable(), 0);
-        let mut pressure = self.pressure.iter().skip_while(|signal| signal.seq < first).peekable();
+        let mut pressure = self.pressure.iter().skip_while(|signal| signal.seq() < first).peekable();
         loop {
             let pressure_first = match (slots.peek(), pressure.peek()) {
                 (None, None) => break,
-                (Some(slot), Some(pressure)) => pressure.seq < slot.seq,
+                (Some(slot), Some(pressure)) => pressure.seq() < slot.seq(),
                 (slot, _) => slot.is_none(),
             };
             let Some(signal) = (if pressure_first { pressure.next() } else { slots.next() }) else { break };
-            size += encoded(signal);
+            size += signal.size();
             // The first always goes: it is far smaller than an answer, and nothing after it would ever come.
             if news.signals.len() >= most.max(1) || size > bytes && !news.signals.is_empty() {
                 break;
             }
-            news.signals.push(signal.clone());
+            news.signals.push(signal.open());
         }
         news
     }
@@ -317,7 +342,7 @@ impl State {
     /// The first kill above `after`, and its container.
     pub(crate) fn next_kill(&self, after: u64) -> Option<(u64, String)> {
         let above = self.index.range(after.checked_add(1)?..);
-        above.filter(|(_, (_, slot))| *slot == Slot::Kill).map(|(seq, (id, _))| (*seq, id.clone())).next()
+        above.filter(|(_, (_, slot))| *slot == Slot::Kill).map(|(seq, (id, _))| (*seq, id.to_string())).next()
     }
 
     /// Containers after `id`, as many as fit.
@@ -327,18 +352,18 @@ impl State {
         let after = (std::ops::Bound::Excluded(id), std::ops::Bound::Unbounded);
         for (id, container) in self.containers.range::<str, _>(after) {
             let container = agent::Container {
-                id: id.clone(),
-                cgroup: container.cgroup.clone(),
+                id: id.to_string(),
+                cgroup: container.cgroup.to_string(),
                 init_pid: container.init_pid,
                 kills_total: container.kills_total,
-                exit: MessageField::from_option(container.exit.clone()),
+                exit: MessageField::from_option(container.exit()),
                 limit_bytes: container.limit_bytes,
                 kills_before: container.kills_before,
                 ..agent::Container::default()
             };
             // Usage is read when the page is sent: a tag and ten bytes at most.
             size += encoded(&container) + 11;
-            if size > bytes && !page.containers.is_empty() {
+            if page.containers.len() == PAGE || size > bytes && !page.containers.is_empty() {
                 page.more = true;
                 break;
             }
@@ -352,7 +377,7 @@ impl State {
         self.containers.get(id).map_or_else(Known::default, |container| Known {
             seq: container.highest(),
             kills_total: container.kills_total,
-            exit: container.exit.clone(),
+            exit: container.exit(),
         })
     }
 
@@ -375,17 +400,21 @@ impl State {
             Slot::Kill => None,
         };
         let signal = self.signal(id, exec_id, event, at);
-        let Some(container) = self.containers.get_mut(id) else { return };
-        if let Some(before) = container.slots.insert(slot.clone(), signal) {
-            self.index.remove(&before.seq);
+        let Some((id, _)) = self.containers.get_key_value(id) else { return };
+        let id = Arc::clone(id);
+        let Some(container) = self.containers.get_mut(&id) else { return };
+        if let Some(before) = container.take(&slot) {
+            self.index.remove(&before.seq());
         }
-        self.index.insert(self.seq, (id.to_owned(), slot));
+        container.slots.reserve_exact(1);
+        container.slots.push((slot.clone(), Packed::new(&signal)));
+        self.index.insert(self.seq, (id, slot));
     }
 
     fn discard(&mut self, id: &str, slot: &Slot) {
-        if let Some(signal) = self.containers.get_mut(id).and_then(|container| container.slots.remove(slot)) {
-            self.index.remove(&signal.seq);
-            self.dropped.add(signal.seq);
+        if let Some(signal) = self.containers.get_mut(id).and_then(|container| container.take(slot)) {
+            self.index.remove(&signal.seq());
+            self.dropped.add(signal.seq());
         }
     }
 
@@ -406,8 +435,11 @@ impl State {
             return;
         }
         for id in &over {
-            let slots: Vec<Slot> =
-                self.containers.get(id).map(|it| it.slots.keys().cloned().collect()).unwrap_or_default();
+            let slots: Vec<Slot> = self
+                .containers
+                .get(id)
+                .map(|it| it.slots.iter().map(|(slot, _)| slot.clone()).collect())
+                .unwrap_or_default();
             for slot in slots {
                 self.discard(id, &slot);
             }

@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use super::*;
 
 const ALL: usize = usize::MAX / 4;
@@ -37,7 +39,7 @@ fn told_as(state: &State, after: u64, expect: &[(u64, &str)]) {
 #[test]
 fn a_second_kill_replaces_the_first_under_a_higher_number() {
     let mut state = State::default();
-    assert!(state.appear("a", "/a", Some(0)));
+    assert!(state.appear("a", &Arc::from("/a"), Some(0)));
     state.kill("a", kill(1), Moment::default());
     state.kill("a", kill(2), Moment::default());
     state.exit("a", None, exited(1), Moment::default());
@@ -50,7 +52,7 @@ fn a_second_kill_replaces_the_first_under_a_higher_number() {
 #[test]
 fn added_counts_from_what_was_acknowledged_and_from_what_was_there_before() {
     let mut state = State::default();
-    state.appear("a", "/a", Some(5));
+    state.appear("a", &Arc::from("/a"), Some(5));
     told_as(&state, 0, &[]);
     state.kill("a", kill(6), Moment::default());
     told_as(&state, 0, &[(1, "a kill 6 +1")]);
@@ -67,7 +69,7 @@ fn added_counts_from_what_was_acknowledged_and_from_what_was_there_before() {
 #[test]
 fn an_acknowledgement_of_what_never_was_is_cut_short() {
     let mut state = State::default();
-    state.appear("a", "/a", Some(0));
+    state.appear("a", &Arc::from("/a"), Some(0));
     state.ack(u64::MAX);
     state.kill("a", kill(1), Moment::default());
     state.kill("a", kill(2), Moment::default());
@@ -77,7 +79,7 @@ fn an_acknowledgement_of_what_never_was_is_cut_short() {
 #[test]
 fn execs_have_exits_of_their_own() {
     let mut state = State::default();
-    state.appear("a", "/a", None);
+    state.appear("a", &Arc::from("/a"), None);
     state.exit("a", Some("x"), exited(3), Moment::default());
     assert!(!state.has_exited("a"));
     state.exit("a", None, exited(0), Moment::default());
@@ -97,7 +99,7 @@ fn the_departed_are_kept_for_as_long_as_promised_and_then_counted_as_lost() {
     let more = 10;
     for n in 0..KEPT_UNACKED + more {
         let id = format!("c{n}");
-        state.appear(&id, "/c", Some(0));
+        state.appear(&id, &Arc::from("/c"), Some(0));
         state.exit(&id, None, exited(0), Moment::default());
         state.depart(&id);
     }
@@ -116,11 +118,11 @@ fn the_departed_are_kept_for_as_long_as_promised_and_then_counted_as_lost() {
 #[test]
 fn one_that_runs_again_is_no_longer_over() {
     let mut state = State::default();
-    state.appear("a", "/a", Some(0));
+    state.appear("a", &Arc::from("/a"), Some(0));
     state.kill("a", kill(1), Moment::default());
     state.exit("a", None, exited(137), Moment::default());
     state.depart("a");
-    state.appear("a", "/a2", Some(0));
+    state.appear("a", &Arc::from("/a2"), Some(0));
     assert!(!state.has_exited("a"));
     assert_eq!(state.kills_total("a"), Some(1));
     assert_eq!(state.page("", ALL).containers[0].cgroup, "/a2");
@@ -132,19 +134,19 @@ fn one_that_runs_again_is_no_longer_over() {
 fn there_is_a_most_of_containers() {
     let mut state = State::default();
     for n in 0..MAX_CONTAINERS {
-        assert!(state.appear(&n.to_string(), "/c", None));
+        assert!(state.appear(&n.to_string(), &Arc::from("/c"), None));
     }
-    assert!(!state.appear("more", "/c", None));
-    assert!(state.appear("7", "/c", None));
+    assert!(!state.appear("more", &Arc::from("/c"), None));
+    assert!(state.appear("7", &Arc::from("/c"), None));
     state.depart("7");
-    assert!(state.appear("more", "/c", None));
+    assert!(state.appear("more", &Arc::from("/c"), None));
 }
 
 #[test]
 fn pages_hold_every_container_once_within_their_size() {
     let mut state = State::default();
     for n in 0..500 {
-        state.appear(&format!("{n:064}"), &format!("/kubepods/{n:064}"), Some(0));
+        state.appear(&format!("{n:064}"), &Arc::from(format!("/kubepods/{n:064}")), Some(0));
     }
     let (mut seen, mut after) = (Vec::new(), String::new());
     loop {
@@ -164,7 +166,7 @@ fn pages_hold_every_container_once_within_their_size() {
 fn answers_stop_at_their_size_and_number() {
     let mut state = State::default();
     for n in 0..1000 {
-        state.appear(&format!("{n:064}"), "/c", Some(0));
+        state.appear(&format!("{n:064}"), &Arc::from("/c"), Some(0));
         state.kill(&format!("{n:064}"), kill(1), Moment { boot_ns: u64::MAX, wall_ms: u64::MAX });
     }
     let signals = state.next(0, ALL, 48 << 10).signals;
@@ -193,15 +195,15 @@ fn readers_end_up_with_everything_or_are_told_of_losses() {
             let id = format!("c{}", roll(6));
             match roll(8) {
                 0 | 1 => {
-                    state.appear(&id, "/c", Some(0));
+                    state.appear(&id, &Arc::from("/c"), Some(0));
                 }
-                2 | 3 if state.containers.contains_key(&id) => {
+                2 | 3 if state.containers.contains_key(&*id) => {
                     let total = totals.entry(id.clone()).or_insert(0);
                     *total += 1 + roll(2);
                     state.kill(&id, kill(*total), Moment::default());
                     truth.insert((id, None, true), state.seq());
                 }
-                4 if state.containers.contains_key(&id) => {
+                4 if state.containers.contains_key(&*id) => {
                     let exec = (roll(2) == 0).then(|| format!("e{}", roll(3)));
                     state.exit(&id, exec.as_deref(), exited(0), Moment::default());
                     truth.insert((id, exec, false), state.seq());
@@ -243,7 +245,7 @@ fn pressure(total_us: u64) -> Pressure {
 #[test]
 fn pressure_comes_in_its_place_and_only_the_latest_is_kept() {
     let mut state = State::default();
-    state.appear("c1", "/c1", Some(0));
+    state.appear("c1", &Arc::from("/c1"), Some(0));
     state.pressure("c1", pressure(1), Moment::default());
     state.kill("c1", OomKill { total: 1, ..OomKill::default() }, Moment::default());
     state.pressure("c1", pressure(2), Moment::default());

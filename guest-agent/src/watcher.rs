@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::{Timespec, epoll};
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,9 +25,12 @@ use crate::pressure;
 use crate::reap;
 use crate::request::Request;
 use crate::shared::Shared;
+use crate::state::State;
 
 /// Readiness taken from epoll at once.
 const BATCH: usize = 64;
+/// After the last of something to do, room that is no longer used is let go of.
+const TIDY_AFTER: Duration = Duration::from_secs(1);
 
 /// What became ready, as epoll's 64 bits: the kind above, the number below.
 const TREE: u64 = 0;
@@ -83,7 +87,7 @@ pub(crate) struct Watcher {
     pub(crate) connector: Option<Connector>,
     pub(crate) kmsg: Option<Kmsg>,
     pub(crate) epoll: Arc<OwnedFd>,
-    pub(crate) containers: HashMap<u32, Container>,
+    pub(crate) containers: HashMap<u32, Box<Container>>,
     pub(crate) by_cgroup: HashMap<Arc<str>, u32>,
     pub(crate) by_id: HashMap<String, u32>,
     pub(crate) by_pid: HashMap<u32, (u32, Option<String>)>,
@@ -149,9 +153,16 @@ impl Watcher {
         let ready = crate::ready::register(Arc::clone(&self.epoll))?;
         let mut children = signal(SignalKind::child())?;
         self.reap();
+        let mut tidy_at = Some(Instant::now() + TIDY_AFTER);
         loop {
             let due = self.due.first().map(|(at, _)| *at);
+            let tidying = tokio::time::sleep_until(tidy_at.unwrap_or_else(Instant::now));
             tokio::select! {
+                () = tidying, if tidy_at.is_some() => {
+                    tidy_at = None;
+                    self.shrink();
+                    continue;
+                }
                 guard = ready.readable() => {
                     let mut guard = guard?;
                     while self.turn()? {}
@@ -168,7 +179,19 @@ impl Watcher {
                 _ = children.recv(), if self.reaps => while self.turn()? {},
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.tend_all(),
             }
+            tidy_at = Some(Instant::now() + TIDY_AFTER);
         }
+    }
+
+    /// Lets go of room that a storm needed.
+    fn shrink(&mut self) {
+        self.containers.shrink_to_fit();
+        self.by_cgroup.shrink_to_fit();
+        self.by_id.shrink_to_fit();
+        self.by_pid.shrink_to_fit();
+        self.recent.shrink_to_fit();
+        self.tree.shrink();
+        self.shared.with(State::shrink);
     }
 
     /// Takes in what is ready. False: nothing was.
@@ -286,7 +309,7 @@ impl Watcher {
             gone: false,
         };
         log!(Debug, "container appeared", container = id, cgroup = cgroup);
-        self.containers.insert(key, container);
+        self.containers.insert(key, Box::new(container));
         self.by_cgroup.insert(Arc::clone(cgroup), key);
         self.by_id.insert(id.to_owned(), key);
         self.arm(key);

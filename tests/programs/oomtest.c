@@ -7,7 +7,10 @@
 //     pause             sleep until SIGTERM
 //     self MB           use MB of memory in this process
 //     child MB RC MS    use MB of memory in a child, wait for it, sleep MS, exit with RC
+//     children N MB MS  use MB of memory in N children, one after the other, MS between them; exit with 0
+//     slow MB MS        use MB of memory in this process, one after the other, MS between them
 //     exit RC           exit with RC
+//     crash             end by SIGSEGV
 #define _GNU_SOURCE
 #include <signal.h>
 #include <stdio.h>
@@ -66,6 +69,25 @@ int main(int count, char **arguments) {
         usleep(atoi(next[3]) * 1000);
         return atoi(next[2]);
     }
+    if (left == 4 && !strcmp(*next, "children")) {
+        for (long at = 0; at < atol(next[1]); at++) {
+            if (!fork()) {
+                use_memory(atol(next[2]));
+                _exit(0);
+            }
+            wait(0);
+            usleep(atoi(next[3]) * 1000);
+        }
+        return 0;
+    }
+    if (left == 3 && !strcmp(*next, "slow")) {
+        for (long at = 0; at < atol(next[1]); at++) {
+            use_memory(1);
+            usleep(atoi(next[2]) * 1000);
+        }
+        return 0;
+    }
+    if (left == 1 && !strcmp(*next, "crash")) *(volatile int *)0 = 1;
     if (left == 2 && !strcmp(*next, "exit")) return atoi(next[1]);
     return 9;
 }

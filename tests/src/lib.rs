@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The order to read it in: `containerd` and `cri` are what a suite talks to, `router` and `agent` are what it tests,
-//! the rest is below them. Needs root, containerd, runc and gcc; each says so where it is missing.
+//! the rest is below them. `vm` is a guest with a kernel of its own, from an `initramfs` made here. Needs root, containerd, runc and gcc; each says so where it is missing.
 
 pub mod agent;
 pub mod binary;
@@ -18,6 +18,7 @@ pub mod cri;
 pub mod events;
 pub mod guests;
 pub mod image;
+pub mod initramfs;
 pub mod outcome;
 pub mod page;
 pub mod process;
@@ -26,4 +27,5 @@ pub mod report;
 pub mod router;
 pub mod scratch;
 pub mod sweep;
+pub mod vm;
 pub mod wait;

@@ -8,20 +8,33 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::scratch::Scratch;
 
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/programs/oomtest.c");
+const OOMTEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/programs/oomtest.c");
+const GUEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/programs/guest.c");
 
-/// The program's bytes, compiled once per test process.
+type Compiled = OnceLock<Result<Vec<u8>>>;
+
+/// The bytes of the program that dies in every way, compiled once per test process.
 pub fn oomtest() -> Result<&'static [u8]> {
-    static PROGRAM: OnceLock<Result<Vec<u8>>> = OnceLock::new();
-    let program = PROGRAM.get_or_init(compile);
-    program.as_deref().map_err(|error| anyhow!("compiling {SOURCE}: {error:#}"))
+    static PROGRAM: Compiled = OnceLock::new();
+    once(&PROGRAM, OOMTEST)
 }
 
-fn compile() -> Result<Vec<u8>> {
+/// The bytes of the program that drives a guest, compiled once per test process.
+pub fn guest() -> Result<&'static [u8]> {
+    static PROGRAM: Compiled = OnceLock::new();
+    once(&PROGRAM, GUEST)
+}
+
+fn once(program: &'static Compiled, source: &str) -> Result<&'static [u8]> {
+    let program = program.get_or_init(|| compile(source));
+    program.as_deref().map_err(|error| anyhow!("compiling {source}: {error:#}"))
+}
+
+fn compile(source: &str) -> Result<Vec<u8>> {
     let scratch = Scratch::new()?;
-    let output = scratch.path("oomtest");
+    let output = scratch.path("program");
     let status = Command::new("gcc")
-        .args(["-O1", "-Wall", "-static", "-s", SOURCE, "-o"])
+        .args(["-O1", "-Wall", "-static", "-s", source, "-o"])
         .arg(&output)
         .status()
         .context("starting gcc: is it installed?")?;

@@ -12,7 +12,14 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Programs that may be running out of a scratch folder. Others that only name it, an editor say, are left alone.
-const PROGRAMS: [&str; 4] = ["containerd", "containerd-shim-runc-v2", "coroner", "coroner-agent"];
+const PROGRAMS: [&str; 6] = [
+    "containerd",
+    "containerd-shim-runc-v2",
+    "coroner",
+    "coroner-agent",
+    "qemu-system-x86_64",
+    "vhost-device-vsock",
+];
 
 /// A killed process is out of its cgroup within milliseconds; 2 s cover a core dump on a busy machine.
 const ATTEMPTS: u32 = 200;

@@ -17,6 +17,8 @@ const KERNEL: &str = "linux-image-cloud-amd64";
 /// Connects a guest's virtio-vsock with a unix socket of the host, as Firecracker and Cloud Hypervisor do.
 const VSOCK: (&str, &str) = ("vhost-device-vsock", "0.3.0");
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Not relocatable: relocations would be written into pages of its own at each start, 100 KiB of them.
+const FLAGS: &str = "-C target-feature=+crt-static -C relocation-model=static";
 
 /// Makes what is missing, and answers the folder.
 pub(crate) fn parts() -> anyhow::Result<PathBuf> {
@@ -32,7 +34,7 @@ pub(crate) fn parts() -> anyhow::Result<PathBuf> {
 fn agent() -> anyhow::Result<PathBuf> {
     let target = workspace::target_dir("guest");
     let mut build = workspace::cargo();
-    build.env("CARGO_TARGET_DIR", &target).env("RUSTFLAGS", "-C target-feature=+crt-static").args([
+    build.env("CARGO_TARGET_DIR", &target).env("RUSTFLAGS", FLAGS).args([
         "build",
         "--profile",
         "guest",

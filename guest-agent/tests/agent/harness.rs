@@ -126,7 +126,7 @@ impl Agent {
             rustix::process::setpriority_process(None, -15).unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let run = coroner_agent::run(options, || ready.send(()).unwrap(), async { drop(stopped.await) });
-            runtime.block_on(run).map_err(|error| error.to_string())
+            runtime.block_on(run).map(drop).map_err(|error| error.to_string())
         });
         is_ready.recv_timeout(PATIENCE).expect("the agent starts");
         Self { address, _folder: folder, stop: Some(stop), thread: Some(thread) }

@@ -70,13 +70,13 @@ async fn live(mut stage: Stage, mut show: Show, stop: impl Future<Output = ()>) 
     let options = Options {
         listen: vec![address.clone()],
         roots: vec![stage.root_name().to_owned()],
-        cgroup_mount: None,
+        ..Options::default()
     };
     let mut agent_end = end.clone();
     tasks.spawn(async move {
         let ready = || up.send(()).unwrap_or(());
         let over = async move { drop(agent_end.wait_for(|it| *it).await) };
-        coroner_agent::run(options, ready, over).await.map_err(|error| error.to_string())
+        coroner_agent::run(options, ready, over).await.map(drop).map_err(|error| error.to_string())
     });
     agent_up.await.map_err(|_| "the agent did not start".to_owned())?;
     let mut router = Router::start(&set.config).map_err(|error| error.to_string())?;

@@ -1,0 +1,6 @@
+//! Guests with a kernel of their own, cgroup v2 and a real virtio-vsock.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, in its helpers too")]
+
+mod reader;
+mod small;

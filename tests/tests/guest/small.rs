@@ -1,0 +1,90 @@
+//! What an agent takes in a guest, and how often it wakes.
+
+use std::time::Duration;
+
+use coroner_proto::agent::{NextSignalsRequest, SnapshotRequest};
+use coroner_tests::report::say;
+use coroner_tests::vm::{Vm, static_agent};
+use ttrpc::context;
+
+use super::reader::{PATIENCE, Reader};
+
+/// KiB of anonymous memory the agent may take.
+const MEMORY: u64 = 256;
+/// Times it may go to sleep by itself in a minute with nothing to do.
+const SWITCHES: u64 = 2;
+/// Seconds.
+const IDLE: u64 = 6;
+const SIGNALS: usize = 2000;
+
+fn anonymous(vm: &Vm) -> u64 {
+    // It gives back what it no longer uses a second after the last event, this shell's own processes included.
+    std::thread::sleep(Duration::from_secs(2));
+    let line = vm.must("grep ^Anonymous: /proc/$(pidof agent)/smaps_rollup").unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn after_ten_thousand_signals_the_agent_is_as_small_as_before() {
+    let vm = Vm::boot("exec /guest serve 9000", |_| Ok(())).await.unwrap();
+    vm.must("/agent run --listen vsock://-1:1030 --root reaped --log warn -- /guest serve 9001 > /tmp/agent.log 2>&1 &")
+        .unwrap();
+    let mut reader = Reader::connect(&vm.address(1030)).await;
+    vm.listens(9001).await.unwrap();
+    say(format_args!("anonymous without containers: {} KiB", anonymous(&vm)));
+    vm.must_at(
+        9001,
+        "i=0; while [ $i -lt 50 ]; do /guest run reaped p$i -- /oomtest pause; i=$((i+1)); done",
+    )
+    .unwrap();
+    reader.read(0).await;
+    say(format_args!("with 50 containers: {} KiB", anonymous(&vm)));
+    let churned =
+        std::thread::spawn(move || vm.must_at(9001, "/guest churn reaped churn 2000").map(|_| vm).unwrap());
+    reader.until("ten thousand exits", |it| it.signals.len() >= SIGNALS).await;
+    let vm = churned.join().unwrap();
+    for at in 0..SIGNALS {
+        // The runtime removed the cgroup at once: whether the last counter could be read is a matter of luck, and told.
+        let (status, signal, unknown) = reader.end(&format!("churn-{at}")).unwrap();
+        assert_eq!((status, signal), (Some(u32::try_from(at % 256).unwrap()), None), "{at}: {unknown}");
+        assert!(unknown.is_empty() || unknown == "cgroup gone", "{at}: {unknown}");
+    }
+    // What was read is acknowledged with the next call.
+    reader.read(0).await;
+    say(format_args!("after {SIGNALS} signals: {} KiB", anonymous(&vm)));
+    say(vm
+        .must("cat /proc/$(pidof agent)/smaps | awk '/^[0-9a-f]+-/{m=$0} /^Anonymous:/{if($2>0)print $2, m}'")
+        .unwrap());
+
+    // One frame past the limit: its link is closed, and nothing of it is kept.
+    let oversized = Reader::connect(&vm.address(1030)).await;
+    let request = SnapshotRequest { after_container_id: "x".repeat(3 << 20), ..SnapshotRequest::default() };
+    assert!(oversized.client.snapshot(context::with_duration(PATIENCE), &request).await.is_err());
+    let whole =
+        reader.client.snapshot(context::with_duration(PATIENCE), &SnapshotRequest::default()).await.unwrap();
+    assert!(whole.containers.len() >= 50, "the other link lives");
+    let memory = anonymous(&vm);
+    let size = std::fs::metadata(static_agent().unwrap()).unwrap().len();
+    say(format_args!("and one refused frame: {memory} KiB; the binary is {} KiB", size / 1024));
+
+    let request = NextSignalsRequest {
+        stream_id: reader.hello.stream_id.clone(),
+        after_seq: u64::MAX - 1,
+        wait_ms: 300_000,
+        ..NextSignalsRequest::default()
+    };
+    let counting = format!("/guest switches $(pidof agent) {IDLE}");
+    let vm = std::sync::Arc::new(vm);
+    let vm2 = vm.clone();
+    let counted = std::thread::spawn(move || vm.must(&counting).unwrap());
+    let poll = reader.client.next_signals(context::with_duration(Duration::from_secs(310)), &request);
+    let idle = tokio::time::timeout(Duration::from_secs(IDLE + 10), poll).await;
+    if idle.is_ok() {
+        say(vm2.must("cat /tmp/agent.log; pidof agent; ps").unwrap());
+    }
+    assert!(idle.is_err(), "the poll ended early: {idle:?}");
+    let slept: u64 = counted.join().unwrap().trim().parse().unwrap();
+    say(format_args!("idle with a poll of 300 s open: {slept} voluntary context switches in {IDLE} s"));
+    assert!(memory <= MEMORY, "{memory} KiB of anonymous memory, over {MEMORY}");
+    assert!(slept <= SWITCHES, "{slept} voluntary context switches, over {SWITCHES}");
+}

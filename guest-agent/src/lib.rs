@@ -73,6 +73,11 @@ use crate::server::Service;
 use crate::shared::Shared;
 use crate::watcher::{Means, Watcher};
 
+/// Whether this process is the machine's init.
+pub fn is_init() -> bool {
+    placement::is_init()
+}
+
 /// Questions to the watcher that may wait: it answers each in some microseconds, and who asks waits for the answer.
 const QUESTIONS: usize = 16;
 /// For calls in flight and the watcher to end.

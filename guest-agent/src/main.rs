@@ -76,7 +76,7 @@ fn serve(options: Options) -> Result<Option<Exit>, Box<dyn std::error::Error>> {
 /// The command's end is the agent's. An init must not end: the kernel would panic.
 fn over(ended: Option<Exit>) -> ExitCode {
     use rustix::system::{RebootCommand, reboot};
-    if std::process::id() == 1 {
+    if coroner_agent::is_init() {
         rustix::fs::sync();
         if let Err(error) = reboot(RebootCommand::PowerOff) {
             return failed(&format!("cannot power off: {error}"));

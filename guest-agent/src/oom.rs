@@ -104,6 +104,9 @@ impl Watcher {
         }
         if read.total > before.total {
             self.tell_kill(key, before, read);
+        } else if let Some(container) = self.containers.get_mut(&key) {
+            // v2 counts that memory ran out before it counts the kill: what rose since the last kill belongs to the next.
+            container.kills = Some(before);
         }
         None
     }
@@ -116,7 +119,10 @@ impl Watcher {
             kmsg.take(&container.cgroup)
         });
         let memory = self.hierarchy.memory(&container.cgroup);
-        let kill = OomKill {
+        // A group is killed one process at a time: what the counter reads meanwhile is the same OOM, of which all was told with the first.
+        let same = read.ooms.is_some() && read.ooms == before.ooms;
+        let earlier = container.told_kill.as_ref().filter(|_| same && victim.is_none());
+        let mut kill = OomKill {
             total: container.kills_earlier.saturating_add(read.total),
             group: read.groups.map(|groups| groups > before.groups.unwrap_or(0)),
             level: level(&container.cgroup, victim.as_ref(), before, read).into(),
@@ -128,6 +134,14 @@ impl Watcher {
             ),
             ..OomKill::default()
         };
+        if let Some(earlier) = earlier {
+            (kill.level, kill.victim) = (earlier.level, earlier.victim.clone());
+            kill.group = kill.group.map(|group| group || earlier.group == Some(true));
+        }
+        if let Some(container) = self.containers.get_mut(&key) {
+            container.told_kill = Some(Box::new(kill.clone()));
+        }
+        let Some(container) = self.containers.get(&key) else { return };
         log!(Debug, "OOM kill", container = container.id, total = kill.total);
         self.shared.with(|state| {
             state.set_limit(&container.id, memory.limit);

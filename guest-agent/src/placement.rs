@@ -52,7 +52,12 @@ impl fmt::Display for Placement {
     }
 }
 
-/// Whether this process is an init: orphans become its children without being asked for.
+/// The initial pid namespace: PROC_PID_INIT_INO in include/linux/proc_ns.h.
+const INITIAL: &str = "pid:[4026531836]";
+
+/// Whether this process is the machine's init: orphans become its children without being asked for. That of a namespace of its own is
+/// no ancestor of the containers beside it.
 pub(crate) fn is_init() -> bool {
     std::process::id() == 1
+        && std::fs::read_link("/proc/self/ns/pid").is_ok_and(|space| space.as_os_str() == INITIAL)
 }

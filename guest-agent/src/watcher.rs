@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use coroner_proto::agent::OomKill;
 use rustix::event::{Timespec, epoll};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -54,6 +55,8 @@ pub(crate) struct Container {
     /// Kills of earlier cgroups of this container: a new cgroup counts from zero.
     pub(crate) kills_earlier: u64,
     pub(crate) trouble_told: bool,
+    /// The last kill that was told: a group's death takes several reads.
+    pub(crate) told_kill: Option<Box<OomKill>>,
     pub(crate) oom_event: Option<OwnedFd>,
     pub(crate) kill_looks: Looks,
     pub(crate) init_looks: Looks,
@@ -298,6 +301,7 @@ impl Watcher {
             kills,
             kills_earlier: earlier,
             trouble_told: false,
+            told_kill: None,
             oom_event: None,
             kill_looks: Looks::kills(),
             init_looks: Looks::init(),

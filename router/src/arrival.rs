@@ -1,12 +1,14 @@
 //! A signal on its way through the router, with what its source knows and how it hears that the signal is dealt with.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
 use crate::case::Known;
 use crate::config::Mode;
-use crate::signal::Signal;
+use crate::counts::SourceCounts;
+use crate::signal::{ContainerId, Signal};
 
 /// One signal as a source hands it on.
 #[derive(Debug)]
@@ -30,6 +32,19 @@ pub struct Origin {
     pub mode: Mode,
     /// What the source can know.
     pub known: Vec<Known>,
+    /// Who speaks, where it is not trusted.
+    pub guest: Option<Arc<Guest>>,
+}
+
+/// A guest, which may speak for its own containers alone. Its claims end with the last of it.
+#[derive(Debug)]
+pub struct Guest {
+    /// Its name.
+    pub name: String,
+    /// The only containers that are its own; `None`: those it speaks of first.
+    pub containers: Option<BTreeSet<ContainerId>>,
+    /// What is counted of it.
+    pub counts: Arc<SourceCounts>,
 }
 
 /// Tells the source that a signal is dealt with. Dropped without that, the source tells the signal again.

@@ -30,7 +30,8 @@ Examples:
   coroner check --config /etc/coroner/coroner.toml
   coroner run --config /etc/coroner/coroner.toml
   coroner status                                   what a running router does
-  coroner policy --help                            its policies";
+  coroner policy --help                            its policies
+  coroner guest --help                             its guests";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -53,6 +54,12 @@ pub(crate) enum Command {
     Policy {
         #[command(subcommand)]
         command: PolicyCommand,
+    },
+    /// Follow guests that come and go while the router runs
+    #[command(after_help = GUEST_EXAMPLES)]
+    Guest {
+        #[command(subcommand)]
+        command: GuestCommand,
     },
     /// Check the configuration and start every policy once
     Check {
@@ -86,6 +93,54 @@ pub(crate) struct Ask {
     /// For machines
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+const GUEST_EXAMPLES: &str = "\
+Examples:
+  coroner guest add vm-1 --address hvsock:///run/vm-1/v.sock:1030 --mode sole --monitor-pid 4711
+  coroner guest add vm-2 --address vsock://7:1030 --mode beside --container web-1 --container log-1
+  coroner guest list
+  coroner guest remove vm-1                        its machine is gone: what lived in it is told lost";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GuestCommand {
+    /// Follow one more, over restarts of the router too
+    Add {
+        /// Its name: 1 to 64 characters of a-z 0-9 -
+        name: String,
+        /// Where its agent answers: vsock://CID:PORT, hvsock:///path:PORT or unix:///path
+        #[arg(long)]
+        address: String,
+        /// Who else speaks for its containers: beside or sole
+        #[arg(long)]
+        mode: String,
+        /// What answers there: agent or kata
+        #[arg(long = "type", default_value = "agent", value_name = "TYPE")]
+        kind: String,
+        /// A container that is its own; may be given more than once. None: those it speaks of first
+        #[arg(long = "container", value_name = "ID")]
+        containers: Vec<String>,
+        /// The process of its virtual machine monitor: when that ends, the guest is lost
+        #[arg(long, value_name = "PID")]
+        monitor_pid: Option<u32>,
+        /// It is lost when its link was down for so long, 10s say
+        #[arg(long, value_name = "TIME")]
+        lost_after: Option<String>,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Follow it no more: what lives in it is told lost
+    Remove {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// All of them
+    List {
+        #[command(flatten)]
+        ask: Ask,
+    },
 }
 
 const POLICY_EXAMPLES: &str = "\
@@ -160,7 +215,7 @@ impl Command {
     pub(crate) fn quiet(&self) -> bool {
         match self {
             Self::Run { .. } => false,
-            Self::Status { .. } | Self::Policy { .. } => true,
+            Self::Status { .. } | Self::Policy { .. } | Self::Guest { .. } => true,
             Self::Check { .. } | Self::Demo { .. } | Self::DemoVictim { .. } => true,
         }
     }

@@ -9,13 +9,16 @@ mod raw;
 pub use metrics_address::MetricsAddress;
 pub use quantity::{size, time};
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use coroner_proto::address::Address;
 use serde::{Deserialize, Serialize};
 
 use crate::case::Known;
 use crate::policy::Settings;
+use crate::signal::ContainerId;
 
 /// A router's configuration, checked.
 #[derive(Clone, Debug)]
@@ -30,8 +33,12 @@ pub struct Config {
     pub metrics: Option<MetricsAddress>,
     /// `None`: no containerd on this node.
     pub containerd: Option<Containerd>,
-    /// At least one.
+    /// What is followed and trusted.
     pub sources: Vec<Source>,
+    /// What is followed and not trusted.
+    pub guests: Vec<Source>,
+    /// Where guests that are added while the router runs are kept.
+    pub guests_directory: PathBuf,
     /// At least one.
     pub sinks: Vec<Sink>,
 }
@@ -110,12 +117,46 @@ impl PolicyMode {
 pub struct Source {
     /// Unique.
     pub name: String,
+    /// What answers there.
+    pub kind: SourceKind,
     /// What may be published for its containers.
     pub mode: Mode,
     /// The guest's name, when it runs in one.
     pub guest: Option<String>,
     /// Where its agent answers.
     pub address: Address,
+    /// A guest's machine, of whose word nothing is believed beyond its own containers; `None`: trusted like the node itself.
+    pub machine: Option<Machine>,
+}
+
+/// What answers at a source's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceKind {
+    /// A coroner-agent.
+    Agent,
+    /// A stock kata-agent.
+    Kata,
+}
+
+impl SourceKind {
+    /// As the configuration names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Kata => "kata",
+        }
+    }
+}
+
+/// A guest's virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// The only containers it may speak for; `None`: those it speaks of first.
+    pub containers: Option<BTreeSet<ContainerId>>,
+    /// The process of its monitor.
+    pub monitor_pid: Option<u32>,
+    /// How long its link may be down before it counts as lost.
+    pub lost_after: Duration,
 }
 
 /// Where actions and records go.
@@ -183,6 +224,17 @@ impl Config {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(&text).map_err(|mistakes| ConfigError::Mistakes { path: path.to_owned(), mistakes })
+    }
+
+    /// Checks the keys of one guest, as a JSON object; on error, every mistake in it.
+    pub fn guest(json: &str) -> Result<Source, Vec<Mistake>> {
+        let raw: raw::Source = serde_json::from_str(json).map_err(|error| {
+            vec![Mistake {
+                key: String::new(),
+                message: format!("is no JSON object of a guest's keys: {error}"),
+            }]
+        })?;
+        check::guest(raw)
     }
 
     /// Checks a text; on error, every mistake in it.
@@ -256,10 +308,19 @@ mod tests {
             address = 7
             [[source]]
             name = "Node"
-            type = "kata"
+            type = "kato"
             mode = "besides"
             address = "tcp://1.2.3.4:5"
             adress = "x"
+            [[guest]]
+            name = "vm"
+            type = "agent"
+            mode = "sole"
+            address = "hvsock:///run/vm.sock"
+            containers = ["a b", 7]
+            monitor_pid = 0
+            lost_after = "soon"
+            cid = 3
             [[sink]]
             name = "audit"
             type = "jsonl"
@@ -282,6 +343,12 @@ mod tests {
                 ("source[0].type", "\"agent\""),
                 ("source[0].mode", "\"beside\", \"sole\""),
                 ("source[0].address", "tcp"),
+                ("guest[0].cid", "is not a key"),
+                ("guest[0].address", "hvsock:///path:PORT"),
+                ("guest[0].containers", "not a string"),
+                ("guest[0].containers", "`a b`"),
+                ("guest[0].monitor_pid", "above 0"),
+                ("guest[0].lost_after", "\"20ms\""),
                 ("sink[0].path", "is missing"),
             ],
         );
@@ -315,6 +382,21 @@ mod tests {
             &format!("{GOOD}\n[[sink]]\nname = \"containerd\"\ntype = \"containerd\""),
             &[("sink", "two are named"), ("sink", "published twice")],
         );
+    }
+
+    #[test]
+    fn a_guest_that_is_added_is_checked_as_one_of_the_file() {
+        let json = r#"{"name": "vm", "type": "agent", "mode": "sole", "address": "vsock://3:1030", "containers": ["c1"], "monitor_pid": 7}"#;
+        let guest = Config::guest(json).unwrap();
+        let machine = guest.machine.unwrap();
+        assert_eq!((guest.guest.as_deref(), machine.monitor_pid), (Some("vm"), Some(7)));
+        assert_eq!(machine.lost_after, Duration::from_secs(10));
+        assert_eq!(machine.containers.unwrap().len(), 1);
+        for (bad, key) in
+            [("{", ""), ("[]", ""), ("{}", "guest.name"), (&json.replace("mode", "mood"), "guest.mood")]
+        {
+            assert_eq!(Config::guest(bad).unwrap_err()[0].key, key, "{bad}");
+        }
     }
 
     #[test]

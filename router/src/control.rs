@@ -1,4 +1,4 @@
-//! The control socket: answers `coroner status` and `coroner policy`.
+//! The control socket: answers `coroner status`, `coroner policy` and `coroner guest`.
 
 use std::io;
 use std::path::Path;
@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use coroner_proto::control::{
-    Answer, InspectPolicyRequest, ListPoliciesRequest, PromotePolicyRequest, ReleasePolicyRequest,
-    ReloadPoliciesRequest, StatusRequest,
+    AddGuestRequest, Answer, InspectPolicyRequest, ListGuestsRequest, ListPoliciesRequest,
+    PromotePolicyRequest, ReleasePolicyRequest, ReloadPoliciesRequest, RemoveGuestRequest, StatusRequest,
 };
 use coroner_proto::control_ttrpc::{Control, create_control};
 use serde::Serialize;
@@ -17,8 +17,9 @@ use ttrpc::asynchronous::transport::Listener;
 use ttrpc::asynchronous::{Server, TtrpcContext};
 use ttrpc::{Code, Error, get_status};
 
-use crate::config::{Config, Mode, SinkKind};
+use crate::config::{Config, Mode, SinkKind, SourceKind};
 use crate::counts::Counts;
+use crate::guests::{GuestError, GuestStatus, Guests};
 use crate::policy::Policies;
 use crate::policy::report::Listing;
 
@@ -37,6 +38,8 @@ pub struct ControlError {
 pub struct Service {
     /// The part that knows policies.
     pub policies: Policies,
+    /// The part that knows guests.
+    pub guests: Guests,
     /// What is counted.
     pub counts: Arc<Counts>,
     /// What does not change.
@@ -50,7 +53,7 @@ pub struct About {
     started: Instant,
     shadow_all: bool,
     directory: Option<String>,
-    sources: Vec<(String, Mode)>,
+    sources: Vec<(String, SourceKind, Mode)>,
     sinks: Vec<(String, &'static str)>,
 }
 
@@ -66,7 +69,7 @@ impl About {
             started: Instant::now(),
             shadow_all: config.policies.shadow_all,
             directory: config.policies.directory.as_ref().map(|path| path.display().to_string()),
-            sources: config.sources.iter().map(|it| (it.name.clone(), it.mode)).collect(),
+            sources: config.sources.iter().map(|it| (it.name.clone(), it.kind, it.mode)).collect(),
             sinks: config.sinks.iter().map(|it| (it.name.clone(), kind(&it.kind))).collect(),
         }
     }
@@ -104,6 +107,7 @@ struct Status<'a> {
     #[serde(flatten)]
     listing: Listing,
     sources: Vec<SourceStatus<'a>>,
+    guests: Vec<GuestStatus>,
     sinks: Vec<SinkStatus<'a>>,
 }
 
@@ -130,12 +134,12 @@ struct SinkStatus<'a> {
 }
 
 impl Service {
-    fn status<'a>(&'a self, listing: Listing) -> Status<'a> {
-        let source = |(name, mode): &'a (String, Mode)| {
+    fn status<'a>(&'a self, listing: Listing, guests: Vec<GuestStatus>) -> Status<'a> {
+        let source = |(name, kind, mode): &'a (String, SourceKind, Mode)| {
             let counts = self.counts.source(name);
             SourceStatus {
                 source: name,
-                r#type: "agent",
+                r#type: kind.name(),
                 mode: *mode,
                 connected: counts.is_connected(),
                 signals: counts.signals.get(),
@@ -163,6 +167,7 @@ impl Service {
             directory: about.directory.as_deref(),
             listing,
             sources: about.sources.iter().map(source).collect(),
+            guests,
             sinks: about.sinks.iter().map(sink).collect(),
         }
     }
@@ -182,6 +187,19 @@ impl Service {
     }
 }
 
+fn unanswered(error: &GuestError) -> Error {
+    let code = match error {
+        GuestError::Wrong(_) => Code::INVALID_ARGUMENT,
+        GuestError::Taken(_) => Code::ALREADY_EXISTS,
+        GuestError::Unknown { .. } => Code::NOT_FOUND,
+        GuestError::Configured(_) => Code::FAILED_PRECONDITION,
+        GuestError::Full => Code::RESOURCE_EXHAUSTED,
+        GuestError::Keep { .. } => Code::INTERNAL,
+        GuestError::Stopping => Code::UNAVAILABLE,
+    };
+    Error::RpcStatus(get_status(code, error.to_string()))
+}
+
 fn stopping() -> Error {
     Error::RpcStatus(get_status(Code::UNAVAILABLE, "the router is stopping"))
 }
@@ -195,7 +213,8 @@ fn json(document: &impl Serialize) -> Answer {
 impl Control for Service {
     async fn status(&self, _: &TtrpcContext, _: StatusRequest) -> ttrpc::Result<Answer> {
         let listing = self.policies.list().await.ok_or_else(stopping)?;
-        Ok(json(&Service::status(self, listing)))
+        let guests = self.guests.list().await.map_err(|error| unanswered(&error))?;
+        Ok(json(&Service::status(self, listing, guests)))
     }
 
     async fn list_policies(&self, _: &TtrpcContext, _: ListPoliciesRequest) -> ttrpc::Result<Answer> {
@@ -216,5 +235,20 @@ impl Control for Service {
 
     async fn release_policy(&self, _: &TtrpcContext, request: ReleasePolicyRequest) -> ttrpc::Result<Answer> {
         self.named(&request.name, self.policies.release(request.name.clone()).await).await
+    }
+
+    async fn add_guest(&self, _: &TtrpcContext, request: AddGuestRequest) -> ttrpc::Result<Answer> {
+        let added = self.guests.add(request.guest).await;
+        added.map(|guest| json(&guest)).map_err(|error| unanswered(&error))
+    }
+
+    async fn remove_guest(&self, _: &TtrpcContext, request: RemoveGuestRequest) -> ttrpc::Result<Answer> {
+        let removed = self.guests.remove(request.name).await;
+        removed.map(|guest| json(&guest)).map_err(|error| unanswered(&error))
+    }
+
+    async fn list_guests(&self, _: &TtrpcContext, _: ListGuestsRequest) -> ttrpc::Result<Answer> {
+        let guests = self.guests.list().await.map_err(|error| unanswered(&error))?;
+        Ok(json(&serde_json::json!({ "guests": guests })))
     }
 }

@@ -1,16 +1,17 @@
 //! What is counted of sources and sinks: for `coroner status`, and for Prometheus.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// A number that only rises.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
 
 impl Count {
-    /// One more.
-    pub fn one(&self) {
-        self.more(1);
+    /// One more; answers how many there were before.
+    pub fn one(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
     }
 
     /// So many more.
@@ -35,8 +36,16 @@ pub struct SourceCounts {
     pub refused: Count,
     /// Links that came up.
     pub links: Count,
+    /// Pressure signals of a guest that came too fast, and were dropped.
+    pub held_back: Count,
     /// Links that are up: 0 or 1.
     up: AtomicI64,
+    /// It is gone for good.
+    gone: AtomicBool,
+    /// Containers it speaks for.
+    containers: AtomicU64,
+    /// Why its last link ended.
+    problem: Mutex<Option<String>>,
 }
 
 impl SourceCounts {
@@ -45,9 +54,66 @@ impl SourceCounts {
         self.up.store(i64::from(up), Ordering::Relaxed);
     }
 
+    /// Says whether it is gone for good.
+    pub fn lost_for_good(&self, gone: bool) {
+        self.gone.store(gone, Ordering::Relaxed);
+    }
+
+    /// Says how many containers it speaks for.
+    pub fn speaks_for(&self, containers: usize) {
+        self.containers.store(containers as u64, Ordering::Relaxed);
+    }
+
+    /// How many containers it speaks for.
+    pub fn containers(&self) -> u64 {
+        self.containers.load(Ordering::Relaxed)
+    }
+
+    /// Says why its link ended; `None`: it is up again.
+    pub fn troubled(&self, problem: Option<String>) {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
+
+    /// Why its last link ended.
+    pub fn problem(&self) -> Option<String> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// `"connecting"`, `"up"`, `"down"` or `"lost"`.
+    pub fn state(&self) -> &'static str {
+        match self.links.get() {
+            _ if self.gone.load(Ordering::Relaxed) => "lost",
+            _ if self.is_connected() => "up",
+            0 => "connecting",
+            _ => "down",
+        }
+    }
+
     /// Whether the link is up.
     pub fn is_connected(&self) -> bool {
         self.up.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// Of the guests there are.
+#[derive(Debug, Default)]
+pub struct GuestCounts(RwLock<BTreeMap<String, Arc<SourceCounts>>>);
+
+impl GuestCounts {
+    /// A guest came.
+    pub fn add(&self, name: &str, counts: Arc<SourceCounts>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), counts);
+    }
+
+    /// It went.
+    pub fn remove(&self, name: &str) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    /// All of them, by name.
+    pub fn all(&self) -> Vec<(String, Arc<SourceCounts>)> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(name, counts)| (name.clone(), Arc::clone(counts))).collect()
     }
 }
 
@@ -69,6 +135,8 @@ pub struct SinkCounts {
 pub struct Counts {
     /// In the order of the configuration.
     pub sources: Vec<(String, Arc<SourceCounts>)>,
+    /// Guests come and go; by name.
+    pub guests: GuestCounts,
     /// In the order of the configuration.
     pub sinks: Vec<(String, Arc<SinkCounts>)>,
     /// Kills that were learnt after their container's exit had been ruled.

@@ -114,6 +114,16 @@ impl Delivery {
     }
 }
 
+/// A guest's clock may be wrong by this much, and is taken at its word: a retold exit then has the time it had. Further off it would date a
+/// container's end into the past or the future, for everybody to see.
+const CLOCK: u64 = 60_000;
+
+fn exited_at_ms(signal: &Signal) -> u64 {
+    let received = signal.at.received_ms;
+    let near = |wall: &u64| signal.target.guest.is_none() || wall.abs_diff(received) <= CLOCK;
+    signal.at.wall_ms.filter(near).unwrap_or(received)
+}
+
 /// The event an action becomes in this mode, or its topic and why it goes nowhere.
 fn event(action: &Action, signal: &Signal, mode: Mode) -> Result<TaskEvent, (String, &'static str)> {
     match (action, mode) {
@@ -134,7 +144,7 @@ fn event(action: &Action, signal: &Signal, mode: Mode) -> Result<TaskEvent, (Str
                 exec_id: signal.target.exec_id.clone(),
                 pid,
                 status: status.or(real),
-                exited_at_ms: signal.at.wall_ms.unwrap_or(signal.at.received_ms),
+                exited_at_ms: exited_at_ms(signal),
             })
         }
         (Action::Report(report), Mode::Beside | Mode::Sole) => {

@@ -1,4 +1,4 @@
-//! Between sources and workers: says who a signal is about, and sends it to the worker that owns its container.
+//! Between sources and workers: refuses what a guest may not say, says who a signal is about, and sends it to the worker that owns its container.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::arrival::Arrival;
 use crate::case::Known;
+use crate::claims::{Claims, Foreign};
 use crate::identity::Identities;
 
 /// A signal with everything a worker needs.
@@ -33,6 +34,8 @@ pub enum Task {
 pub struct Intake {
     /// From every source.
     pub arrivals: mpsc::Receiver<Arrival>,
+    /// Whose is whose.
+    pub claims: Claims,
     /// Who is who.
     pub identities: Identities,
     /// One a worker: a container's signals always go to the same one, so they stay in order.
@@ -43,6 +46,11 @@ impl Intake {
     /// Runs until every source has ended.
     pub async fn run(mut self) {
         while let Some(mut arrival) = self.arrivals.recv().await {
+            let guest = arrival.origin.guest.as_ref();
+            if let Err(foreign) = self.claims.check(&arrival.signal.target.container_id, guest) {
+                refuse(arrival, &foreign);
+                continue;
+            }
             let target = &mut arrival.signal.target;
             let identity = self.identities.of(&target.container_id).await;
             let mut known = arrival.origin.known.clone();
@@ -64,6 +72,19 @@ impl Intake {
             }
         }
     }
+}
+
+/// Dealt with: the guest is not to tell it again.
+fn refuse(arrival: Arrival, foreign: &Foreign) {
+    let Some(guest) = &arrival.origin.guest else { return };
+    let container = &arrival.signal.target.container_id;
+    // The first says it; a guest could otherwise fill the log.
+    if guest.counts.refused.one() == 0 {
+        tracing::warn!(guest = guest.name, %container, because = %foreign, "a guest spoke for a container that is not its own; counting from now on");
+    } else {
+        tracing::debug!(guest = guest.name, %container, because = %foreign, "signal refused");
+    }
+    arrival.ack.done();
 }
 
 fn shard(container: &str, workers: usize) -> usize {

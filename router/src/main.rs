@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     match args.command {
         cli::Command::Run { config, shadow_all } => serve::run(&config, shadow_all),
         cli::Command::Status { ask } => asking::status(&ask),
+        cli::Command::Guest { command } => asking::guest(command),
         cli::Command::Policy { command } => match command {
             cli::PolicyCommand::Check { file, config, json } => {
                 policy_check::run(&file, config.as_deref(), json)

@@ -173,6 +173,31 @@ impl Collector for Parts {
                 .encode_family(&[("source", name.as_str())])?
                 .encode_gauge(&i64::from(counts.is_connected()))?;
         }
+        // One line each, not one a guest: a node may have a thousand, which come and go.
+        let guests = counts.guests.all();
+        let all = |pick: fn(&crate::counts::SourceCounts) -> &Count| {
+            let sum = guests.iter().map(|(_, counts)| pick(counts).get()).sum();
+            [(Vec::new(), sum)].into_iter()
+        };
+        counter(
+            &mut encoder,
+            "coroner_guests_signals",
+            "Signals of guests handed on",
+            all(|it| &it.signals),
+        )?;
+        let help = "Signals that agents of guests dropped before they were read";
+        counter(&mut encoder, "coroner_guests_lost", help, all(|it| &it.lost))?;
+        let help = "Signals of guests about containers that are not their own, or malformed";
+        counter(&mut encoder, "coroner_guests_refused", help, all(|it| &it.refused))?;
+        let help = "Pressure signals of guests that came too fast, and were dropped";
+        counter(&mut encoder, "coroner_guests_held_back", help, all(|it| &it.held_back))?;
+        let help = "Guests by state";
+        let mut family = encoder.encode_descriptor("coroner_guests", help, None, MetricType::Gauge)?;
+        for state in ["connecting", "up", "down", "lost"] {
+            let count = guests.iter().filter(|(_, counts)| counts.state() == state).count();
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            family.encode_family(&[("state", state)])?.encode_gauge(&count)?;
+        }
         let sinks = |pick: fn(&crate::counts::SinkCounts) -> &Count| {
             counts.sinks.iter().map(move |(name, counts)| (vec![("sink", name.as_str())], pick(counts).get()))
         };

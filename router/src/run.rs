@@ -8,10 +8,12 @@ use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::arrival::Arrival;
 use crate::audit::Record;
-use crate::config::{Config, SinkKind, Source};
+use crate::claims::{Claims, Registered};
+use crate::config::{Config, SinkKind, Source, SourceKind};
 use crate::control::{self, ControlError};
-use crate::counts::Counts;
+use crate::counts::{Counts, GuestCounts};
 use crate::delivery::{Delivery, Lifecycle};
+use crate::guests::{Guests, Keeper as GuestKeeper};
 use crate::identity::Identities;
 use crate::intake::{Intake, Task};
 use crate::metrics::{self, MetricsListener};
@@ -19,7 +21,9 @@ use crate::policy::{Host, HostError, Keeper, Lineups, Outside, Policies};
 use crate::sink::Records;
 use crate::sink::containerd::{self, Containerd};
 use crate::sink::jsonl::Jsonl;
+use crate::source::Orders;
 use crate::source::agent::AgentSource;
+use crate::source::kata::KataSource;
 use crate::worker::Worker;
 
 /// Signals between two stages. Small: what waits here is in no order anybody can see, and sources keep the rest.
@@ -78,6 +82,8 @@ pub struct Router {
     records: Records,
     workers: Vec<mpsc::WeakSender<Task>>,
     policies: Option<Policies>,
+    guests: Option<Guests>,
+    registered: Registered,
     lineups: Lineups,
     counts: Arc<Counts>,
     node: String,
@@ -89,6 +95,7 @@ impl Router {
     /// Starts everything the configuration names. To be called on the runtime.
     pub fn serving(config: &Config) -> Result<Self, RunError> {
         let mut router = Self::start(config)?;
+        router.follow_guests(config);
         router.control(config)?;
         router.metrics(config)?;
         for source in &config.sources {
@@ -129,10 +136,13 @@ impl Router {
             records: Records::default(),
             workers: Vec::new(),
             policies: None,
+            guests: None,
+            registered: Registered::default(),
             lineups: lineups.clone(),
             counts: Arc::new(Counts {
                 sources: config.sources.iter().map(|it| (it.name.clone(), Arc::default())).collect(),
                 sinks: config.sinks.iter().map(|it| (it.name.clone(), Arc::default())).collect(),
+                guests: GuestCounts::default(),
                 late_kills: Arc::default(),
             }),
             node: config.node.clone(),
@@ -155,7 +165,8 @@ impl Router {
         drop(rulings);
         router.workers = workers.iter().map(mpsc::Sender::downgrade).collect();
         let address = config.containerd.as_ref().and_then(|it| it.address.clone());
-        let intake = Intake { arrivals: from_sources, identities: Identities::new(address), workers };
+        let claims = Claims::new(router.registered.clone());
+        let intake = Intake { arrivals: from_sources, claims, identities: Identities::new(address), workers };
         router.add("intake".to_owned(), intake.run());
         let late_kills = Arc::clone(&router.counts.late_kills);
         let records = router.records.clone();
@@ -169,19 +180,40 @@ impl Router {
         self.policies.clone()
     }
 
-    /// Reads a source until the router stops.
+    /// Reads a trusted source until the router stops.
     pub fn follow(&mut self, source: &Source) {
         let counts = self.counts.source(&source.name);
-        let agent = AgentSource::new(source.clone(), self.node.clone(), self.arrivals(), counts);
-        self.add(format!("source {}", source.name), agent.run(self.stopped()));
+        let (name, node, arrivals) = (format!("source {}", source.name), self.node.clone(), self.arrivals());
+        let orders = Orders { stop: self.stopped(), removed: None };
+        match source.kind {
+            SourceKind::Agent => {
+                self.add(name, AgentSource::new(source.clone(), node, arrivals, counts, None).run(orders));
+            }
+            SourceKind::Kata => {
+                self.add(name, KataSource::new(source.clone(), node, arrivals, counts, None).run(orders));
+            }
+        }
+    }
+
+    /// Follows the guests of the configuration, and those that are added from now on.
+    pub fn follow_guests(&mut self, config: &Config) {
+        let (guests, asked) = Guests::channel();
+        let (counts, registered) = (Arc::clone(&self.counts), self.registered.clone());
+        let keeper = GuestKeeper::new(config, self.arrivals(), counts, registered, self.stopped());
+        self.add("guests".to_owned(), keeper.run(asked));
+        self.guests = Some(guests);
     }
 
     /// Answers on the control socket, if the configuration has one.
     fn control(&mut self, config: &Config) -> Result<(), RunError> {
-        let (Some(path), Some(policies)) = (&config.control, self.policies()) else { return Ok(()) };
+        let (Some(path), Some(policies), Some(guests)) =
+            (&config.control, self.policies(), self.guests.clone())
+        else {
+            return Ok(());
+        };
         let listener = control::listen(path)?;
         let counts = Arc::clone(&self.counts);
-        let service = control::Service { policies, counts, about: control::About::new(config) };
+        let service = control::Service { policies, guests, counts, about: control::About::new(config) };
         self.add("control".to_owned(), control::serve(listener, service, self.stopped()));
         Ok(())
     }
@@ -283,6 +315,7 @@ impl Router {
     fn let_go(&mut self) {
         self.arrivals = None;
         self.policies = None;
+        self.guests = None;
         self.records = Records::default();
     }
 

@@ -52,6 +52,22 @@ pub enum SignalError {
         /// The first characters of it.
         id: String,
     },
+    /// A stream's name that is none.
+    #[error("stream `{stream}` is not 1 to 64 characters of a-z A-Z 0-9 _ -")]
+    Stream {
+        /// The first characters of it.
+        stream: String,
+    },
+    /// A list past its limit.
+    #[error("{what} hold {count}, over {limit}")]
+    TooMany {
+        /// Which list.
+        what: &'static str,
+        /// How many are in it.
+        count: usize,
+        /// How many may be.
+        limit: usize,
+    },
     /// A text past its limit.
     #[error("{what} of container `{container}` is {bytes} bytes long, over {limit}")]
     TooLong {

@@ -1,4 +1,4 @@
-//! `coroner status` and `coroner policy`: asks a running router, and shows its answer.
+//! `coroner status`, `coroner policy` and `coroner guest`: asks a running router, and shows its answer.
 
 mod show;
 mod table;
@@ -8,17 +8,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use coroner_proto::control::{
-    Answer, InspectPolicyRequest, ListPoliciesRequest, PromotePolicyRequest, ReleasePolicyRequest,
-    ReloadPoliciesRequest, StatusRequest,
+    AddGuestRequest, Answer, InspectPolicyRequest, ListGuestsRequest, ListPoliciesRequest,
+    PromotePolicyRequest, ReleasePolicyRequest, ReloadPoliciesRequest, RemoveGuestRequest, StatusRequest,
 };
 use coroner_proto::control_ttrpc::ControlClient;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use ttrpc::asynchronous::Client;
 use ttrpc::asynchronous::transport::Socket;
 use ttrpc::{Code, Error};
 
-use crate::cli::{Ask, FAILED, PolicyCommand, WRONG};
+use crate::cli::{Ask, FAILED, GuestCommand, PolicyCommand, WRONG};
 use show::Show;
 
 /// A reload waits for compilers, which have a minute by default.
@@ -60,6 +60,35 @@ pub(crate) fn policy(command: PolicyCommand) -> ExitCode {
         PolicyCommand::Check { .. } | PolicyCommand::Wrap { .. } => {
             unreachable!("they ask nobody, and main sends them elsewhere")
         }
+    }
+}
+
+pub(crate) fn guest(command: GuestCommand) -> ExitCode {
+    match command {
+        GuestCommand::Add { name, address, mode, kind, containers, monitor_pid, lost_after, ask } => {
+            let mut keys = json!({ "name": name, "type": kind, "address": address, "mode": mode });
+            // A key that is not given is left out: none of them has a value for "not given".
+            let given = [
+                ("containers", (!containers.is_empty()).then(|| json!(containers))),
+                ("monitor_pid", monitor_pid.map(|pid| json!(pid))),
+                ("lost_after", lost_after.map(|time| json!(time))),
+            ];
+            for (key, value) in given.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+                keys[key] = value;
+            }
+            run(&ask, async |client| {
+                let request = AddGuestRequest { guest: keys.to_string(), ..AddGuestRequest::default() };
+                Ok((client.add_guest(context(), &request).await?, Show::guest as View, ok as Verdict))
+            })
+        }
+        GuestCommand::Remove { name, ask } => run(&ask, async |client| {
+            let request = RemoveGuestRequest { name, ..RemoveGuestRequest::default() };
+            Ok((client.remove_guest(context(), &request).await?, Show::removed_guest as View, ok as Verdict))
+        }),
+        GuestCommand::List { ask } => run(&ask, async |client| {
+            let answer = client.list_guests(context(), &ListGuestsRequest::default()).await?;
+            Ok((answer, Show::guests as View, ok as Verdict))
+        }),
     }
 }
 
@@ -126,8 +155,15 @@ async fn connect(ask: &Ask) -> Result<ControlClient, (u8, String)> {
 /// What the router said, or that it said nothing.
 fn refused(error: &Error) -> (u8, String) {
     match error {
-        Error::RpcStatus(status) if status.code() == Code::NOT_FOUND => (WRONG, status.message().to_owned()),
+        Error::RpcStatus(status) if is_refusal(status.code()) => (WRONG, status.message().to_owned()),
         Error::RpcStatus(status) => (FAILED, status.message().to_owned()),
         other => (FAILED, format!("the router did not answer: {other}")),
     }
+}
+
+fn is_refusal(code: Code) -> bool {
+    matches!(
+        code,
+        Code::NOT_FOUND | Code::INVALID_ARGUMENT | Code::ALREADY_EXISTS | Code::FAILED_PRECONDITION
+    )
 }

@@ -56,12 +56,55 @@ impl Show {
             vec![source, mode, state, number(&it["signals"]), number(&it["lost"]), number(&it["refused"])]
         });
         self.table(&["SOURCE", "MODE", "LINK", "SIGNALS", "LOST", "REFUSED"], &sources);
+        if value["guests"].as_array().is_some_and(|guests| !guests.is_empty()) {
+            say("");
+            self.guests(value);
+        }
         say("");
         let sinks = rows(&value["sinks"], |it| {
             let (sink, kind) = (text(&it["sink"]), text(&it["type"]));
             vec![sink, kind, number(&it["delivered"]), number(&it["failed"]), number(&it["dropped"])]
         });
         self.table(&["SINK", "TYPE", "DELIVERED", "FAILED", "DROPPED"], &sinks);
+    }
+
+    pub(super) fn guest(&self, value: &Value) {
+        let (name, address) = (text(&value["guest"]), text(&value["address"]));
+        say(&format!("guest {name} is followed at {address}; `coroner guest list` shows when it is up"));
+    }
+
+    pub(super) fn removed_guest(&self, value: &Value) {
+        let containers = number(&value["containers"]);
+        say(&format!("guest {} is removed; containers told lost: {containers}", text(&value["guest"])));
+    }
+
+    pub(super) fn guests(&self, value: &Value) {
+        let guests = rows(&value["guests"], |it| {
+            let state = text(&it["state"]);
+            let state = match state.as_str() {
+                "up" => state,
+                "lost" => self.paint(RED, &state),
+                _ => self.paint(YELLOW, &state),
+            };
+            let (name, kind, mode) = (text(&it["guest"]), text(&it["type"]), text(&it["mode"]));
+            let (refused, held) = (number(&it["refused"]), number(&it["held-back"]));
+            let problem = it["problem"].as_str().unwrap_or("-").to_owned();
+            vec![
+                name,
+                kind,
+                mode,
+                state,
+                number(&it["containers"]),
+                number(&it["signals"]),
+                refused,
+                held,
+                problem,
+            ]
+        });
+        self.table(
+            &["GUEST", "TYPE", "MODE", "STATE", "CONTAINERS", "SIGNALS", "REFUSED", "HELD BACK", "PROBLEM"],
+            &guests,
+        );
     }
 
     pub(super) fn list(&self, value: &Value) {

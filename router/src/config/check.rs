@@ -1,25 +1,43 @@
 //! From the file as written to a configuration that holds: every mistake is collected, none hides another.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use coroner_proto::address::Address;
 
-use super::{Config, Containerd, MetricsAddress, Mistake, Mode, Sink, SinkKind, Source, raw};
+use super::{
+    Config, Containerd, Machine, MetricsAddress, Mistake, Mode, Sink, SinkKind, Source, SourceKind, raw,
+};
+use crate::signal::ContainerId;
 
 /// The checked configuration, or all that is wrong with it.
 pub(super) fn check(raw: raw::Config) -> Result<Config, Vec<Mistake>> {
-    let mut check = Check { mistakes: Vec::new() };
+    let mut check = Check { mistakes: Vec::new(), guests_come: false };
     let config = check.config(raw);
     if check.mistakes.is_empty() { Ok(config) } else { Err(check.mistakes) }
 }
 
+/// One guest that is added, or all that is wrong with it.
+pub(super) fn guest(raw: raw::Source) -> Result<Source, Vec<Mistake>> {
+    let mut check = Check { mistakes: Vec::new(), guests_come: false };
+    match check.guest("guest", raw) {
+        Some(guest) if check.mistakes.is_empty() => Ok(guest),
+        _ => Err(check.mistakes),
+    }
+}
+
+/// A guest's link may be down so long before its machine counts as lost.
+const LOST_AFTER: Duration = Duration::from_secs(10);
+/// Where guests that are added are kept unless the configuration says otherwise.
+const GUESTS: &str = "/run/coroner/guests.d";
 /// The control socket unless the configuration says otherwise.
 const CONTROL: &str = "/run/coroner/control.sock";
 
 pub(super) struct Check {
     mistakes: Vec<Mistake>,
+    /// The file says where guests are kept that are added: it may do without others.
+    guests_come: bool,
 }
 
 impl Check {
@@ -50,9 +68,17 @@ impl Check {
         });
         let containerd = raw.containerd.and_then(|raw| self.containerd(raw));
         let sources =
-            raw.source.into_iter().enumerate().filter_map(|(at, raw)| self.source(at, raw)).collect();
+            raw.source.into_iter().enumerate().filter_map(|(at, raw)| self.trusted(at, raw)).collect();
+        let guests = raw.guest.into_iter().enumerate();
+        let guests = guests.filter_map(|(at, raw)| self.guest(&format!("guest[{at}]"), raw)).collect();
+        self.guests_come = raw.guests.is_some();
+        let raw_guests = raw.guests.unwrap_or_default();
+        self.unknown("guests.", &raw_guests.unknown);
+        let guests_directory = self.absolute("guests.directory", raw_guests.directory);
+        let guests_directory = guests_directory.unwrap_or_else(|| PathBuf::from(GUESTS));
         let sinks = raw.sink.into_iter().enumerate().filter_map(|(at, raw)| self.sink(at, raw)).collect();
-        let config = Config { node, policies, control, metrics, containerd, sources, sinks };
+        let config =
+            Config { node, policies, control, metrics, containerd, sources, guests, guests_directory, sinks };
         self.whole(&config);
         config
     }
@@ -88,16 +114,73 @@ impl Check {
         Some(Containerd { address: Some(address), ttrpc_address, namespace })
     }
 
-    fn source(&mut self, at: usize, raw: raw::Source) -> Option<Source> {
-        let key = |name: &str| format!("source[{at}].{name}");
+    fn trusted(&mut self, at: usize, mut raw: raw::Source) -> Option<Source> {
+        let prefix = format!("source[{at}]");
+        for (name, value) in [
+            ("containers", raw.containers.take()),
+            ("monitor_pid", raw.monitor_pid.take()),
+            ("lost_after", raw.lost_after.take()),
+        ] {
+            if value.is_some() {
+                self.mistake(&format!("{prefix}.{name}"), "is a key of [[guest]]: a source is trusted");
+            }
+        }
+        let guest = raw.guest.take();
+        let mut source = self.source(&prefix, raw);
+        let guest = self.text(&format!("{prefix}.guest"), guest);
+        if let Some(source) = &mut source {
+            source.guest = guest;
+        }
+        source
+    }
+
+    fn guest(&mut self, prefix: &str, mut raw: raw::Source) -> Option<Source> {
+        let key = |name: &str| format!("{prefix}.{name}");
+        if raw.guest.take().is_some() {
+            self.mistake(&key("guest"), "is a key of [[source]]: a guest's name is its own");
+        }
+        let (containers, pid) = (raw.containers.take(), raw.monitor_pid.take());
+        let lost_after = raw.lost_after.take();
+        let source = self.source(prefix, raw);
+        let containers = containers.map(|value| self.containers(&key("containers"), value));
+        let pid = self.positive(&key("monitor_pid"), pid);
+        let monitor_pid = pid.and_then(|pid| match i32::try_from(pid) {
+            Ok(pid) => Some(pid.cast_unsigned()),
+            Err(_) => {
+                self.mistake(&key("monitor_pid"), "is no process id");
+                None
+            }
+        });
+        let lost_after = self.time(&key("lost_after"), lost_after).unwrap_or(LOST_AFTER);
+        let mut source = source?;
+        source.guest = Some(source.name.clone());
+        source.machine = Some(Machine { containers, monitor_pid, lost_after });
+        Some(source)
+    }
+
+    fn containers(&mut self, key: &str, value: toml::Value) -> BTreeSet<ContainerId> {
+        let toml::Value::Array(values) = value else {
+            self.mistake(key, "is not a list of container ids");
+            return BTreeSet::new();
+        };
+        let ids = values.into_iter().filter_map(|value| self.text(key, Some(value))).collect::<Vec<_>>();
+        ids.into_iter()
+            .filter_map(|id| {
+                ContainerId::try_from(id).map_err(|error| self.mistake(key, &error.to_string())).ok()
+            })
+            .collect()
+    }
+
+    fn source(&mut self, prefix: &str, raw: raw::Source) -> Option<Source> {
+        let key = |name: &str| format!("{prefix}.{name}");
         self.unknown(&key(""), &raw.unknown);
         let name = self.name(&key("name"), raw.name);
-        let kind = self.choice(&key("type"), raw.r#type, &[("agent", ())]);
+        let kinds = [("agent", SourceKind::Agent), ("kata", SourceKind::Kata)];
+        let kind = self.choice(&key("type"), raw.r#type, &kinds);
         let mode = self.choice(&key("mode"), raw.mode, &[("beside", Mode::Beside), ("sole", Mode::Sole)]);
-        let guest = self.text(&key("guest"), raw.guest);
         let address = match self.text(&key("address"), raw.address) {
             None => {
-                self.required(&key("address"), "unix:///path or vsock://CID:PORT");
+                self.required(&key("address"), "unix:///path, vsock://CID:PORT or hvsock:///path:PORT");
                 None
             }
             Some(text) => match text.parse::<Address>() {
@@ -108,8 +191,8 @@ impl Check {
                 }
             },
         };
-        kind?;
-        Some(Source { name: name?, mode: mode?, guest, address: address? })
+        let (kind, mode) = (kind?, mode?);
+        Some(Source { name: name?, kind, mode, guest: None, address: address?, machine: None })
     }
 
     fn sink(&mut self, at: usize, raw: raw::Sink) -> Option<Sink> {
@@ -141,14 +224,14 @@ impl Check {
     fn whole(&mut self, config: &Config) {
         // A section whose entries were refused has its mistakes already.
         if self.mistakes.is_empty() {
-            if config.sources.is_empty() {
-                self.required("source", "at least one [[source]]: where signals come from");
+            if config.sources.is_empty() && config.guests.is_empty() && !self.guests_come {
+                self.required("source", "at least one [[source]] or [[guest]]: where signals come from");
             }
             if config.sinks.is_empty() {
                 self.required("sink", "at least one [[sink]]: where rulings go");
             }
         }
-        self.unique("source", config.sources.iter().map(|it| &it.name));
+        self.unique("source", config.sources.iter().chain(&config.guests).map(|it| &it.name));
         self.unique("sink", config.sinks.iter().map(|it| &it.name));
         let publishers = config.sinks.iter().filter(|it| matches!(it.kind, SinkKind::Containerd)).count();
         if publishers > 1 {

@@ -21,6 +21,9 @@ pub(super) struct Config {
     #[serde(default)]
     pub(super) source: Vec<Source>,
     #[serde(default)]
+    pub(super) guest: Vec<Source>,
+    pub(super) guests: Option<Guests>,
+    #[serde(default)]
     pub(super) sink: Vec<Sink>,
     #[serde(flatten)]
     pub(super) unknown: Unknown,
@@ -92,12 +95,23 @@ pub(super) struct Containerd {
     pub(super) unknown: Unknown,
 }
 
+#[derive(Default, Deserialize)]
+pub(super) struct Guests {
+    pub(super) directory: Option<toml::Value>,
+    #[serde(flatten)]
+    pub(super) unknown: Unknown,
+}
+
+/// A source, or a guest: what is a key of the other alone is refused by name.
 #[derive(Deserialize)]
 pub(super) struct Source {
     pub(super) name: Option<toml::Value>,
     pub(super) r#type: Option<toml::Value>,
     pub(super) mode: Option<toml::Value>,
     pub(super) guest: Option<toml::Value>,
+    pub(super) containers: Option<toml::Value>,
+    pub(super) monitor_pid: Option<toml::Value>,
+    pub(super) lost_after: Option<toml::Value>,
     pub(super) address: Option<toml::Value>,
     #[serde(flatten)]
     pub(super) unknown: Unknown,

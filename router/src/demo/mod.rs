@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use coroner::audit::{Line, Record};
-use coroner::config::{Config, Containerd, Mode, Sink, SinkKind, Source};
+use coroner::config::{Config, Containerd, Mode, Sink, SinkKind, Source, SourceKind};
 use coroner::policy::{Compile, Settings};
 use coroner::signal::Event;
 use coroner::source::replay;
@@ -80,7 +80,14 @@ async fn live(mut stage: Stage, mut show: Show, stop: impl Future<Output = ()>) 
     });
     agent_up.await.map_err(|_| "the agent did not start".to_owned())?;
     let mut router = Router::start(&set.config).map_err(|error| error.to_string())?;
-    let source = Source { name: "demo".to_owned(), mode: Mode::Sole, guest: None, address: address.clone() };
+    let source = Source {
+        name: "demo".to_owned(),
+        kind: SourceKind::Agent,
+        mode: Mode::Sole,
+        guest: None,
+        address: address.clone(),
+        machine: None,
+    };
     router.follow(&source);
     let mut router_end = end.clone();
     tasks.spawn(async move {
@@ -122,6 +129,7 @@ async fn replayed(why: &StageError, mut show: Show) -> Result<ExitCode, String> 
             source: "recording".to_owned(),
             mode: arrival.origin.mode,
             known: arrival.origin.known.clone(),
+            guest: None,
         });
     }
     let mut router = Router::start(&set.config).map_err(|error| error.to_string())?;
@@ -212,6 +220,8 @@ impl Set {
                 namespace: "k8s.io".to_owned(),
             }),
             sources: Vec::new(),
+            guests: Vec::new(),
+            guests_directory: folder.join("guests.d"),
             sinks: vec![
                 sink("containerd", SinkKind::Containerd),
                 sink("audit", SinkKind::Jsonl(Some(audit))),

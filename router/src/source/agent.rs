@@ -4,20 +4,28 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use backon::BackoffBuilder;
 use coroner_proto::agent::{self, HelloRequest, NextSignalsRequest};
 use coroner_proto::agent_ttrpc::AgentClient;
+use coroner_proto::guard::Refused;
+use coroner_proto::limits::valid_container_id;
 use coroner_proto::transport;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use ttrpc::asynchronous::Client;
+use ttrpc::asynchronous::transport::Socket;
 
+use super::allowance::{self, Allowance};
+use super::backoff::{Backoff, LACKING_GAP};
 use super::calls::{LinkError, PATIENCE, context, snapshot, within};
-use super::decode::{Stream, decode};
+use super::decode::{Stream, decode, gone};
+use super::greeting::greeting;
+use super::machine::Machine;
+use super::orders::{Order, Orders};
 use super::watermark::Watermark;
-use crate::arrival::{Ack, Arrival, Origin};
-use crate::case::Known;
+use crate::arrival::{Ack, Arrival, Guest, Origin};
 use crate::config::Source;
 use crate::counts::SourceCounts;
+use crate::signal::SignalError;
 
 /// Signals of this source that may be on their way at once. An agent tells state, and tells it again: what is not
 /// read yet is safe there.
@@ -28,11 +36,10 @@ const BATCH: u32 = 256;
 const WAIT: Duration = Duration::from_secs(30);
 /// Acks are told this long after the first of them, so that a burst costs one call.
 const ACK_AFTER: Duration = Duration::from_millis(20);
-/// Between two tries to reach the agent.
-const FIRST_GAP: Duration = Duration::from_millis(50);
-const LONGEST_GAP: Duration = Duration::from_secs(2);
-/// A peer that lacks the protocol is asked again after this long: it may have been replaced.
-const LACKING_GAP: Duration = Duration::from_secs(60);
+/// Snapshots for containers that appeared, at most this often: a storm of them costs a few.
+const SNAPSHOT_GAP: Duration = Duration::from_millis(200);
+/// Containers remembered of one guest, those that ended included.
+const REMEMBERED: usize = 2 * allowance::CONTAINERS;
 
 /// Follows one agent through its restarts.
 #[derive(Debug)]
@@ -41,15 +48,22 @@ pub struct AgentSource {
     node: String,
     arrivals: mpsc::Sender<Arrival>,
     counts: Arc<SourceCounts>,
+    /// Who speaks, where it is not trusted; what it may send, and whether its machine is there.
+    guest: Option<Arc<Guest>>,
+    allowance: Allowance,
+    machine: Option<Machine>,
     /// What was told of each container in this stream, for the time when something was lost.
     told: HashMap<String, Told>,
     cursor: Cursor,
+    is_lost: bool,
 }
 
 #[derive(Debug, Default)]
 struct Told {
     kills_total: u64,
     exited: bool,
+    /// Its guest was lost: nothing that is said of it counts any more.
+    lost: bool,
 }
 
 /// How far one stream was read and dealt with.
@@ -61,99 +75,197 @@ struct Cursor {
     acks: mpsc::Receiver<u64>,
     done: mpsc::Sender<u64>,
     acked: u64,
+    /// Containers that had appeared when the last snapshot was taken, and when that was.
+    appeared: u64,
+    looked: Option<Instant>,
+    pressure_lost: u64,
 }
 
 impl Cursor {
     fn new(stream: String) -> Self {
         let (done, acks) = mpsc::channel(UNDER_WAY);
-        Self { stream, after: 0, mark: Watermark::default(), acks, done, acked: 0 }
+        Self {
+            stream,
+            after: 0,
+            mark: Watermark::default(),
+            acks,
+            done,
+            acked: 0,
+            appeared: 0,
+            looked: None,
+            pressure_lost: 0,
+        }
     }
 }
 
 impl AgentSource {
-    /// A source that has not connected yet.
+    /// A source that has not connected yet. `guest`: who speaks, where it is not trusted.
     pub fn new(
         source: Source,
         node: String,
         arrivals: mpsc::Sender<Arrival>,
         counts: Arc<SourceCounts>,
+        guest: Option<Arc<Guest>>,
     ) -> Self {
-        let cursor = Cursor::new(String::new());
-        Self { source, node, arrivals, counts, told: HashMap::new(), cursor }
+        let machine = source.machine.as_ref().map(Machine::new);
+        let (allowance, cursor) = (Allowance::new(), Cursor::new(String::new()));
+        Self {
+            source,
+            node,
+            arrivals,
+            counts,
+            guest,
+            allowance,
+            machine,
+            told: HashMap::new(),
+            cursor,
+            is_lost: false,
+        }
     }
 
-    /// Reads until told to stop, connecting anew whenever the link ends.
-    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+    /// Reads until told to stop, connecting anew whenever the link ends. What a guest leaves behind when it is gone is told.
+    pub async fn run(mut self, mut orders: Orders) {
         let mut reached = true;
-        let gaps = backon::ExponentialBuilder::default()
-            .with_min_delay(FIRST_GAP)
-            .with_max_delay(LONGEST_GAP)
-            .with_jitter()
-            .without_max_times();
-        let mut gap = gaps.build();
+        let mut backoff = Backoff::default();
         loop {
             let mut read = false;
             let ended = tokio::select! {
                 ended = self.link(&mut read) => ended,
-                _ = stop.wait_for(|it| *it) => return,
+                order = orders.heard() => return self.leave(order).await,
             };
             self.counts.connected(false);
             if read {
-                gap = gaps.build();
+                backoff.up();
                 reached = true;
             }
             let Err(error) = ended else { return };
-            let wait = match &error {
-                LinkError::Lacks { .. } => LACKING_GAP,
-                _ => gap.next().unwrap_or(LONGEST_GAP),
-            };
+            let mut wait = backoff.after(&error);
             if reached {
                 tracing::warn!(source = self.source.name, address = %self.source.address, %error, "agent link ended");
                 reached = false;
             }
+            self.counts.troubled(Some(error.to_string()));
+            if let Some(machine) = &mut self.machine {
+                if let Some(reason) = machine.gone(&self.source.address, &error) {
+                    let for_good = machine.has_ended();
+                    self.lost(&reason).await;
+                    if for_good {
+                        let order = orders.heard().await;
+                        return self.leave(order).await;
+                    }
+                    wait = LACKING_GAP;
+                } else {
+                    wait = machine.look_after(wait);
+                }
+            }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                _ = stop.wait_for(|it| *it) => return,
+                order = orders.heard() => return self.leave(order).await,
             }
         }
     }
 
-    /// One link's life. `Ok`: nobody takes signals any more. `read` turns true once the agent has answered.
-    async fn link(&mut self, read: &mut bool) -> Result<(), LinkError> {
-        let socket = tokio::time::timeout(PATIENCE, transport::connect(&self.source.address))
-            .await
-            .map_err(|_| LinkError::Silent { call: "connect", after: PATIENCE })?
-            .map_err(LinkError::Connect)?;
-        let client = AgentClient::new(Client::new(socket));
-        let request =
-            HelloRequest { router_version: env!("CARGO_PKG_VERSION").to_owned(), ..HelloRequest::default() };
-        let hello = within("Hello", PATIENCE, client.hello(context(PATIENCE), &request)).await?;
+    async fn leave(&mut self, order: Order) {
+        if order == Order::Removed {
+            self.lost("it was removed").await;
+        }
+    }
+
+    /// Tells of every container that still lived that its guest is gone.
+    async fn lost(&mut self, reason: &str) {
+        let mut ids: Vec<String> = self
+            .told
+            .iter()
+            .filter(|(_, told)| !told.exited && !told.lost)
+            .map(|(id, _)| id.clone())
+            .collect();
+        ids.sort_unstable();
+        if !std::mem::replace(&mut self.is_lost, true) {
+            tracing::warn!(guest = self.source.name, reason, containers = ids.len(), "guest lost");
+        }
+        self.counts.lost_for_good(true);
         let origin = Arc::new(Origin {
             source: self.source.name.clone(),
             mode: self.source.mode,
-            known: known(&hello.capabilities),
+            known: Vec::new(),
+            guest: self.guest.clone(),
         });
-        if hello.stream_id != self.cursor.stream {
-            self.cursor = Cursor::new(hello.stream_id.clone());
+        for id in ids {
+            if let Some(told) = self.told.get_mut(&id) {
+                told.lost = true;
+            }
+            let stream = self.stream();
+            let Ok(signal) = gone(&id, &stream, reason, unix_ms()) else { continue };
+            let arrival =
+                Arrival { signal, origin: Arc::clone(&origin), usage_bytes: None, ack: Ack::nobody() };
+            if self.arrivals.send(arrival).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn stream(&self) -> Stream {
+        Stream { node: self.node.clone(), guest: self.source.guest.clone(), id: self.cursor.stream.clone() }
+    }
+
+    async fn connect(&self) -> Result<(Socket, Option<Refused>), LinkError> {
+        let dial = async {
+            if self.guest.is_some() {
+                let (socket, refused) = transport::connect_guest(&self.source.address).await?;
+                return Ok((socket, Some(refused)));
+            }
+            Ok((transport::connect(&self.source.address).await?, None))
+        };
+        tokio::time::timeout(PATIENCE, dial)
+            .await
+            .map_err(|_| LinkError::Silent { call: "connect", after: PATIENCE })?
+            .map_err(LinkError::Connect)
+    }
+
+    /// One link's life. `Ok`: nobody takes signals any more. `read` turns true once the agent has answered.
+    async fn link(&mut self, read: &mut bool) -> Result<(), LinkError> {
+        let (socket, refused) = self.connect().await?;
+        let client = AgentClient::new(Client::new(socket));
+        match self.follow(&client, read).await {
+            Err(_) if refused.is_some_and(|it| it.get()) => Err(LinkError::Oversized),
+            other => other,
+        }
+    }
+
+    async fn follow(&mut self, client: &AgentClient, read: &mut bool) -> Result<(), LinkError> {
+        let request =
+            HelloRequest { router_version: env!("CARGO_PKG_VERSION").to_owned(), ..HelloRequest::default() };
+        let hello = within("Hello", PATIENCE, client.hello(context(PATIENCE), &request)).await?;
+        let agent = greeting(hello).map_err(|source| LinkError::Malformed { call: "Hello", source })?;
+        let origin = Arc::new(Origin {
+            source: self.source.name.clone(),
+            mode: self.source.mode,
+            known: agent.known.clone(),
+            guest: self.guest.clone(),
+        });
+        if agent.stream != self.cursor.stream {
+            self.cursor = Cursor::new(agent.stream.clone());
             self.told.clear();
         }
-        self.look_over(&client).await?;
+        self.look_over(client).await?;
         *read = true;
+        if let Some(machine) = &mut self.machine {
+            machine.up();
+        }
+        self.is_lost = false;
+        self.counts.lost_for_good(false);
         self.counts.links.one();
         self.counts.connected(true);
+        self.counts.troubled(None);
         tracing::info!(
             source = self.source.name,
-            agent = hello.agent_version,
-            stream = hello.stream_id,
-            cgroup_version = hello.cgroup_version,
-            capabilities = hello.capabilities.join(","),
+            agent = agent.version,
+            stream = agent.stream,
+            placement = agent.placement,
+            cgroup_version = agent.cgroup_version,
             "agent link up"
         );
-        let stream = Stream {
-            node: self.node.clone(),
-            guest: self.source.guest.clone(),
-            id: self.cursor.stream.clone(),
-        };
+        let stream = self.stream();
         loop {
             self.collect_acks();
             if self.cursor.mark.under_way() + BATCH as usize > UNDER_WAY {
@@ -164,12 +276,14 @@ impl AgentSource {
                 }
                 continue;
             }
-            let answer = self.next(&client).await?;
+            let answer = self.next(client).await?;
             if answer.stream_id != self.cursor.stream {
-                return Ok(()).and(Err(LinkError::Lacks {
-                    call: "NextSignals",
-                    reason: "the stream changed within a link".to_owned(),
-                }));
+                return Err(LinkError::Stream);
+            }
+            if answer.signals.len() > BATCH as usize {
+                let (what, count, limit) = ("signals of an answer", answer.signals.len(), BATCH as usize);
+                let source = SignalError::TooMany { what, count, limit };
+                return Err(LinkError::Malformed { call: "NextSignals", source });
             }
             for signal in answer.signals {
                 if signal.seq <= self.cursor.after {
@@ -180,6 +294,8 @@ impl AgentSource {
                     return Ok(());
                 }
             }
+            self.counts.lost.more(answer.pressure_lost.saturating_sub(self.cursor.pressure_lost));
+            self.cursor.pressure_lost = answer.pressure_lost;
             if answer.lost > 0 {
                 self.counts.lost.more(answer.lost);
                 tracing::warn!(
@@ -187,11 +303,24 @@ impl AgentSource {
                     lost = answer.lost,
                     "the agent dropped signals; taking a snapshot"
                 );
-                if !self.make_good(&client, &stream, &origin).await? {
+                if !self.make_good(client, &stream, &origin).await? {
                     return Ok(());
                 }
             }
+            if self.machine.is_some() && answer.appeared != self.cursor.appeared {
+                self.look_for_new(client, answer.appeared).await?;
+            }
         }
+    }
+
+    /// Containers appeared: who lives is known within a fifth of a second, so that the end of each can be told if the guest is gone.
+    async fn look_for_new(&mut self, client: &AgentClient, appeared: u64) -> Result<(), LinkError> {
+        if let Some(looked) = self.cursor.looked {
+            tokio::time::sleep(SNAPSHOT_GAP.saturating_sub(looked.elapsed())).await;
+        }
+        self.cursor.appeared = appeared;
+        self.cursor.looked = Some(Instant::now());
+        self.look_over(client).await
     }
 
     /// Waits for signals; meanwhile tells the agent what has been dealt with.
@@ -203,6 +332,7 @@ impl AgentSource {
             ack_seq: cursor.mark.level(),
             max: BATCH,
             wait_ms: u32::try_from(WAIT.as_millis()).expect("thirty seconds"),
+            appeared: self.machine.is_some().then_some(cursor.appeared),
             ..NextSignalsRequest::default()
         };
         cursor.acked = request.ack_seq;
@@ -243,15 +373,14 @@ impl AgentSource {
             Some(agent::signal::Event::Exited(_)) if told.exec_id.is_none() => Some((None, true)),
             _ => None,
         };
+        let pressure = matches!(told.event, Some(agent::signal::Event::Pressure(_)));
         let (signal, usage_bytes) = match decode(told, stream, unix_ms()) {
             Ok(decoded) => decoded,
-            Err(error) => {
-                tracing::warn!(source = self.source.name, %error, "signal refused");
-                self.counts.refused.one();
-                self.cursor.mark.skip(seq);
-                return true;
-            }
+            Err(error) => return self.refuse(seq, &error),
         };
+        if self.guest.is_some() && !self.allowed(&container, pressure, seq).await {
+            return true;
+        }
         if let Some((total, exited)) = facts {
             let told = self.told.entry(container).or_default();
             told.kills_total = total.unwrap_or(told.kills_total);
@@ -264,6 +393,57 @@ impl AgentSource {
         self.arrivals.send(arrival).await.is_ok()
     }
 
+    /// Dealt with: the agent is not to tell it again.
+    fn refuse(&mut self, seq: u64, error: &dyn std::fmt::Display) -> bool {
+        // The first says it; a guest could otherwise fill the log.
+        if self.counts.refused.one() == 0 {
+            tracing::warn!(source = self.source.name, %error, "signal refused; counting from now on");
+        } else {
+            tracing::debug!(source = self.source.name, %error, "signal refused");
+        }
+        self.cursor.mark.skip(seq);
+        true
+    }
+
+    /// Whether a guest may send this one. What it sends too fast waits; pressure is dropped instead.
+    async fn allowed(&mut self, container: &str, pressure: bool, seq: u64) -> bool {
+        let known = self.told.get(container);
+        if known.is_some_and(|told| told.lost) {
+            return !self.refuse(seq, &"its container was told lost");
+        }
+        let new = known.is_none();
+        if new && !self.room() {
+            return !self.refuse(seq, &"it speaks for too many containers");
+        }
+        if pressure {
+            if !self.allowance.pressure() {
+                self.counts.held_back.one();
+                self.cursor.mark.skip(seq);
+                return false;
+            }
+        } else {
+            self.allowance.lifecycle(new).await;
+        }
+        if new {
+            self.told.insert(container.to_owned(), Told::default());
+            self.counts.speaks_for(self.living());
+        }
+        true
+    }
+
+    fn living(&self) -> usize {
+        self.told.values().filter(|told| !told.exited && !told.lost).count()
+    }
+
+    /// Whether one more container of a guest can be remembered.
+    fn room(&mut self) -> bool {
+        if self.told.len() >= REMEMBERED {
+            self.told.retain(|_, told| !told.exited);
+        }
+        self.told.len() < allowance::CONTAINERS
+            || self.told.len() < REMEMBERED && self.living() < allowance::CONTAINERS
+    }
+
     /// What is there at connect: forgets what the agent no longer knows.
     async fn look_over(&mut self, client: &AgentClient) -> Result<(), LinkError> {
         match snapshot(client).await {
@@ -271,6 +451,15 @@ impl AgentSource {
                 let there: std::collections::HashSet<&str> =
                     containers.iter().map(|it| it.id.as_str()).collect();
                 self.told.retain(|id, _| there.contains(id.as_str()));
+                if self.machine.is_some() {
+                    for container in containers.iter().filter(|it| it.exit.is_none()) {
+                        let known = self.told.contains_key(&container.id);
+                        if !known && valid_container_id(&container.id) && self.room() {
+                            self.told.insert(container.id.clone(), Told::default());
+                        }
+                    }
+                    self.counts.speaks_for(self.living());
+                }
                 Ok(())
             }
             Err(LinkError::Lacks { call, reason }) => {
@@ -336,16 +525,4 @@ impl AgentSource {
 fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn known(capabilities: &[String]) -> Vec<Known> {
-    let named = |name: &str| match name {
-        "kill-count" => Some(Known::KillCount),
-        "victim" => Some(Known::Victim),
-        "exit-status" => Some(Known::ExitStatus),
-        "pressure" => Some(Known::Pressure),
-        "memory" => Some(Known::Memory),
-        _ => None,
-    };
-    capabilities.iter().filter_map(|name| named(name)).collect()
 }

@@ -6,10 +6,14 @@ use coroner_proto::agent::{self, SnapshotRequest};
 use coroner_proto::agent_ttrpc::AgentClient;
 use ttrpc::Code;
 
+use crate::signal::{SignalError, excerpt};
+
 /// What a call may take before the link is given up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// Pages of a snapshot: more than any agent can fill within its own limit on containers.
+/// Pages of a snapshot, and containers in all of them: more than any agent has. A guest could otherwise have the router hold pages for as long as it
+/// makes them up.
 const PAGES: usize = 1024;
+const CONTAINERS: usize = 16 << 10;
 
 /// Why a link ended.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +28,28 @@ pub(super) enum LinkError {
     Lacks { call: &'static str, reason: String },
     #[error("the agent's answer is out of order: seq {seq} after {after}")]
     Order { seq: u64, after: u64 },
+    #[error("{call}: malformed: {source}")]
+    Malformed { call: &'static str, source: SignalError },
+    #[error("{call}: undecodable: {reason}")]
+    Undecodable { call: &'static str, reason: String },
+    #[error("a frame over the limit was refused")]
+    Oversized,
+    #[error("the stream changed within a link")]
+    Stream,
+}
+
+impl LinkError {
+    /// Whether it is an answer that no agent gives, rather than a link that broke.
+    pub(super) fn is_misconduct(&self) -> bool {
+        match self {
+            Self::Order { .. }
+            | Self::Malformed { .. }
+            | Self::Undecodable { .. }
+            | Self::Oversized
+            | Self::Stream => true,
+            Self::Connect(_) | Self::Call { .. } | Self::Silent { .. } | Self::Lacks { .. } => false,
+        }
+    }
 }
 
 /// Every page of the agent's state, and the sequence number the first page is good up to.
@@ -39,6 +65,11 @@ pub(super) async fn snapshot(client: &AgentClient) -> Result<(Vec<agent::Contain
         as_of.get_or_insert(page.as_of_seq);
         let more = page.more && !page.containers.is_empty();
         containers.extend(page.containers);
+        if containers.len() > CONTAINERS {
+            let (what, count, limit) = ("containers of a snapshot", containers.len(), CONTAINERS);
+            let source = SignalError::TooMany { what, count, limit };
+            return Err(LinkError::Malformed { call: "Snapshot", source });
+        }
         if !more {
             break;
         }
@@ -64,15 +95,25 @@ pub(super) async fn within<A>(
 }
 
 /// Tells a peer that lacks a call from a link that broke. Servers say it in four ways: see docs/agent-protocol.md.
-fn classify(call: &'static str, source: ttrpc::Error) -> LinkError {
-    let ttrpc::Error::RpcStatus(status) = &source else { return LinkError::Call { call, source } };
+pub(super) fn classify(call: &'static str, source: ttrpc::Error) -> LinkError {
+    let status = match &source {
+        ttrpc::Error::RpcStatus(status) => status,
+        // What comes as text is an answer that is no message of the protocol, but for the library's own deadline.
+        ttrpc::Error::Others(reason) if !reason.contains("deadline") => {
+            return LinkError::Undecodable { call, reason: excerpt(reason) };
+        }
+        _ => return LinkError::Call { call, source },
+    };
     let lacks = match status.code() {
         Code::UNIMPLEMENTED | Code::NOT_FOUND | Code::PERMISSION_DENIED => true,
         Code::INVALID_ARGUMENT => status.message().contains("does not exist"),
         _ => false,
     };
     if lacks {
-        return LinkError::Lacks { call, reason: format!("{:?}: {}", status.code(), status.message()) };
+        return LinkError::Lacks {
+            call,
+            reason: format!("{:?}: {}", status.code(), excerpt(status.message())),
+        };
     }
     LinkError::Call { call, source }
 }

@@ -4,8 +4,8 @@ use coroner_proto::agent;
 use coroner_proto::agent::signal::Event as Told;
 
 use crate::signal::{
-    ContainerId, Event, Evidence, Exited, Level, Moment, OomKill, Other, Pressure, PressureOf, Signal,
-    SignalError, Target, Victim, excerpt,
+    ContainerId, Event, Evidence, Exited, GuestLost, Level, Moment, OomKill, Other, Pressure, PressureOf,
+    Signal, SignalError, Target, Victim, excerpt,
 };
 
 /// Bytes of a cgroup path: the kernel's PATH_MAX. It is copied into audit records.
@@ -99,19 +99,56 @@ pub(super) fn decode(told: agent::Signal, stream: &Stream, received_ms: u64) -> 
     let signal = Signal {
         id: format!("{}:{}:{}:{}", stream.node, stream.id, container_id, told.seq),
         at: Moment { boot_ns: Some(told.boot_ns), wall_ms: Some(told.wall_ms), received_ms },
-        target: Target {
-            node: stream.node.clone(),
-            guest: stream.guest.clone(),
-            containerd_namespace: None,
-            sandbox_id: None,
-            container_id,
-            exec_id,
-            owner: None,
-        },
+        target: Target { exec_id, ..target(container_id, stream) },
         event,
         attributes,
     };
     Ok((signal, usage_bytes))
+}
+
+/// A container whose guest is gone.
+pub(super) fn gone(id: &str, stream: &Stream, reason: &str, received_ms: u64) -> Result<Signal, SignalError> {
+    let container_id = ContainerId::try_from(id.to_owned())?;
+    let id = format!("{}:{}:{}:lost", stream.node, stream.id, container_id);
+    let at = Moment { boot_ns: None, wall_ms: None, received_ms };
+    let event = Event::GuestLost(GuestLost { reason: reason.to_owned() });
+    Ok(Signal { id, at, target: target(container_id, stream), event, attributes: Vec::new() })
+}
+
+/// An OOM kill that was announced and that nothing counts.
+pub(super) fn announced(
+    id: String,
+    stream: &Stream,
+    seq: u64,
+    received_ms: u64,
+) -> Result<Signal, SignalError> {
+    let container_id = ContainerId::try_from(id)?;
+    let id = format!("{}:{}:{}:{seq}", stream.node, stream.id, container_id);
+    let at = Moment { boot_ns: None, wall_ms: None, received_ms };
+    let event = Event::OomKill(OomKill {
+        added: None,
+        total: None,
+        evidence: Evidence::Announced,
+        group: None,
+        level: Level::Unknown,
+        cgroup: None,
+        limit_bytes: None,
+        victim: None,
+        late: false,
+    });
+    Ok(Signal { id, at, target: target(container_id, stream), event, attributes: Vec::new() })
+}
+
+fn target(container_id: ContainerId, stream: &Stream) -> Target {
+    Target {
+        node: stream.node.clone(),
+        guest: stream.guest.clone(),
+        containerd_namespace: None,
+        sandbox_id: None,
+        container_id,
+        exec_id: None,
+        owner: None,
+    }
 }
 
 /// An exit as an agent tells it, in a signal or a snapshot.

@@ -1,7 +1,15 @@
 //! Where signals come from. A source decodes, bounds and hands on; it keeps count of what it has under way.
 
 pub mod agent;
+mod allowance;
+mod backoff;
 mod calls;
 mod decode;
+mod greeting;
+pub mod kata;
+mod machine;
+mod orders;
 pub mod replay;
 mod watermark;
+
+pub use orders::Orders;

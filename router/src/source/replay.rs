@@ -47,6 +47,7 @@ pub fn read(recording: &str) -> Result<Vec<Arrival>, ReplayError> {
                     source: ruled.source,
                     mode: ruled.mode,
                     known: source_knows(ruled.mode, &ruled.case.known),
+                    guest: None,
                 }),
                 usage_bytes: ruled.case.memory_last,
                 signal: ruled.signal,

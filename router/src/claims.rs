@@ -1,0 +1,164 @@
+//! Whose a container is: a guest speaks for its own, and for nobody else's.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
+
+use arc_swap::ArcSwap;
+
+use crate::arrival::Guest;
+use crate::signal::ContainerId;
+
+/// Claims kept. Guests may name as many containers as they like, a thousand at once each: without a bound the names of a year's pods would stay.
+const CLAIMS: usize = 16_384;
+
+/// Containers that guests were registered with, by who registers them; read at every signal.
+#[derive(Clone, Debug, Default)]
+pub struct Registered(Arc<ArcSwap<HashMap<ContainerId, Weak<Guest>>>>);
+
+impl Registered {
+    /// Adds a guest's containers, and forgets those of guests that are gone.
+    pub fn add(&self, guest: &Arc<Guest>) {
+        let mut all = HashMap::clone(&self.0.load());
+        all.retain(|_, owner| owner.strong_count() > 0);
+        for id in guest.containers.iter().flatten() {
+            all.insert(id.clone(), Arc::downgrade(guest));
+        }
+        self.0.store(Arc::new(all));
+    }
+}
+
+/// Why a guest may not speak for a container.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Foreign {
+    /// It was registered with others.
+    #[error("it is registered with other containers")]
+    NotRegistered,
+    /// Another guest has it.
+    #[error("it is guest {0}'s")]
+    Another(String),
+    /// A trusted source has it.
+    #[error("it is not a guest's: a source of the node speaks for it")]
+    Node,
+}
+
+#[derive(Debug)]
+enum Owner {
+    Node,
+    Guest(Weak<Guest>),
+}
+
+/// The claims of all sources.
+#[derive(Debug)]
+pub struct Claims {
+    registered: Registered,
+    owners: HashMap<ContainerId, Owner>,
+    /// By age; ids of claims that are gone stay until it is their turn.
+    order: VecDeque<ContainerId>,
+}
+
+impl Claims {
+    /// None yet.
+    pub fn new(registered: Registered) -> Self {
+        Self { registered, owners: HashMap::new(), order: VecDeque::new() }
+    }
+
+    /// Whether this speaker, a guest or the node itself, speaks for this container; the first to do so has it.
+    pub fn check(&mut self, id: &ContainerId, speaker: Option<&Arc<Guest>>) -> Result<(), Foreign> {
+        let Some(guest) = speaker else {
+            self.own(id, Owner::Node);
+            return Ok(());
+        };
+        if let Some(own) = &guest.containers {
+            if !own.contains(id) {
+                return Err(Foreign::NotRegistered);
+            }
+            self.own(id, Owner::Guest(Arc::downgrade(guest)));
+            return Ok(());
+        }
+        let registered = self.registered.0.load().get(id).and_then(Weak::upgrade);
+        if let Some(owner) = registered {
+            return Err(Foreign::Another(owner.name.clone()));
+        }
+        match self.owners.get(id) {
+            Some(Owner::Node) => return Err(Foreign::Node),
+            Some(Owner::Guest(owner)) => {
+                if let Some(owner) = owner.upgrade() {
+                    let same = Arc::ptr_eq(&owner, guest);
+                    return if same { Ok(()) } else { Err(Foreign::Another(owner.name.clone())) };
+                }
+            }
+            None => {}
+        }
+        self.own(id, Owner::Guest(Arc::downgrade(guest)));
+        Ok(())
+    }
+
+    fn own(&mut self, id: &ContainerId, owner: Owner) {
+        if self.owners.insert(id.clone(), owner).is_some() {
+            return;
+        }
+        self.order.push_back(id.clone());
+        while self.order.len() > CLAIMS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.owners.remove(&oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> ContainerId {
+        ContainerId::try_from(text.to_owned()).unwrap()
+    }
+
+    fn guest(name: &str, containers: Option<&[&str]>) -> Arc<Guest> {
+        let containers = containers.map(|ids| ids.iter().map(|it| id(it)).collect());
+        Arc::new(Guest { name: name.to_owned(), containers, counts: Arc::default() })
+    }
+
+    #[test]
+    fn the_first_to_speak_of_a_container_has_it_until_it_is_gone() {
+        let mut claims = Claims::new(Registered::default());
+        let (one, two) = (guest("one", None), guest("two", None));
+        assert_eq!(claims.check(&id("c1"), Some(&one)), Ok(()));
+        assert_eq!(claims.check(&id("c1"), Some(&one)), Ok(()));
+        assert_eq!(claims.check(&id("c1"), Some(&two)), Err(Foreign::Another("one".to_owned())));
+        drop(one);
+        assert_eq!(claims.check(&id("c1"), Some(&two)), Ok(()));
+    }
+
+    #[test]
+    fn a_registered_container_is_its_guests_whoever_speaks_first() {
+        let registered = Registered::default();
+        let mut claims = Claims::new(registered.clone());
+        let (bad, good) = (guest("bad", None), guest("good", Some(&["c1"])));
+        assert_eq!(claims.check(&id("c1"), Some(&bad)), Ok(()), "nobody knows better yet");
+        registered.add(&good);
+        assert_eq!(claims.check(&id("c1"), Some(&bad)), Err(Foreign::Another("good".to_owned())));
+        assert_eq!(claims.check(&id("c1"), Some(&good)), Ok(()));
+        assert_eq!(claims.check(&id("c2"), Some(&good)), Err(Foreign::NotRegistered));
+        assert_eq!(claims.check(&id("c2"), Some(&bad)), Ok(()));
+    }
+
+    #[test]
+    fn the_node_speaks_for_all_and_its_containers_are_no_guests() {
+        let mut claims = Claims::new(Registered::default());
+        let bad = guest("bad", None);
+        assert_eq!(claims.check(&id("c1"), Some(&bad)), Ok(()));
+        assert_eq!(claims.check(&id("c1"), None), Ok(()));
+        assert_eq!(claims.check(&id("c1"), Some(&bad)), Err(Foreign::Node));
+    }
+
+    #[test]
+    fn claims_are_bounded() {
+        let mut claims = Claims::new(Registered::default());
+        let bad = guest("bad", None);
+        for at in 0..CLAIMS + 100 {
+            claims.check(&id(&format!("c{at}")), Some(&bad)).unwrap();
+        }
+        assert_eq!((claims.owners.len(), claims.order.len()), (CLAIMS, CLAIMS));
+    }
+}

@@ -1,0 +1,217 @@
+//! The source `kata`: polls a stock kata-agent for OOM kills, where no shim does. It tells who was killed and nothing else.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use coroner_proto::kata::{CheckRequest, GetOOMEventRequest, OOMEvent};
+use coroner_proto::kata_ttrpc::{AgentServiceClient, HealthClient};
+use coroner_proto::transport;
+use tokio::sync::mpsc;
+use ttrpc::asynchronous::Client;
+
+use super::allowance::Allowance;
+use super::backoff::{Backoff, LACKING_GAP};
+use super::calls::{LinkError, PATIENCE, classify, context, within};
+use super::decode::{Stream, announced};
+use super::machine::Machine;
+use super::orders::{Order, Orders};
+use crate::arrival::{Ack, Arrival, Guest, Origin};
+use crate::config::Source;
+use crate::counts::SourceCounts;
+
+/// A poll waits for as long as nobody is killed: whether the peer lives is asked beside it, for the first time and then.
+const FIRST_LOOK: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_secs(30);
+const CALL: &str = "GetOOMEvent";
+
+/// Follows one kata-agent.
+#[derive(Debug)]
+pub struct KataSource {
+    source: Source,
+    node: String,
+    arrivals: mpsc::Sender<Arrival>,
+    counts: Arc<SourceCounts>,
+    guest: Option<Arc<Guest>>,
+    allowance: Allowance,
+    machine: Option<Machine>,
+    seq: u64,
+}
+
+impl KataSource {
+    /// A source that has not connected yet.
+    pub fn new(
+        source: Source,
+        node: String,
+        arrivals: mpsc::Sender<Arrival>,
+        counts: Arc<SourceCounts>,
+        guest: Option<Arc<Guest>>,
+    ) -> Self {
+        let machine = source.machine.as_ref().map(Machine::new);
+        Self { source, node, arrivals, counts, guest, allowance: Allowance::new(), machine, seq: 0 }
+    }
+
+    /// Polls until told to stop. One line for each outage, whatever the peer answers.
+    pub async fn run(mut self, mut orders: Orders) {
+        // Its events are taken by being read, and have no name of their own: each run of this router gives them one.
+        let stream = Stream {
+            node: self.node.clone(),
+            guest: self.source.guest.clone(),
+            id: format!("kata-{:016x}", rand::random::<u64>()),
+        };
+        let (mut backoff, mut told) = (Backoff::default(), false);
+        loop {
+            let mut answered = false;
+            let ended = tokio::select! {
+                ended = self.poll(&stream, &mut answered) => ended,
+                order = orders.heard() => return self.leave(&stream, order).await,
+            };
+            self.counts.connected(false);
+            if answered {
+                backoff.up();
+                told = false;
+            }
+            let Err(error) = ended else { return };
+            let mut wait = backoff.after(&error);
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(source = self.source.name, address = %self.source.address, %error, "kata-agent not polled");
+            }
+            self.counts.troubled(Some(error.to_string()));
+            if let Some(machine) = &mut self.machine {
+                match machine.gone(&self.source.address, &error) {
+                    Some(reason) => {
+                        self.lost(&stream, &reason).await;
+                        wait = LACKING_GAP;
+                    }
+                    None => wait = machine.look_after(wait),
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                order = orders.heard() => return self.leave(&stream, order).await,
+            }
+        }
+    }
+
+    async fn leave(&mut self, stream: &Stream, order: Order) {
+        if order == Order::Removed {
+            self.lost(stream, "it was removed").await;
+        }
+    }
+
+    /// It tells no containers: those it was registered with are told lost.
+    async fn lost(&mut self, stream: &Stream, reason: &str) {
+        self.counts.lost_for_good(true);
+        let Some(machine) = self.source.machine.as_mut() else { return };
+        // Told once.
+        let ids = machine.containers.take().unwrap_or_default();
+        let origin = self.origin();
+        for id in ids {
+            let Ok(signal) = super::decode::gone(id.as_str(), stream, reason, unix_ms()) else { continue };
+            let arrival =
+                Arrival { signal, origin: Arc::clone(&origin), usage_bytes: None, ack: Ack::nobody() };
+            if self.arrivals.send(arrival).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn origin(&self) -> Arc<Origin> {
+        Arc::new(Origin {
+            source: self.source.name.clone(),
+            mode: self.source.mode,
+            known: Vec::new(),
+            guest: self.guest.clone(),
+        })
+    }
+
+    /// One link's life. `Ok`: nobody takes signals any more. `answered` turns true once the peer is known to be well.
+    async fn poll(&mut self, stream: &Stream, answered: &mut bool) -> Result<(), LinkError> {
+        let dial = async {
+            match self.guest {
+                Some(_) => transport::connect_guest(&self.source.address).await.map(|(socket, _)| socket),
+                None => transport::connect(&self.source.address).await,
+            }
+        };
+        let socket = tokio::time::timeout(PATIENCE, dial)
+            .await
+            .map_err(|_| LinkError::Silent { call: "connect", after: PATIENCE })?
+            .map_err(LinkError::Connect)?;
+        let link = Client::new(socket);
+        let (client, health) = (AgentServiceClient::new(link.clone()), HealthClient::new(link));
+        let origin = self.origin();
+        loop {
+            let event = self.next(&client, &health, answered).await?;
+            self.seq += 1;
+            match announced(event.container_id, stream, self.seq, unix_ms()) {
+                Ok(signal) => {
+                    // A stranger that answers at once, for ever, is read at this pace.
+                    self.allowance.lifecycle(true).await;
+                    self.counts.signals.one();
+                    let arrival = Arrival {
+                        signal,
+                        origin: Arc::clone(&origin),
+                        usage_bytes: None,
+                        ack: Ack::nobody(),
+                    };
+                    if self.arrivals.send(arrival).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Err(source) => {
+                    self.counts.refused.one();
+                    return Err(LinkError::Malformed { call: CALL, source });
+                }
+            }
+        }
+    }
+
+    /// Waits for an event for as long as the peer lives. The call has no deadline: one that ended as an event came would lose it.
+    async fn next(
+        &mut self,
+        client: &AgentServiceClient,
+        health: &HealthClient,
+        answered: &mut bool,
+    ) -> Result<OOMEvent, LinkError> {
+        let request = GetOOMEventRequest::default();
+        let poll = client.get_oom_event(ttrpc::context::Context::default(), &request);
+        tokio::pin!(poll);
+        let mut gap = FIRST_LOOK;
+        loop {
+            tokio::select! {
+                event = &mut poll => {
+                    let event = event.map_err(|error| classify(CALL, error))?;
+                    self.up(answered);
+                    return Ok(event);
+                }
+                () = tokio::time::sleep(gap) => {
+                    let check = CheckRequest::default();
+                    match within("Check", PATIENCE, health.check(context(PATIENCE), &check)).await {
+                        // Whoever refuses a call is there.
+                        Ok(_) | Err(LinkError::Lacks { .. }) => self.up(answered),
+                        Err(error) => return Err(error),
+                    }
+                    gap = LOOK;
+                }
+            }
+        }
+    }
+
+    fn up(&mut self, answered: &mut bool) {
+        if std::mem::replace(answered, true) {
+            return;
+        }
+        if let Some(machine) = &mut self.machine {
+            machine.up();
+        }
+        self.counts.links.one();
+        self.counts.lost_for_good(false);
+        self.counts.connected(true);
+        self.counts.troubled(None);
+        tracing::info!(source = self.source.name, "kata-agent polled");
+    }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,107 @@
+//! Whether a guest's machine is gone for good, or only its link.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use coroner_proto::address::Address;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::time::Instant;
+
+use super::calls::LinkError;
+use crate::config;
+
+/// A monitor that is known is looked at this often while its guest's link is down.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What is known of one guest's machine.
+#[derive(Debug)]
+pub(super) struct Machine {
+    lost_after: Duration,
+    monitor: Monitor,
+    /// The link was up once, so that what is missing now was there.
+    seen: bool,
+    down_since: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Monitor {
+    Unknown,
+    Running(OwnedFd),
+    Ended(u32),
+}
+
+impl Machine {
+    pub(super) fn new(known: &config::Machine) -> Self {
+        let open = |pid: u32| {
+            let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+            pidfd_open(pid, PidfdFlags::empty()).ok()
+        };
+        let monitor = match known.monitor_pid {
+            None => Monitor::Unknown,
+            Some(pid) => open(pid).map_or(Monitor::Ended(pid), Monitor::Running),
+        };
+        Self { lost_after: known.lost_after, monitor, seen: false, down_since: None }
+    }
+
+    /// Its link is up.
+    pub(super) fn up(&mut self) {
+        (self.seen, self.down_since) = (true, None);
+    }
+
+    /// Its link is down, or did not come up: why the machine is gone for good, if it is.
+    pub(super) fn gone(&mut self, address: &Address, error: &LinkError) -> Option<String> {
+        let ended = match &self.monitor {
+            Monitor::Ended(pid) => Some(format!("its monitor, process {pid}, is not there")),
+            Monitor::Running(monitor) => has_ended(monitor).then(|| "its monitor has ended".to_owned()),
+            Monitor::Unknown => None,
+        };
+        if ended.is_some() || !self.seen {
+            return ended;
+        }
+        let down_since = *self.down_since.get_or_insert_with(Instant::now);
+        if let LinkError::Connect(error) = error
+            && is_final(address, error)
+        {
+            return Some(format!("nobody is at its address any more: {error}"));
+        }
+        (down_since.elapsed() >= self.lost_after)
+            .then(|| format!("its link was down for {}", humantime::format_duration(self.lost_after)))
+    }
+
+    /// How long to wait at most before it is looked at again.
+    pub(super) fn look_after(&self, wait: Duration) -> Duration {
+        let left = self.down_since.map_or(wait, |since| self.lost_after.saturating_sub(since.elapsed()));
+        // Not at once again: what is due now may be due a moment later.
+        let wait = wait.min(left.max(Duration::from_millis(5)));
+        if matches!(self.monitor, Monitor::Running(_)) { wait.min(LOOK) } else { wait }
+    }
+
+    /// Whether it can never come again.
+    pub(super) fn has_ended(&self) -> bool {
+        match &self.monitor {
+            Monitor::Ended(_) => true,
+            Monitor::Running(monitor) => has_ended(monitor),
+            Monitor::Unknown => false,
+        }
+    }
+}
+
+fn has_ended(process: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    rustix::event::poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+
+/// A monitor's own socket, or the context id of its machine, is there for as long as the monitor. A unix socket alone is the agent's,
+/// which may only be starting anew.
+fn is_final(address: &Address, error: &io::Error) -> bool {
+    match address {
+        Address::Hvsock { .. } => {
+            matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+        }
+        Address::Vsock { .. } => error.raw_os_error() == Some(Errno::NODEV.raw_os_error()),
+        Address::Unix(_) => false,
+    }
+}

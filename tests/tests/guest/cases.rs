@@ -1,0 +1,306 @@
+//! Every way a container ends, in a real kernel with cgroup v2, seen from each place an agent can have.
+
+use coroner_proto::agent::{Level, PressureOf, SnapshotRequest, signal::Event};
+use coroner_tests::report::say;
+use coroner_tests::vm::Vm;
+use coroner_tests::wait::until;
+use ttrpc::context;
+
+use super::reader::{PATIENCE, Reader};
+
+/// An agent, and how containers are started below its root.
+struct Place<'a> {
+    vm: &'a Vm,
+    reader: Reader,
+    root: &'static str,
+    shell: u32,
+    /// What its exits without a status say; none where each has one.
+    unknown: Option<&'static str>,
+}
+
+/// A container, and what must be told of it.
+struct Case {
+    id: &'static str,
+    keys: &'static str,
+    action: &'static str,
+    kills: u64,
+    end: (u32, Option<u32>),
+}
+
+const LIMIT: &str = "memory.max=8M";
+
+const fn case(
+    id: &'static str,
+    keys: &'static str,
+    action: &'static str,
+    kills: u64,
+    end: (u32, Option<u32>),
+) -> Case {
+    Case { id, keys, action, kills, end }
+}
+
+const CASES: [Case; 11] = [
+    case("pid1-oom", LIMIT, "self 64", 1, (137, Some(9))),
+    case("child-oom", LIMIT, "child 64 1 0", 1, (1, None)),
+    case("survivor", LIMIT, "children 2 64 300", 2, (0, None)),
+    case("group", "memory.max=8M memory.oom.group=1", "child 64 0 0", 1, (137, Some(9))),
+    case("exit-0", "", "exit 0", 0, (0, None)),
+    case("exit-1", "", "exit 1", 0, (1, None)),
+    case("exit-7", "", "exit 7", 0, (7, None)),
+    case("exit-137", "", "exit 137", 0, (137, None)),
+    case("exit-143", "", "exit 143", 0, (143, None)),
+    case("crash", "", "crash", 0, (139, Some(11))),
+    case("slow", "memory.high=20M memory.max=22M", "slow 48 10", 1, (137, Some(9))),
+];
+
+impl Place<'_> {
+    fn run(&self, id: &str, keys: &str, action: &str) -> u32 {
+        let command = format!("/guest run {} {id} {keys} -- /oomtest {action}", self.root);
+        self.vm.must_at(self.shell, &command).unwrap().trim().parse().unwrap()
+    }
+
+    fn remove(&self, id: &str) {
+        // The kernel may still be at the last process.
+        let folder = format!("/sys/fs/cgroup/{}/{id}", self.root);
+        self.vm
+            .must(&format!(
+                "while ! rmdir {folder} 2>/dev/null; do [ -d {folder} ] || break; sleep 0.05; done"
+            ))
+            .unwrap();
+    }
+
+    async fn ended(&mut self, id: &str) {
+        self.reader.until(id, |reader| reader.end(id).is_some()).await;
+    }
+
+    /// What was told is what happened: the counter, each kill before the exit, and the status, or that it is not known.
+    fn check(&self, id: &str, kills: u64, end: (u32, Option<u32>)) {
+        let signals = self.reader.of(id);
+        let told = self.reader.end(id).unwrap();
+        match self.unknown {
+            None => assert_eq!(told, (Some(end.0), end.1, String::new()), "{id}"),
+            Some(because) => assert_eq!(told, (None, None, because.to_owned()), "{id}"),
+        }
+        let counted = self.reader.kills(id);
+        if kills == 0 || id != "group" {
+            assert_eq!(counted, kills, "{id}: {signals:?}");
+        } else {
+            assert!(counted >= kills, "{id}: {signals:?}");
+        }
+        let exit = signals.iter().find(|it| matches!(it.event, Some(Event::Exited(_)))).unwrap();
+        for signal in &signals {
+            if let Some(Event::OomKill(kill)) = &signal.event {
+                assert!(signal.seq < exit.seq, "{id}: a kill after the exit");
+                assert_eq!(kill.level.enum_value(), Ok(Level::LEVEL_CONTAINER), "{id}");
+                // The kernel logs ten victims in five seconds; of the rest only the counters tell.
+                assert!(kill.victim.as_ref().is_none_or(|it| it.comm == "oomtest"), "{id}: {kill:?}");
+                assert_eq!(kill.group.unwrap(), id == "group", "{id}");
+            }
+        }
+    }
+
+    async fn every_case(&mut self) {
+        for case in &CASES {
+            self.run(case.id, case.keys, case.action);
+        }
+        for case in &CASES {
+            self.ended(case.id).await;
+            self.check(case.id, case.kills, case.end);
+            self.remove(case.id);
+        }
+        let first = self.reader.of("pid1-oom");
+        let victim = first.iter().find_map(|it| match &it.event {
+            Some(Event::OomKill(kill)) => kill.victim.as_ref(),
+            _ => None,
+        });
+        assert_eq!(victim.map(|it| it.comm.as_str()), Some("oomtest"), "{first:?}");
+        let pressure = self.reader.pressure("slow");
+        let (first, told) = pressure.first().expect("slow reclaim trips the trigger, or memory.high");
+        let kill =
+            self.reader.of("slow").iter().find(|it| matches!(it.event, Some(Event::OomKill(_)))).unwrap().seq;
+        assert!(*first < kill, "pressure ahead of the kill: {first} {kill}");
+        assert_eq!(told.of.enum_value(), Ok(PressureOf::PRESSURE_OF_MEMORY));
+        assert!(pressure.iter().any(|(_, it)| it.high_events > Some(0)), "{pressure:?}");
+        assert!(pressure.iter().skip(1).all(|(_, it)| it.stalled_us.is_some()), "{pressure:?}");
+        say(format_args!("{}: {} pressure signals before a slow OOM", self.root, pressure.len()));
+    }
+
+    async fn killed_from_outside(&mut self) {
+        let pid = self.run("killed", "", "pause");
+        self.vm.must(&format!("kill -9 {pid}")).unwrap();
+        self.ended("killed").await;
+        self.check("killed", 0, (137, Some(9)));
+        self.remove("killed");
+    }
+
+    /// The agent is stopped while a container is killed and ends. It knew the container if `known`.
+    async fn asleep(&mut self, id: &str, agent: &str, known: bool) {
+        let stop = |signal: &str| self.vm.must(&format!("kill -{signal} {agent}")).unwrap();
+        if known {
+            self.run(id, LIMIT, "delay 2000 self 64");
+            self.knows(id).await;
+            stop("STOP");
+        } else {
+            stop("STOP");
+            self.run(id, LIMIT, "self 64");
+        }
+        let events = format!("/sys/fs/cgroup/{}/{id}/cgroup.events", self.root);
+        self.vm.must(&format!("while ! grep -q 'populated 0' {events}; do sleep 0.05; done")).unwrap();
+        self.vm.must(&format!("kill -CONT {agent}")).unwrap();
+        self.ended(id).await;
+        self.check(id, 1, (137, Some(9)));
+        self.remove(id);
+    }
+
+    /// Waits until the agent follows the container, and its init where it can.
+    async fn knows(&self, id: &str) {
+        let client = &self.reader.client;
+        until("the agent to know a container", PATIENCE, async || {
+            let snapshot =
+                client.snapshot(context::with_duration(PATIENCE), &SnapshotRequest::default()).await?;
+            let there = snapshot.containers.iter().find(|it| it.id == id);
+            Ok(there.filter(|it| it.init_pid.is_some() || self.unknown.is_some()).map(|_| ()))
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Fifty at once, of all kinds.
+    async fn storm(&mut self, name: &str) {
+        let kind = |at: usize| match at % 5 {
+            0 => ("self 64", 1, (137, Some(9))),
+            1 => ("child 64 1 0", 1, (1, None)),
+            2 => ("exit 0", 0, (0, None)),
+            3 => ("exit 143", 0, (143, None)),
+            _ => ("children 2 64 10", 2, (0, None)),
+        };
+        let ids: Vec<String> = (0..50).map(|at| format!("{name}-{at}")).collect();
+        let start = |(at, id): (usize, &String)| {
+            format!("/guest run {} {id} {LIMIT} -- /oomtest {} > /dev/null &", self.root, kind(at).0)
+        };
+        let all: Vec<String> = ids.iter().enumerate().map(start).collect();
+        self.vm.must_at(self.shell, &format!("{} wait", all.join(" "))).unwrap();
+        for (at, id) in ids.iter().enumerate() {
+            self.ended(id).await;
+            let (_, kills, end) = kind(at);
+            self.check(id, kills, end);
+            self.remove(id);
+        }
+    }
+}
+
+const ROUTER: &str = r#"
+    node = "in-the-guest"
+    [control]
+    socket = "/run/control.sock"
+    [[source]]
+    name = "agent"
+    type = "agent"
+    address = "vsock://1:1030"
+    mode = "sole"
+    [[sink]]
+    name = "audit"
+    type = "jsonl"
+    path = "/tmp/audit.jsonl"
+"#;
+
+#[tokio::test]
+async fn every_end_is_told_as_it_was_from_each_place() {
+    let router = coroner_tests::binary::find("coroner", "coroner").unwrap();
+    let vm = Vm::boot("exec /guest serve 9000", |files| {
+        files.file("coroner.toml", ROUTER.as_bytes());
+        files.program("coroner", &router)
+    })
+    .await
+    .unwrap();
+    let start =
+        |command: &str| vm.must(&format!("{command} > /tmp/log 2>&1 & echo $!")).unwrap().trim().to_owned();
+    let reaper =
+        start("/agent run --listen vsock://-1:1030 --root reaped --root narrow -- /guest serve 9001");
+    let sidecar = start("/agent run --listen vsock://-1:1031 --root watched");
+    start("unshare -p -n -f --mount-proc /agent run --listen vsock://-1:1032 --root apart");
+    vm.listens(9001).await.unwrap();
+
+    let reader = Reader::connect(&vm.address(1030)).await;
+    assert_eq!((reader.hello.placement.as_str(), reader.hello.cgroup_version), ("reaper", 2));
+    let mut place = Place { vm: &vm, reader, root: "reaped", shell: 9001, unknown: None };
+    place.every_case().await;
+    place.killed_from_outside().await;
+    place.asleep("asleep", &reaper, true).await;
+    place.asleep("unseen", &reaper, false).await;
+    place.storm("storm").await;
+
+    let reader = Reader::connect(&vm.address(1031)).await;
+    assert_eq!(reader.hello.placement, "sidecar");
+    let mut place = Place { vm: &vm, reader, root: "watched", shell: 9000, unknown: None };
+    place.every_case().await;
+    place.killed_from_outside().await;
+    place.asleep("asleep", &sidecar, true).await;
+    place.storm("storm").await;
+    // Without a pid namespace of its own nobody can tell which process it is: named by Watch its status is known, else it is not, and never wrong.
+    let share = |id: &str| {
+        let command = format!("/guest share watched {id} -- /oomtest delay 1000 exit 3");
+        vm.must(&command).unwrap().trim().parse::<u32>().unwrap()
+    };
+    let (named, _) = (share("named"), share("nameless"));
+    place.reader.watch("named", "/watched/named", named).await;
+    place.ended("named").await;
+    place.check("named", 0, (3, None));
+    place.remove("nameless");
+    place.unknown = Some("init not known");
+    place.ended("nameless").await;
+    let told = place.reader.end("nameless").unwrap();
+    assert_eq!((told.0, told.1), (None, None), "{told:?}");
+    assert!(told.2.contains("init not known"), "{told:?}");
+
+    let reader = Reader::connect(&vm.address(1032)).await;
+    assert_eq!(reader.hello.placement, "namespaced");
+    assert!(!reader.hello.capabilities.contains(&"exit-status".to_owned()));
+    let mut place =
+        Place { vm: &vm, reader, root: "apart", shell: 9000, unknown: Some("no process events here") };
+    place.every_case().await;
+    place.storm("storm").await;
+
+    level_and_loopback(&vm).await;
+}
+
+/// The limit above a container, and a router that dials AF_VSOCK.
+async fn level_and_loopback(vm: &Vm) {
+    vm.must("/coroner run --config /coroner.toml > /tmp/router.log 2>&1 &").unwrap();
+    vm.must("mkdir /sys/fs/cgroup/narrow; echo '+memory' > /sys/fs/cgroup/narrow/cgroup.subtree_control; echo 8M > /sys/fs/cgroup/narrow/memory.max").unwrap();
+    vm.must_at(9001, "/guest run narrow above -- /oomtest self 64").unwrap();
+    let audit = until("the router in the guest to rule on an exit", PATIENCE * 3, async || {
+        let text = vm.sh("cat /tmp/audit.jsonl")?.text;
+        let records: Vec<serde_json::Value> =
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let of = |kind: &str| {
+            records
+                .iter()
+                .find(|it| {
+                    it["signal"]["target"]["container-id"] == "above"
+                        && !it["signal"]["event"][kind].is_null()
+                })
+                .cloned()
+        };
+        Ok(of("oom-kill").zip(of("exited")))
+    })
+    .await;
+    let (kill, exit) =
+        audit.map_err(|error| format!("{error}: {}", vm.must("cat /tmp/router.log").unwrap())).unwrap();
+    assert_eq!(kill["signal"]["event"]["oom-kill"]["level"], "ancestor", "{kill}");
+    assert_eq!(exit["signal"]["event"]["exited"]["status"], 137, "{exit}");
+    assert_eq!(exit["actions"][0]["task-exit"], serde_json::Value::Null, "{exit}");
+}
+
+#[tokio::test]
+async fn as_pid_1_no_life_is_too_short() {
+    let init = "exec /agent run --listen vsock://-1:1030 --root reaped -- /guest serve 9000";
+    let vm = Vm::boot(init, |_| Ok(())).await.unwrap();
+    assert_eq!(vm.must("cat /proc/1/comm").unwrap().trim(), "agent");
+    let reader = Reader::connect(&vm.address(1030)).await;
+    assert_eq!(reader.hello.placement, "reaper");
+    let mut place = Place { vm: &vm, reader, root: "reaped", shell: 9000, unknown: None };
+    place.every_case().await;
+    place.storm("storm").await;
+    assert!(vm.must("/agent check").unwrap().contains("placement sidecar"), "it is not pid 1 itself");
+}

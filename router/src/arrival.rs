@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
 
 use crate::case::Known;
 use crate::config::Mode;
 use crate::counts::SourceCounts;
+use crate::journal::Journal;
 use crate::signal::{ContainerId, Signal};
 
 /// One signal as a source hands it on.
@@ -47,26 +49,54 @@ pub struct Guest {
     pub counts: Arc<SourceCounts>,
 }
 
-/// Tells the source that a signal is dealt with. Dropped without that, the source tells the signal again.
+/// Tells whoever keeps a signal that it is dealt with: its source, or once it is written, the journal. Dropped without that, it is told again.
 #[derive(Debug)]
-pub struct Ack(Option<(u64, mpsc::Sender<u64>)>);
+pub struct Ack(Keeper);
+
+#[derive(Debug)]
+enum Keeper {
+    Nobody,
+    Source(u64, mpsc::Sender<u64>),
+    Journal(u64, Journal),
+}
 
 impl Ack {
-    /// An ack for a sequence number.
+    /// To a source, for a sequence number.
     pub fn new(seq: u64, done: mpsc::Sender<u64>) -> Self {
-        Self(Some((seq, done)))
+        Self(Keeper::Source(seq, done))
+    }
+
+    /// To the journal, for the number it gave.
+    pub fn journaled(n: u64, journal: Journal) -> Self {
+        Self(Keeper::Journal(n, journal))
     }
 
     /// An ack nobody waits for: replayed signals have none.
     pub fn nobody() -> Self {
-        Self(None)
+        Self(Keeper::Nobody)
+    }
+
+    /// The number that the journal gave, if it has the signal.
+    pub fn number(&self) -> Option<u64> {
+        match &self.0 {
+            Keeper::Journal(n, _) => Some(*n),
+            Keeper::Nobody | Keeper::Source(..) => None,
+        }
     }
 
     /// The signal needs no more care.
     pub fn done(self) {
-        if let Some((seq, done)) = self.0 {
+        match self.0 {
+            Keeper::Nobody => {}
             // The source keeps fewer signals under way than the channel holds; closed, it has begun a new stream.
-            done.try_send(seq).ok();
+            Keeper::Source(seq, done) => done.try_send(seq).unwrap_or(()),
+            Keeper::Journal(n, journal) => journal.done(n),
         }
     }
+}
+
+/// The wall clock, unix milliseconds.
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -15,9 +15,9 @@ use crate::arrival::{Arrival, Guest};
 use crate::claims::Registered;
 use crate::config::{Config, Mistake, Mode, Source, SourceKind};
 use crate::counts::{Counts, SourceCounts};
-use crate::source::Orders;
 use crate::source::agent::AgentSource;
 use crate::source::kata::KataSource;
+use crate::source::{Orders, Past};
 
 /// Questions that may wait; each is answered in microseconds.
 const QUESTIONS: usize = 16;
@@ -168,6 +168,7 @@ pub struct Keeper {
     arrivals: mpsc::Sender<Arrival>,
     counts: Arc<Counts>,
     registered: Registered,
+    past: Past,
     stop: watch::Receiver<bool>,
     followed: BTreeMap<String, Followed>,
     /// The only tasks that are not the router's own: they come and go, and one that fails ends nobody else.
@@ -181,6 +182,7 @@ impl Keeper {
         arrivals: mpsc::Sender<Arrival>,
         counts: Arc<Counts>,
         registered: Registered,
+        past: Past,
         stop: watch::Receiver<bool>,
     ) -> Self {
         let mut keeper = Self {
@@ -190,6 +192,7 @@ impl Keeper {
             arrivals,
             counts,
             registered,
+            past,
             stop,
             followed: BTreeMap::new(),
             tasks: JoinSet::new(),
@@ -214,7 +217,7 @@ impl Keeper {
                 _ = stop.wait_for(|it| *it) => break,
             }
         }
-        drop(self.arrivals);
+        drop((self.arrivals, self.past));
         while let Some(ended) = self.tasks.join_next().await {
             ended_early(ended);
         }
@@ -274,10 +277,10 @@ impl Keeper {
         let (removed, heard) = watch::channel(false);
         let orders = Orders { stop: self.stop.clone(), removed: Some(heard) };
         let (node, arrivals) = (self.node.clone(), self.arrivals.clone());
-        let (followed, told) = (source.clone(), Arc::clone(&counts));
+        let (followed, told, past) = (source.clone(), Arc::clone(&counts), self.past.of(&source.name));
         match source.kind {
             SourceKind::Agent => {
-                let agent = AgentSource::new(followed, node, arrivals, told, Some(guest));
+                let agent = AgentSource::new(followed, node, arrivals, told, Some(guest), past);
                 self.tasks.spawn(agent.run(orders));
             }
             SourceKind::Kata => {

@@ -24,6 +24,10 @@ const UNKNOWN_FOR: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_millis(250);
 /// After containerd did not answer, names stay unknown for this long instead of costing each signal its patience.
 const SILENT_FOR: Duration = Duration::from_secs(1);
+/// At the start, a list of all tasks may take this long.
+const LISTING: Duration = Duration::from_secs(2);
+/// `containerd.v1.types.Status`.
+const STOPPED: i32 = 3;
 /// Bytes of one answer: an OCI spec with many mounts has some ten KiB.
 const MAX_ANSWER: usize = 4 << 20;
 
@@ -114,7 +118,8 @@ impl Identities {
     }
 }
 
-fn connect(address: PathBuf) -> Channel {
+/// A connection that is made when it is needed.
+pub(crate) fn connect(address: PathBuf) -> Channel {
     // The URI is never resolved: the connector below goes to the socket.
     Endpoint::from_static("http://containerd").connect_with_connector_lazy(tower::service_fn(
         move |_: Uri| {
@@ -122,6 +127,63 @@ fn connect(address: PathBuf) -> Channel {
             async move { UnixStream::connect(address).await.map(hyper_util::rt::TokioIo::new) }
         },
     ))
+}
+
+/// What containerd says of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TaskState {
+    /// It is there, and has not ended.
+    Runs,
+    /// It has ended, with this status.
+    Stopped(u32),
+}
+
+/// containerd's tasks in every namespace, by container id; none when it does not answer in time.
+pub(crate) async fn tasks(address: PathBuf) -> HashMap<String, TaskState> {
+    let listed = async {
+        let channel = connect(address);
+        let request = Request::new(ListNamespaces {});
+        let namespaces: Namespaces =
+            unary(channel.clone(), "/containerd.services.namespaces.v1.Namespaces/List", request).await?;
+        let mut tasks = HashMap::new();
+        for namespace in namespaces.namespaces {
+            let request = within(ListTasks {}, &namespace.name)?;
+            let answer: Tasks =
+                unary(channel.clone(), "/containerd.services.tasks.v1.Tasks/List", request).await?;
+            tasks.extend(answer.tasks.into_iter().map(|task| {
+                let state = if task.status == STOPPED {
+                    TaskState::Stopped(task.exit_status)
+                } else {
+                    TaskState::Runs
+                };
+                (task.id, state)
+            }));
+        }
+        Ok::<_, Status>(tasks)
+    };
+    match timeout(LISTING, listed).await {
+        Ok(Ok(tasks)) => tasks,
+        Ok(Err(status)) => {
+            tracing::warn!(error = status.message(), "containerd does not list its tasks");
+            HashMap::new()
+        }
+        Err(_) => HashMap::new(),
+    }
+}
+
+/// Whether containerd's CRI is ready, or there is none that could be.
+pub(crate) async fn cri_answers(channel: Channel) -> bool {
+    let request = Request::new(CriStatus {});
+    let answer: Result<CriStatus, Status> =
+        unary(channel, "/runtime.v1.RuntimeService/Status", request).await;
+    answer.map_or_else(|status| status.code() == Code::Unimplemented, |_| true)
+}
+
+fn within<T>(message: T, namespace: &str) -> Result<Request<T>, Status> {
+    let mut request = Request::new(message);
+    let header = namespace.parse().map_err(|_| Status::invalid_argument("a namespace is no header value"))?;
+    request.metadata_mut().insert("containerd-namespace", header);
+    Ok(request)
 }
 
 /// In `k8s.io` first, then in every other namespace.
@@ -141,9 +203,7 @@ async fn look_up(channel: Channel, id: &str) -> Result<Option<Identity>, Status>
 }
 
 async fn get(channel: Channel, namespace: &str, id: &str) -> Result<Option<Identity>, Status> {
-    let mut request = Request::new(GetContainer { id: id.to_owned() });
-    let header = namespace.parse().map_err(|_| Status::invalid_argument("a namespace is no header value"))?;
-    request.metadata_mut().insert("containerd-namespace", header);
+    let request = within(GetContainer { id: id.to_owned() }, namespace)?;
     let answer: Result<GotContainer, Status> =
         unary(channel, "/containerd.services.containers.v1.Containers/Get", request).await;
     match answer {
@@ -248,6 +308,30 @@ struct Any {
     #[prost(bytes = "vec", tag = "2")]
     value: Vec<u8>,
 }
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct ListTasks {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Tasks {
+    #[prost(message, repeated, tag = "1")]
+    tasks: Vec<Process>,
+}
+
+/// `containerd.v1.types.Process`, of a task's init.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Process {
+    #[prost(string, tag = "2")]
+    id: String,
+    #[prost(int32, tag = "4")]
+    status: i32,
+    #[prost(uint32, tag = "9")]
+    exit_status: u32,
+}
+
+/// Of CRI's status, only that it comes is looked at.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct CriStatus {}
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 struct ListNamespaces {}

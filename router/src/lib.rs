@@ -12,6 +12,7 @@ pub mod signal;
 pub mod case;
 pub mod ruling;
 pub mod config;
+pub mod journal;
 pub mod arrival;
 pub mod source;
 pub mod claims;

@@ -31,6 +31,35 @@ pub enum Action {
     Report(Report),
 }
 
+/// What is published at containerd.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TaskEvent {
+    /// `containerd.events.TaskOOM`
+    Oom,
+    /// `containerd.events.TaskExit`
+    Exit {
+        /// `None` is the container's init.
+        exec_id: Option<String>,
+        /// 0 where it is not known, as containerd does.
+        pid: Option<u32>,
+        /// 255 where it is not known, as containerd does.
+        status: Option<u32>,
+        /// Unix milliseconds.
+        exited_at_ms: u64,
+    },
+}
+
+impl TaskEvent {
+    /// containerd's topic.
+    pub fn topic(&self) -> &'static str {
+        match self {
+            Self::Oom => "/tasks/oom",
+            Self::Exit { .. } => "/tasks/exit",
+        }
+    }
+}
+
 /// A policy's decision: it replaces the draft.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

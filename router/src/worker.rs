@@ -23,6 +23,8 @@ const CASES: usize = 16_384;
 pub struct Verdict {
     /// What the audit tells of it; where its actions go is not filled in yet.
     pub record: Ruled,
+    /// What is known of its container after it.
+    pub case: Case,
     /// How the source hears of it.
     pub ack: Ack,
 }
@@ -40,10 +42,13 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker that knows no container yet.
-    pub fn new(host: Arc<Host>, lineups: Lineups) -> Self {
+    /// A worker that knows these containers.
+    pub fn new(host: Arc<Host>, lineups: Lineups, cases: Vec<(ContainerId, Case)>) -> Self {
         let chain = Chain::new(host, &lineups.now());
-        Self { chain, lineups, cases: HashMap::new(), order: VecDeque::new(), departed: VecDeque::new() }
+        let order = cases.iter().map(|(id, _)| id.clone()).collect();
+        let departed = cases.iter().filter(|(_, case)| case.exit.is_some());
+        let departed = departed.map(|(id, _)| id.clone()).collect();
+        Self { chain, lineups, cases: cases.into_iter().collect(), order, departed }
     }
 
     /// Rules until the channel closes. Blocks: it runs on its own thread.
@@ -78,7 +83,8 @@ impl Worker {
         let outcome = self.chain.rule(&signal, case);
         let before = case.clone();
         case.learn(&signal, &outcome.actions);
-        if before.exit.is_none() && case.exit.is_some() {
+        let after = case.clone();
+        if before.exit.is_none() && after.exit.is_some() {
             self.depart(id);
         }
         let record = Ruled {
@@ -94,7 +100,7 @@ impl Worker {
             illegal: outcome.illegal,
             delivery: Vec::new(),
         };
-        Verdict { record, ack: arrival.ack }
+        Verdict { record, case: after, ack: arrival.ack }
     }
 
     fn depart(&mut self, id: ContainerId) {

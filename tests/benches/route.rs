@@ -138,6 +138,7 @@ impl Route {
         let servers = [serve(&agent, &places.path("agent.sock")).await, containerd];
         let _inside = routers.enter();
         let router = Router::with_lineups(&config, host, &Lineups::fixed(policies.to_vec()));
+        let router = router.expect("the journal's folder is this route's own");
         Self { agent, router: Running::of(places, &config, router), events, servers, seq: 0 }
     }
 

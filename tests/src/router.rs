@@ -19,6 +19,8 @@ const READY: Duration = Duration::from_secs(30);
 /// The router itself gives up what has not run dry after 5 s.
 const STOP: Duration = Duration::from_secs(10);
 
+const JOURNAL: &str = "[journal]\ndirectory = \"@DIR@/journal\"\n";
+
 /// What a router takes, in KiB.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
@@ -46,10 +48,10 @@ impl Router {
     /// The same in a folder that is there already, so that its peers can be.
     pub async fn start_in(scratch: Scratch, toml: &str) -> Result<Self> {
         fs::create_dir(scratch.path("policies"))?;
-        fs::write(
-            scratch.path("coroner.toml"),
-            toml.replace("@DIR@", &scratch.directory().to_string_lossy()),
-        )?;
+        // Two routers cannot have one journal, and the default one is the node's.
+        let own = if toml.contains("[journal]") { "" } else { JOURNAL };
+        let toml = format!("{toml}\n{own}").replace("@DIR@", &scratch.directory().to_string_lossy());
+        fs::write(scratch.path("coroner.toml"), toml)?;
         let mut router = Self { process: None, scratch, binary: binary::find("coroner", "coroner")? };
         router.start_again().await?;
         Ok(router)

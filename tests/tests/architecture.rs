@@ -35,10 +35,11 @@ fn sources() -> Vec<(String, String)> {
 }
 
 /// From the core outwards: a module may import those of its own level's left, never its own level or beyond.
-const LEVELS: [&[&str]; 9] = [
+const LEVELS: [&[&str]; 10] = [
     &["signal"],
     &["ruling", "case", "config"],
     &["audit", "identity", "counts"],
+    &["journal"],
     &["arrival"],
     &["claims", "sink", "policy"],
     &["intake", "source"],
@@ -84,8 +85,8 @@ fn imports_point_one_way() {
 fn outside_worlds_stay_at_their_edge() {
     let edges: [(&str, &[&str]); 5] = [
         ("wasmtime::", &["policy/"]),
-        ("ttrpc::", &["source/", "sink/containerd.rs", "control.rs", "asking/", "demo/"]),
-        ("containerd_shim_protos::", &["sink/containerd.rs", "demo/stand_in.rs"]),
+        ("ttrpc::", &["source/", "sink/containerd/", "control.rs", "asking/", "demo/"]),
+        ("containerd_shim_protos::", &["sink/containerd/", "demo/stand_in.rs"]),
         ("tonic::", &["identity.rs"]),
         ("hyper::", &["metrics.rs"]),
     ];

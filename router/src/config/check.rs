@@ -7,7 +7,8 @@ use std::time::Duration;
 use coroner_proto::address::Address;
 
 use super::{
-    Config, Containerd, Machine, MetricsAddress, Mistake, Mode, Sink, SinkKind, Source, SourceKind, raw,
+    Config, Containerd, Journal, Machine, MetricsAddress, Mistake, Mode, Sink, SinkKind, Source, SourceKind,
+    raw,
 };
 use crate::signal::ContainerId;
 
@@ -31,6 +32,10 @@ pub(super) fn guest(raw: raw::Source) -> Result<Source, Vec<Mistake>> {
 const LOST_AFTER: Duration = Duration::from_secs(10);
 /// Where guests that are added are kept unless the configuration says otherwise.
 const GUESTS: &str = "/run/coroner/guests.d";
+/// The journal unless the configuration says otherwise: no container outlives a boot, so it need not either.
+const JOURNAL: &str = "/run/coroner/journal";
+const JOURNAL_SIZE: u64 = 64 << 20;
+const LEAST_JOURNAL: u64 = 16 << 20;
 /// The control socket unless the configuration says otherwise.
 const CONTROL: &str = "/run/coroner/control.sock";
 
@@ -76,11 +81,32 @@ impl Check {
         self.unknown("guests.", &raw_guests.unknown);
         let guests_directory = self.absolute("guests.directory", raw_guests.directory);
         let guests_directory = guests_directory.unwrap_or_else(|| PathBuf::from(GUESTS));
+        let journal = Some(self.journal(raw.journal));
         let sinks = raw.sink.into_iter().enumerate().filter_map(|(at, raw)| self.sink(at, raw)).collect();
-        let config =
-            Config { node, policies, control, metrics, containerd, sources, guests, guests_directory, sinks };
+        let config = Config {
+            node,
+            policies,
+            control,
+            metrics,
+            containerd,
+            sources,
+            guests,
+            guests_directory,
+            journal,
+            sinks,
+        };
         self.whole(&config);
         config
+    }
+
+    fn journal(&mut self, raw: raw::Journal) -> Journal {
+        self.unknown("journal.", &raw.unknown);
+        let directory = self.absolute("journal.directory", raw.directory);
+        let size = self.size("journal.size", raw.size).unwrap_or(JOURNAL_SIZE);
+        if size < LEAST_JOURNAL {
+            self.mistake("journal.size", "is below 16MiB: two files of it must fit");
+        }
+        Journal { directory: directory.unwrap_or_else(|| PathBuf::from(JOURNAL)), size }
     }
 
     fn containerd(&mut self, raw: raw::Containerd) -> Option<Containerd> {

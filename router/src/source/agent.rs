@@ -1,13 +1,12 @@
 //! The source `agent`: reads a coroner-agent's state by cursor, and tells it what has been dealt with.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use coroner_proto::agent::{self, HelloRequest, NextSignalsRequest};
 use coroner_proto::agent_ttrpc::AgentClient;
 use coroner_proto::guard::Refused;
-use coroner_proto::limits::valid_container_id;
 use coroner_proto::transport;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -21,11 +20,14 @@ use super::decode::{Stream, decode, gone};
 use super::greeting::greeting;
 use super::machine::Machine;
 use super::orders::{Order, Orders};
+use super::past::History;
+use super::reconcile::First;
 use super::watermark::Watermark;
-use crate::arrival::{Ack, Arrival, Guest, Origin};
+use crate::arrival::{Ack, Arrival, Guest, Origin, unix_ms};
 use crate::config::Source;
 use crate::counts::SourceCounts;
-use crate::signal::SignalError;
+use crate::journal::{self, Lives};
+use crate::signal::{ContainerId, Event, SignalError};
 
 /// Signals of this source that may be on their way at once. An agent tells state, and tells it again: what is not
 /// read yet is safe there.
@@ -46,8 +48,8 @@ const REMEMBERED: usize = 2 * allowance::CONTAINERS;
 pub struct AgentSource {
     source: Source,
     node: String,
-    arrivals: mpsc::Sender<Arrival>,
-    counts: Arc<SourceCounts>,
+    pub(super) arrivals: mpsc::Sender<Arrival>,
+    pub(super) counts: Arc<SourceCounts>,
     /// Who speaks, where it is not trusted; what it may send, and whether its machine is there.
     guest: Option<Arc<Guest>>,
     allowance: Allowance,
@@ -56,6 +58,11 @@ pub struct AgentSource {
     told: HashMap<String, Told>,
     cursor: Cursor,
     is_lost: bool,
+    pub(super) history: History,
+    /// The agent has not answered this run of the router yet.
+    first: bool,
+    /// Exits up to here came before this run of the router: it knows that their containers lived.
+    before: u64,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +82,8 @@ struct Cursor {
     acks: mpsc::Receiver<u64>,
     done: mpsc::Sender<u64>,
     acked: u64,
+    /// As the journal has it.
+    written: u64,
     /// Containers that had appeared when the last snapshot was taken, and when that was.
     appeared: u64,
     looked: Option<Instant>,
@@ -83,14 +92,22 @@ struct Cursor {
 
 impl Cursor {
     fn new(stream: String) -> Self {
+        Self::from(journal::Cursor { source: String::new(), stream, seq: 0 })
+    }
+
+    /// One that goes on where an earlier run of the router was.
+    fn from(journal::Cursor { stream, seq, .. }: journal::Cursor) -> Self {
         let (done, acks) = mpsc::channel(UNDER_WAY);
+        let mut mark = Watermark::default();
+        mark.skip(seq);
         Self {
             stream,
-            after: 0,
-            mark: Watermark::default(),
+            after: seq,
+            mark,
             acks,
             done,
             acked: 0,
+            written: seq,
             appeared: 0,
             looked: None,
             pressure_lost: 0,
@@ -99,16 +116,25 @@ impl Cursor {
 }
 
 impl AgentSource {
-    /// A source that has not connected yet. `guest`: who speaks, where it is not trusted.
+    /// A source that has not connected yet. `guest`: who speaks, where it is not trusted. `history`: what an earlier run of the router knew of it.
     pub fn new(
         source: Source,
         node: String,
         arrivals: mpsc::Sender<Arrival>,
         counts: Arc<SourceCounts>,
         guest: Option<Arc<Guest>>,
+        mut history: History,
     ) -> Self {
-        let machine = source.machine.as_ref().map(Machine::new);
-        let (allowance, cursor) = (Allowance::new(), Cursor::new(String::new()));
+        let mut machine = source.machine.as_ref().map(Machine::new);
+        let cursor = history.cursor.take().map_or_else(|| Cursor::new(String::new()), Cursor::from);
+        let lived = |(id, kills): (&String, &Option<u64>)| {
+            (id.clone(), Told { kills_total: kills.unwrap_or(0), ..Told::default() })
+        };
+        let told: HashMap<String, Told> = history.lives.iter().map(lived).collect();
+        if let Some(machine) = machine.as_mut().filter(|_| !told.is_empty()) {
+            machine.up();
+        }
+        let allowance = Allowance::new();
         Self {
             source,
             node,
@@ -117,9 +143,12 @@ impl AgentSource {
             guest,
             allowance,
             machine,
-            told: HashMap::new(),
+            told,
             cursor,
             is_lost: false,
+            history,
+            first: true,
+            before: 0,
         }
     }
 
@@ -196,6 +225,9 @@ impl AgentSource {
             }
             let stream = self.stream();
             let Ok(signal) = gone(&id, &stream, reason, unix_ms()) else { continue };
+            if let Some(journal) = &self.history.journal {
+                journal.gone(signal.target.container_id.clone());
+            }
             let arrival =
                 Arrival { signal, origin: Arc::clone(&origin), usage_bytes: None, ack: Ack::nobody() };
             if self.arrivals.send(arrival).await.is_err() {
@@ -243,11 +275,23 @@ impl AgentSource {
             known: agent.known.clone(),
             guest: self.guest.clone(),
         });
-        if agent.stream != self.cursor.stream {
+        let other_stream = agent.stream != self.cursor.stream;
+        if other_stream {
             self.cursor = Cursor::new(agent.stream.clone());
             self.told.clear();
         }
-        self.look_over(client).await?;
+        let stream = self.stream();
+        let there = self.look_over(client, &stream).await?;
+        if let (true, Some((containers, as_of))) = (self.first, &there) {
+            self.before = *as_of;
+            let lives = self.history.lives.clone();
+            let first = First { containers, other_stream };
+            if !self.reconcile(&lives, first, &stream, &origin).await {
+                return Ok(());
+            }
+        }
+        drop(there);
+        self.first = false;
         *read = true;
         if let Some(machine) = &mut self.machine {
             machine.up();
@@ -265,7 +309,6 @@ impl AgentSource {
             cgroup_version = agent.cgroup_version,
             "agent link up"
         );
-        let stream = self.stream();
         loop {
             self.collect_acks();
             if self.cursor.mark.under_way() + BATCH as usize > UNDER_WAY {
@@ -307,24 +350,47 @@ impl AgentSource {
                     return Ok(());
                 }
             }
-            if self.machine.is_some() && answer.appeared != self.cursor.appeared {
-                self.look_for_new(client, answer.appeared).await?;
+            if self.asks_who_lives() && answer.appeared != self.cursor.appeared {
+                self.look_for_new(client, answer.appeared, &stream).await?;
             }
         }
     }
 
     /// Containers appeared: who lives is known within a fifth of a second, so that the end of each can be told if the guest is gone.
-    async fn look_for_new(&mut self, client: &AgentClient, appeared: u64) -> Result<(), LinkError> {
+    async fn look_for_new(
+        &mut self,
+        client: &AgentClient,
+        appeared: u64,
+        stream: &Stream,
+    ) -> Result<(), LinkError> {
         if let Some(looked) = self.cursor.looked {
             tokio::time::sleep(SNAPSHOT_GAP.saturating_sub(looked.elapsed())).await;
         }
         self.cursor.appeared = appeared;
         self.cursor.looked = Some(Instant::now());
-        self.look_over(client).await
+        self.look_over(client, stream).await.map(drop)
+    }
+
+    /// Whether it must be known who lives: to tell their ends when the machine is gone, and after a time in which no router ran.
+    fn asks_who_lives(&self) -> bool {
+        self.machine.is_some() || self.history.journal.is_some()
+    }
+
+    /// Writes down how far everything is dealt with, so that the next run of the router reads on from there.
+    fn write_cursor(&mut self) {
+        let cursor = &mut self.cursor;
+        let level = cursor.mark.level();
+        if let Some(journal) = self.history.journal.as_ref().filter(|_| level > cursor.written) {
+            cursor.written = level;
+            let (source, stream) = (self.source.name.clone(), cursor.stream.clone());
+            journal.cursor(journal::Cursor { source, stream, seq: level });
+        }
     }
 
     /// Waits for signals; meanwhile tells the agent what has been dealt with.
     async fn next(&mut self, client: &AgentClient) -> Result<agent::NextSignalsResponse, LinkError> {
+        self.write_cursor();
+        let asks = self.asks_who_lives();
         let cursor = &mut self.cursor;
         let request = NextSignalsRequest {
             stream_id: cursor.stream.clone(),
@@ -332,7 +398,7 @@ impl AgentSource {
             ack_seq: cursor.mark.level(),
             max: BATCH,
             wait_ms: u32::try_from(WAIT.as_millis()).expect("thirty seconds"),
-            appeared: self.machine.is_some().then_some(cursor.appeared),
+            appeared: asks.then_some(cursor.appeared),
             ..NextSignalsRequest::default()
         };
         cursor.acked = request.ack_seq;
@@ -340,10 +406,13 @@ impl AgentSource {
         let next = within("NextSignals", limit, client.next_signals(context(limit), &request));
         tokio::pin!(next);
         loop {
+            let cursor = &mut self.cursor;
             tokio::select! {
                 answer = &mut next => return answer,
                 Some(seq) = cursor.acks.recv() => cursor.mark.done(seq),
                 () = tokio::time::sleep(ACK_AFTER), if cursor.mark.level() > cursor.acked => {
+                    self.write_cursor();
+                    let cursor = &mut self.cursor;
                     let request = NextSignalsRequest {
                         stream_id: cursor.stream.clone(),
                         after_seq: u64::MAX,
@@ -374,12 +443,15 @@ impl AgentSource {
             _ => None,
         };
         let pressure = matches!(told.event, Some(agent::signal::Event::Pressure(_)));
-        let (signal, usage_bytes) = match decode(told, stream, unix_ms()) {
+        let (mut signal, usage_bytes) = match decode(told, stream, unix_ms()) {
             Ok(decoded) => decoded,
             Err(error) => return self.refuse(seq, &error),
         };
         if self.guest.is_some() && !self.allowed(&container, pressure, seq).await {
             return true;
+        }
+        if let Event::Exited(exited) = &mut signal.event {
+            exited.reconciled = seq <= self.before && self.history.lives.contains_key(&container);
         }
         if let Some((total, exited)) = facts {
             let told = self.told.entry(container).or_default();
@@ -444,35 +516,42 @@ impl AgentSource {
             || self.told.len() < REMEMBERED && self.living() < allowance::CONTAINERS
     }
 
-    /// What is there at connect: forgets what the agent no longer knows.
-    async fn look_over(&mut self, client: &AgentClient) -> Result<(), LinkError> {
-        match snapshot(client).await {
-            Ok((containers, _)) => {
-                let there: std::collections::HashSet<&str> =
-                    containers.iter().map(|it| it.id.as_str()).collect();
-                self.told.retain(|id, _| there.contains(id.as_str()));
-                if self.machine.is_some() {
-                    for container in containers.iter().filter(|it| it.exit.is_none()) {
-                        let known = self.told.contains_key(&container.id);
-                        if !known && valid_container_id(&container.id) && self.room() {
-                            self.told.insert(container.id.clone(), Told::default());
-                        }
-                    }
-                    self.counts.speaks_for(self.living());
-                }
-                Ok(())
-            }
+    /// What is there at connect, and when something appeared: forgets what the agent no longer knows. `None`: it cannot say.
+    async fn look_over(
+        &mut self,
+        client: &AgentClient,
+        stream: &Stream,
+    ) -> Result<Option<(Vec<agent::Container>, u64)>, LinkError> {
+        let (containers, as_of) = match snapshot(client).await {
+            Ok(there) => there,
             Err(LinkError::Lacks { call, reason }) => {
-                tracing::warn!(
-                    source = self.source.name,
-                    call,
-                    reason,
-                    "the agent lacks a call; doing without"
-                );
-                Ok(())
+                let source = &self.source.name;
+                tracing::warn!(source, call, reason, "the agent lacks a call; doing without");
+                return Ok(None);
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
+        };
+        let there: HashSet<&str> = containers.iter().map(|it| it.id.as_str()).collect();
+        self.told.retain(|id, _| there.contains(id.as_str()));
+        if self.asks_who_lives() {
+            for container in containers.iter().filter(|it| it.exit.is_none()) {
+                let room = self.guest.is_none() || self.room();
+                if !room || self.told.contains_key(&container.id) {
+                    continue;
+                }
+                let Ok(id) = ContainerId::try_from(container.id.clone()) else { continue };
+                // What was killed before it is read on from here was told, or is told as lost.
+                let told = if self.cursor.after > 0 { container.kills_total } else { container.kills_before };
+                let told = Told { kills_total: told.unwrap_or(0), ..Told::default() };
+                self.told.insert(container.id.clone(), told);
+                if let Some(journal) = &self.history.journal {
+                    let (source, kills_total) = (self.source.name.clone(), container.kills_total);
+                    journal.lives(Lives { source, stream: stream.id.clone(), container: id, kills_total });
+                }
+            }
+            self.counts.speaks_for(self.living());
         }
+        Ok(Some((containers, as_of)))
     }
 
     /// Signals were lost: tells what the snapshot has beyond what was told. False: nobody takes signals any more.
@@ -520,9 +599,4 @@ impl AgentSource {
         self.cursor.after = self.cursor.after.max(as_of);
         Ok(true)
     }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -27,6 +27,13 @@ pub(super) struct Stream {
     pub(super) id: String,
 }
 
+impl Stream {
+    /// The id of an event of this stream: docs/sinks.md, "Event ids". None of its parts holds a colon.
+    fn event(&self, container: &ContainerId, seq: impl std::fmt::Display) -> String {
+        format!("{}:{}:{}:{container}:{seq}", self.node, self.guest.as_deref().unwrap_or(""), self.id)
+    }
+}
+
 /// A decoded signal, and the memory its container used, in bytes.
 pub(super) type Decoded = (Signal, Option<u64>);
 
@@ -97,7 +104,7 @@ pub(super) fn decode(told: agent::Signal, stream: &Stream, received_ms: u64) -> 
         Some(_) => Event::Other(Other { kind: "unknown".to_owned(), json: "{}".to_owned() }),
     };
     let signal = Signal {
-        id: format!("{}:{}:{}:{}", stream.node, stream.id, container_id, told.seq),
+        id: stream.event(&container_id, told.seq),
         at: Moment { boot_ns: Some(told.boot_ns), wall_ms: Some(told.wall_ms), received_ms },
         target: Target { exec_id, ..target(container_id, stream) },
         event,
@@ -109,7 +116,7 @@ pub(super) fn decode(told: agent::Signal, stream: &Stream, received_ms: u64) -> 
 /// A container whose guest is gone.
 pub(super) fn gone(id: &str, stream: &Stream, reason: &str, received_ms: u64) -> Result<Signal, SignalError> {
     let container_id = ContainerId::try_from(id.to_owned())?;
-    let id = format!("{}:{}:{}:lost", stream.node, stream.id, container_id);
+    let id = stream.event(&container_id, "lost");
     let at = Moment { boot_ns: None, wall_ms: None, received_ms };
     let event = Event::GuestLost(GuestLost { reason: reason.to_owned() });
     Ok(Signal { id, at, target: target(container_id, stream), event, attributes: Vec::new() })
@@ -123,7 +130,7 @@ pub(super) fn announced(
     received_ms: u64,
 ) -> Result<Signal, SignalError> {
     let container_id = ContainerId::try_from(id)?;
-    let id = format!("{}:{}:{}:{seq}", stream.node, stream.id, container_id);
+    let id = stream.event(&container_id, seq);
     let at = Moment { boot_ns: None, wall_ms: None, received_ms };
     let event = Event::OomKill(OomKill {
         added: None,
@@ -137,6 +144,49 @@ pub(super) fn announced(
         late: false,
     });
     Ok(Signal { id, at, target: target(container_id, stream), event, attributes: Vec::new() })
+}
+
+/// OOM kills that were counted while neither router nor agent looked.
+pub(super) fn killed_unseen(
+    told: &agent::Container,
+    before: u64,
+    now: u64,
+    stream: &Stream,
+    received_ms: u64,
+) -> Result<Signal, SignalError> {
+    let container_id = ContainerId::try_from(told.id.clone())?;
+    let id = stream.event(&container_id, format_args!("kills-{now}"));
+    let at = Moment { boot_ns: None, wall_ms: None, received_ms };
+    let event = Event::OomKill(OomKill {
+        added: Some(now - before),
+        total: Some(now),
+        evidence: Evidence::Counter,
+        group: None,
+        level: Level::Unknown,
+        cgroup: (told.cgroup.len() <= MAX_CGROUP && !told.cgroup.is_empty()).then(|| told.cgroup.clone()),
+        limit_bytes: told.limit_bytes,
+        victim: None,
+        late: false,
+    });
+    let attributes = vec![("reconciled".to_owned(), "true".to_owned())];
+    Ok(Signal { id, at, target: target(container_id, stream), event, attributes })
+}
+
+/// The end of a container that neither router nor agent saw.
+pub(super) fn ended_unseen(
+    id: &str,
+    status: Option<u32>,
+    stream: &Stream,
+    received_ms: u64,
+) -> Result<Signal, SignalError> {
+    let container_id = ContainerId::try_from(id.to_owned())?;
+    let id = stream.event(&container_id, "unseen");
+    let at = Moment { boot_ns: None, wall_ms: None, received_ms };
+    let exited =
+        Exited { pid: None, is_init: Some(true), status, signal: None, core: None, reconciled: true };
+    let because = "it ended while neither router nor agent ran";
+    let attributes = vec![("unknown-because".to_owned(), because.to_owned())];
+    Ok(Signal { id, at, target: target(container_id, stream), event: Event::Exited(exited), attributes })
 }
 
 fn target(container_id: ContainerId, stream: &Stream) -> Target {
@@ -221,7 +271,7 @@ mod tests {
         let nothing =
             Exited { pid: None, is_init: None, status: None, signal: None, core: None, reconciled: false };
         assert_eq!(signal.event, Event::Exited(nothing));
-        assert_eq!(signal.id, "n:s:c1:7");
+        assert_eq!(signal.id, "n::s:c1:7");
         assert_eq!(signal.attributes, []);
     }
 

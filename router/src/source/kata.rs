@@ -1,7 +1,7 @@
 //! The source `kata`: polls a stock kata-agent for OOM kills, where no shim does. It tells who was killed and nothing else.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use coroner_proto::kata::{CheckRequest, GetOOMEventRequest, OOMEvent};
 use coroner_proto::kata_ttrpc::{AgentServiceClient, HealthClient};
@@ -15,7 +15,7 @@ use super::calls::{LinkError, PATIENCE, classify, context, within};
 use super::decode::{Stream, announced};
 use super::machine::Machine;
 use super::orders::{Order, Orders};
-use crate::arrival::{Ack, Arrival, Guest, Origin};
+use crate::arrival::{Ack, Arrival, Guest, Origin, unix_ms};
 use crate::config::Source;
 use crate::counts::SourceCounts;
 
@@ -209,9 +209,4 @@ impl KataSource {
         self.counts.troubled(None);
         tracing::info!(source = self.source.name, "kata-agent polled");
     }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -9,7 +9,10 @@ mod greeting;
 pub mod kata;
 mod machine;
 mod orders;
+mod past;
+mod reconcile;
 pub mod replay;
 mod watermark;
 
 pub use orders::Orders;
+pub use past::{History, Past};

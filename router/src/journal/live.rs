@@ -1,0 +1,154 @@
+//! Which lines still count: what is under way, the last ruling of each container, the cursors. A new file begins with them; so does a new router.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::line::encode;
+use super::{Entry, Item};
+use crate::signal::ContainerId;
+
+/// Cases of containers that ended, as many as the workers remember: for kills that are told late.
+const DEPARTED: usize = 1024;
+/// Cases in all, and containers known to live: whose end is never told would else stay for good.
+const MOST: usize = 16_384;
+
+type Line = Arc<[u8]>;
+
+/// A signal under way.
+#[derive(Debug, Default)]
+struct Open {
+    accepted: Option<Line>,
+    ruled: Option<Line>,
+}
+
+/// The last ruling of a container, which holds its case, and the last that published a TaskOOM.
+#[derive(Debug)]
+struct Kept {
+    last: (u64, Line),
+    oom: Option<(u64, Line)>,
+}
+
+/// The lines that count.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    open: BTreeMap<u64, Open>,
+    kept: HashMap<ContainerId, Kept>,
+    /// By age of the last ruling.
+    order: BTreeMap<u64, ContainerId>,
+    departed: VecDeque<ContainerId>,
+    lives: HashMap<ContainerId, Line>,
+    cursors: HashMap<String, Line>,
+    bytes: usize,
+}
+
+impl Live {
+    /// Takes a line in.
+    pub(super) fn take(&mut self, item: Item) {
+        match item {
+            Item::Accepted { n, line } => {
+                self.bytes += line.len();
+                self.open.entry(n).or_default().accepted = Some(line.into());
+            }
+            Item::Ruled { n, container, over, oom, line } => self.ruled(n, container, over, oom, line.into()),
+            Item::Done { n, .. } => {
+                if let Some(open) = self.open.remove(&n) {
+                    self.bytes -= open.accepted.map_or(0, |line| line.len());
+                }
+            }
+            Item::Cursor { source, line } => {
+                self.cursors.insert(source, line.into());
+            }
+            Item::Lives { container, line } => {
+                if self.lives.len() < MOST {
+                    self.lives.insert(container, line.into());
+                }
+            }
+            Item::Gone { container, .. } => {
+                self.lives.remove(&container);
+            }
+        }
+    }
+
+    fn ruled(&mut self, n: u64, container: ContainerId, over: bool, oom: bool, line: Line) {
+        // Without it the signal's own line was damaged: what was ruled is still to be delivered.
+        self.open.entry(n).or_default().ruled = Some(Arc::clone(&line));
+        self.bytes += line.len();
+        let before = self.kept.remove(&container);
+        let oom_before = before.and_then(|before| {
+            self.bytes -= before.last.1.len();
+            self.order.remove(&before.last.0);
+            before.oom
+        });
+        let oom = if oom { Some((n, Arc::clone(&line))) } else { oom_before };
+        self.kept.insert(container.clone(), Kept { last: (n, line), oom });
+        self.order.insert(n, container.clone());
+        if over {
+            self.lives.remove(&container);
+            self.departed.retain(|it| *it != container);
+            self.departed.push_back(container);
+        }
+        while self.departed.len() > DEPARTED
+            && let Some(oldest) = self.departed.pop_front()
+        {
+            self.forget(&oldest);
+        }
+        while self.kept.len() > MOST
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
+            self.forget(&oldest);
+        }
+    }
+
+    fn forget(&mut self, container: &ContainerId) {
+        if let Some(kept) = self.kept.remove(container) {
+            self.bytes -= kept.last.1.len();
+            self.order.remove(&kept.last.0);
+        }
+    }
+
+    /// About how much [`Live::lines`] takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Everything, so that reading it leads to the same.
+    pub(super) fn lines(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.bytes + 4096);
+        self.cursors.values().chain(self.lives.values()).for_each(|line| out.extend_from_slice(line));
+        let ooms = self.kept.values().filter_map(|kept| kept.oom.as_ref());
+        let rulings: BTreeMap<u64, &Line> =
+            self.kept.values().map(|kept| &kept.last).chain(ooms).map(|(n, line)| (*n, line)).collect();
+        let numbers: BTreeSet<u64> = self.open.keys().chain(rulings.keys()).copied().collect();
+        for n in numbers {
+            let open = self.open.get(&n);
+            let accepted = open.and_then(|open| open.accepted.as_ref());
+            let ruled = open.and_then(|open| open.ruled.as_ref()).or(rulings.get(&n).copied());
+            accepted.into_iter().chain(ruled).for_each(|line| out.extend_from_slice(line));
+            if open.is_none() {
+                out.extend(encode(&Entry::Done { n }));
+            }
+        }
+        out
+    }
+
+    /// Lines of signals under way: as taken, and as ruled.
+    pub(super) fn open(&self) -> impl Iterator<Item = (Option<&[u8]>, Option<&[u8]>)> {
+        self.open.values().map(|open| (open.accepted.as_deref(), open.ruled.as_deref()))
+    }
+
+    /// The last ruling of each container, and the last that published a TaskOOM, by age.
+    pub(super) fn rulings(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        let kept = self.order.values().filter_map(|container| self.kept.get(container));
+        kept.map(|kept| (&*kept.last.1, kept.oom.as_ref().map(|(_, line)| &**line)))
+    }
+
+    /// Lines of containers that live.
+    pub(super) fn lives(&self) -> impl Iterator<Item = &[u8]> {
+        self.lives.values().map(|line| &**line)
+    }
+
+    /// Lines of cursors.
+    pub(super) fn cursors(&self) -> impl Iterator<Item = &[u8]> {
+        self.cursors.values().map(|line| &**line)
+    }
+}

@@ -17,6 +17,9 @@ const SEGMENT: u64 = 4 << 20;
 /// Bytes of one write: what waits longer goes with the next.
 const WRITE: usize = 1 << 20;
 
+/// Room that is kept for the next write.
+const BUFFER: usize = 64 << 10;
+
 /// Appends to one file at a time.
 #[derive(Debug)]
 pub(super) struct Writer<D> {
@@ -32,6 +35,8 @@ pub(super) struct Writer<D> {
     live: Live,
     pub(super) number: u64,
     length: u64,
+    /// What is written at once is put together here.
+    buffer: Vec<u8>,
     /// The file lacks something that counts: only a new one will do.
     stale: bool,
 }
@@ -45,8 +50,21 @@ impl<D: Disk> Writer<D> {
         stalled: Arc<AtomicBool>,
         counts: Arc<JournalCounts>,
     ) -> Self {
-        let (live, number, length) = (Live::default(), 0, 0);
-        Self { disk, boot, size, segment: SEGMENT, notes, stalled, counts, live, number, length, stale: true }
+        let (live, number, length, buffer) = (Live::default(), 0, 0, Vec::new());
+        Self {
+            disk,
+            boot,
+            size,
+            segment: SEGMENT,
+            notes,
+            stalled,
+            counts,
+            live,
+            number,
+            length,
+            buffer,
+            stale: true,
+        }
     }
 
     /// Goes on from what was read. Where that cannot be written yet, it is tried again with the first batch.
@@ -77,9 +95,14 @@ impl<D: Disk> Writer<D> {
         let notes = std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner));
         // Who waited too long was told that it is not written: now it must not be.
         batches.retain(|batch| batch.written.as_ref().is_none_or(|written| !written.is_closed()));
-        let items = || notes.iter().chain(batches.iter().flat_map(|batch| &batch.items));
-        let bytes: Vec<u8> = items().flat_map(|item| item.line().iter().copied()).collect();
+        let mut bytes = std::mem::take(&mut self.buffer);
+        for item in notes.iter().chain(batches.iter().flat_map(|batch| &batch.items)) {
+            bytes.extend_from_slice(item.line());
+        }
         let written = bytes.is_empty() || self.append(&bytes);
+        bytes.clear();
+        bytes.shrink_to(BUFFER);
+        self.buffer = bytes;
         for note in notes {
             // Not in the file, it is in the next one's beginning.
             self.live.take(note);

@@ -72,8 +72,6 @@ impl Links {
                 // It was there and did not answer: not at once again.
                 () = doubted(&mut doubts, generation) => tokio::time::sleep(gap).await,
             }
-            silent = true;
-            tracing::warn!(address = %self.address.display(), "the connection to containerd ended");
             self.state.send_replace(State { generation, client: None });
         }
     }

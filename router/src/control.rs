@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -53,6 +54,7 @@ pub struct About {
     started: Instant,
     shadow_all: bool,
     directory: Option<String>,
+    journal: Option<String>,
     sources: Vec<(String, SourceKind, Mode)>,
     sinks: Vec<(String, &'static str)>,
 }
@@ -69,6 +71,7 @@ impl About {
             started: Instant::now(),
             shadow_all: config.policies.shadow_all,
             directory: config.policies.directory.as_ref().map(|path| path.display().to_string()),
+            journal: config.journal.as_ref().map(|it| it.directory.display().to_string()),
             sources: config.sources.iter().map(|it| (it.name.clone(), it.kind, it.mode)).collect(),
             sinks: config.sinks.iter().map(|it| (it.name.clone(), kind(&it.kind))).collect(),
         }
@@ -109,6 +112,17 @@ struct Status<'a> {
     sources: Vec<SourceStatus<'a>>,
     guests: Vec<GuestStatus>,
     sinks: Vec<SinkStatus<'a>>,
+    journal: Option<JournalStatus<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct JournalStatus<'a> {
+    directory: &'a str,
+    bytes: u64,
+    written: u64,
+    unjournaled: u64,
+    failing: bool,
 }
 
 #[derive(Serialize)]
@@ -169,6 +183,13 @@ impl Service {
             sources: about.sources.iter().map(source).collect(),
             guests,
             sinks: about.sinks.iter().map(sink).collect(),
+            journal: about.journal.as_deref().map(|directory| JournalStatus {
+                directory,
+                bytes: self.counts.journal.bytes.load(Ordering::Relaxed),
+                written: self.counts.journal.written.get(),
+                unjournaled: self.counts.journal.unjournaled.get(),
+                failing: self.counts.journal.failing.load(Ordering::Relaxed),
+            }),
         }
     }
 

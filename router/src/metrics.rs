@@ -5,6 +5,7 @@ use std::fmt::Error;
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -210,6 +211,15 @@ impl Collector for Parts {
                 .map(|(reason, count)| (vec![("sink", name.as_str()), ("reason", reason)], count.get()))
         });
         counter(&mut encoder, "coroner_sink_dropped", "Records the sink did not take", dropped)?;
+        let journal = &counts.journal;
+        let alone = |count: &Count| [(Vec::new(), count.get())].into_iter();
+        let help = "Signals and rulings written to the journal";
+        counter(&mut encoder, "coroner_journal_written", help, alone(&journal.written))?;
+        let help = "Signals and rulings that could not be written, or not in time";
+        counter(&mut encoder, "coroner_journal_unjournaled", help, alone(&journal.unjournaled))?;
+        let help = "Bytes of the journal's current file";
+        let bytes = i64::try_from(journal.bytes.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        encoder.encode_descriptor("coroner_journal_bytes", help, None, MetricType::Gauge)?.encode_gauge(&bytes)?;
         let help = "OOM kills learnt after their container's exit had been ruled";
         let late = [(Vec::new(), counts.late_kills.get())];
         counter(&mut encoder, "coroner_late_kills", help, late.into_iter())

@@ -201,6 +201,9 @@ impl Keeper {
             keeper.follow(guest.clone(), true);
         }
         keeper.take_kept();
+        keeper.past.forget(|source| {
+            keeper.taken.iter().any(|it| it == source) || keeper.followed.contains_key(source)
+        });
         keeper
     }
 
@@ -330,7 +333,9 @@ fn ended_early(ended: Result<(), tokio::task::JoinError>) {
 /// Written beside and renamed: what is there is whole. For root and the router's own user alone.
 fn keep(directory: &Path, path: &Path, json: &str) -> io::Result<()> {
     if !directory.is_dir() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        // Those above it are for others too: the control socket is there.
+        directory.parent().map_or(Ok(()), fs::create_dir_all)?;
+        fs::DirBuilder::new().mode(0o700).create(directory)?;
     }
     let partial = path.with_extension("partial");
     let mut file =

@@ -219,7 +219,9 @@ impl Collector for Parts {
         counter(&mut encoder, "coroner_journal_unjournaled", help, alone(&journal.unjournaled))?;
         let help = "Bytes of the journal's current file";
         let bytes = i64::try_from(journal.bytes.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
-        encoder.encode_descriptor("coroner_journal_bytes", help, None, MetricType::Gauge)?.encode_gauge(&bytes)?;
+        encoder
+            .encode_descriptor("coroner_journal_bytes", help, None, MetricType::Gauge)?
+            .encode_gauge(&bytes)?;
         let help = "OOM kills learnt after their container's exit had been ruled";
         let late = [(Vec::new(), counts.late_kills.get())];
         counter(&mut encoder, "coroner_late_kills", help, late.into_iter())

@@ -53,6 +53,10 @@ fn main() {
         took.sort();
         (run, burst, took[took.len() / 2])
     });
-    paired::print("agent's socket to containerd's, with the journal against without, alternating", "journal", &[run, burst]);
+    paired::print(
+        "agent's socket to containerd's, with the journal against without, alternating",
+        "journal",
+        &[run, burst],
+    );
     println!("  {:.0} signals a second with the journal", f64::from(EXITS) / fastest.as_secs_f64());
 }

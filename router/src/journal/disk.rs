@@ -43,7 +43,9 @@ impl Folder {
     pub(super) fn take(directory: &Path) -> Result<Self, JournalError> {
         let failed = |source| JournalError::Folder { path: directory.to_owned(), source };
         if !directory.is_dir() {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+            // Those above it are for others too: the control socket is there.
+            let above = directory.parent().map_or(Ok(()), fs::create_dir_all);
+            above.and_then(|()| fs::DirBuilder::new().mode(0o700).create(directory)).map_err(failed)?;
         }
         let path = directory.join(LOCK);
         let opened =

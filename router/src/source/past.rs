@@ -37,6 +37,14 @@ impl Past {
         Self { journal, cursors: Arc::new(cursors), lives: Arc::new(lives), containerd }
     }
 
+    /// Lets go of containers of sources that nobody follows any more: no agent will ever tell their ends.
+    pub fn forget(&self, followed: impl Fn(&str) -> bool) {
+        let Some(journal) = &self.journal else { return };
+        for lives in self.lives.iter().filter(|it| !followed(&it.source)) {
+            journal.gone(lives.container.clone());
+        }
+    }
+
     /// Of this source.
     pub fn of(&self, source: &str) -> History {
         let lives = self.lives.iter().filter(|it| it.source == source);

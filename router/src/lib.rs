@@ -14,6 +14,7 @@ pub mod ruling;
 pub mod config;
 pub mod arrival;
 pub mod source;
+pub mod shares;
 pub mod claims;
 pub mod identity;
 pub mod intake;

@@ -38,7 +38,7 @@ fn sources() -> Vec<(String, String)> {
 const LEVELS: [&[&str]; 9] = [
     &["signal"],
     &["ruling", "case", "config"],
-    &["audit", "identity", "counts"],
+    &["audit", "identity", "counts", "shares"],
     &["arrival"],
     &["claims", "sink", "policy"],
     &["intake", "source"],

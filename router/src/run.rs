@@ -166,7 +166,7 @@ impl Router {
         router.workers = workers.iter().map(mpsc::Sender::downgrade).collect();
         let address = config.containerd.as_ref().and_then(|it| it.address.clone());
         let claims = Claims::new(router.registered.clone());
-        let intake = Intake { arrivals: from_sources, claims, identities: Identities::new(address), workers };
+        let intake = Intake::new(from_sources, claims, Identities::new(address), workers);
         router.add("intake".to_owned(), intake.run());
         let late_kills = Arc::clone(&router.counts.late_kills);
         let records = router.records.clone();

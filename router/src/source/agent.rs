@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use coroner_proto::agent::{self, HelloRequest, NextSignalsRequest};
 use coroner_proto::agent_ttrpc::AgentClient;
 use coroner_proto::guard::Refused;
-use coroner_proto::limits::valid_container_id;
 use coroner_proto::transport;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -22,6 +21,7 @@ use super::greeting::greeting;
 use super::machine::Machine;
 use super::orders::{Order, Orders};
 use super::watermark::Watermark;
+use super::words::Words;
 use crate::arrival::{Ack, Arrival, Guest, Origin};
 use crate::config::Source;
 use crate::counts::SourceCounts;
@@ -30,13 +30,16 @@ use crate::signal::SignalError;
 /// Signals of this source that may be on their way at once. An agent tells state, and tells it again: what is not
 /// read yet is safe there.
 const UNDER_WAY: usize = 4096;
+/// The same of a guest. All of them wait in line for one containerd: the more of one guest's are in it, the longer the others' wait.
+const UNDER_WAY_OF_GUEST: usize = 512;
 /// Signals asked for in one call: some 100 bytes each, far below a frame.
 const BATCH: u32 = 256;
 /// How long the agent holds a call with nothing to tell.
 const WAIT: Duration = Duration::from_secs(30);
 /// Acks are told this long after the first of them, so that a burst costs one call.
 const ACK_AFTER: Duration = Duration::from_millis(20);
-/// Snapshots for containers that appeared, at most this often: a storm of them costs a few.
+/// Snapshots for containers that appeared, or because something was lost, at most this often: a storm of them costs a few, and a guest that always loses
+/// or always has something new gets no more.
 const SNAPSHOT_GAP: Duration = Duration::from_millis(200);
 /// Containers remembered of one guest, those that ended included.
 const REMEMBERED: usize = 2 * allowance::CONTAINERS;
@@ -51,6 +54,7 @@ pub struct AgentSource {
     /// Who speaks, where it is not trusted; what it may send, and whether its machine is there.
     guest: Option<Arc<Guest>>,
     allowance: Allowance,
+    words: Words,
     machine: Option<Machine>,
     /// What was told of each container in this stream, for the time when something was lost.
     told: HashMap<String, Told>,
@@ -75,8 +79,9 @@ struct Cursor {
     acks: mpsc::Receiver<u64>,
     done: mpsc::Sender<u64>,
     acked: u64,
-    /// Containers that had appeared when the last snapshot was taken, and when that was.
+    /// Containers that had appeared when they were looked for.
     appeared: u64,
+    /// When the last snapshot was taken.
     looked: Option<Instant>,
     pressure_lost: u64,
 }
@@ -109,6 +114,7 @@ impl AgentSource {
     ) -> Self {
         let machine = source.machine.as_ref().map(Machine::new);
         let (allowance, cursor) = (Allowance::new(), Cursor::new(String::new()));
+        let words = Words::of(&source.name, guest.is_some());
         Self {
             source,
             node,
@@ -116,6 +122,7 @@ impl AgentSource {
             counts,
             guest,
             allowance,
+            words,
             machine,
             told: HashMap::new(),
             cursor,
@@ -126,23 +133,22 @@ impl AgentSource {
     /// Reads until told to stop, connecting anew whenever the link ends. What a guest leaves behind when it is gone is told.
     pub async fn run(mut self, mut orders: Orders) {
         let mut reached = true;
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new();
         loop {
-            let mut read = false;
+            let mut read = None;
             let ended = tokio::select! {
                 ended = self.link(&mut read) => ended,
                 order = orders.heard() => return self.leave(order).await,
             };
             self.counts.connected(false);
-            if read {
-                backoff.up();
+            if let Some(since) = read {
+                backoff.up(since, Instant::now());
                 reached = true;
             }
             let Err(error) = ended else { return };
-            let mut wait = backoff.after(&error);
-            if reached {
+            let mut wait = backoff.after(&error, Instant::now());
+            if std::mem::replace(&mut reached, false) && self.words.may() {
                 tracing::warn!(source = self.source.name, address = %self.source.address, %error, "agent link ended");
-                reached = false;
             }
             self.counts.troubled(Some(error.to_string()));
             if let Some(machine) = &mut self.machine {
@@ -222,8 +228,8 @@ impl AgentSource {
             .map_err(LinkError::Connect)
     }
 
-    /// One link's life. `Ok`: nobody takes signals any more. `read` turns true once the agent has answered.
-    async fn link(&mut self, read: &mut bool) -> Result<(), LinkError> {
+    /// One link's life. `Ok`: nobody takes signals any more. `read`: since when the agent answers.
+    async fn link(&mut self, read: &mut Option<Instant>) -> Result<(), LinkError> {
         let (socket, refused) = self.connect().await?;
         let client = AgentClient::new(Client::new(socket));
         match self.follow(&client, read).await {
@@ -232,7 +238,7 @@ impl AgentSource {
         }
     }
 
-    async fn follow(&mut self, client: &AgentClient, read: &mut bool) -> Result<(), LinkError> {
+    async fn follow(&mut self, client: &AgentClient, read: &mut Option<Instant>) -> Result<(), LinkError> {
         let request =
             HelloRequest { router_version: env!("CARGO_PKG_VERSION").to_owned(), ..HelloRequest::default() };
         let hello = within("Hello", PATIENCE, client.hello(context(PATIENCE), &request)).await?;
@@ -248,7 +254,7 @@ impl AgentSource {
             self.told.clear();
         }
         self.look_over(client).await?;
-        *read = true;
+        *read = Some(Instant::now());
         if let Some(machine) = &mut self.machine {
             machine.up();
         }
@@ -257,18 +263,21 @@ impl AgentSource {
         self.counts.links.one();
         self.counts.connected(true);
         self.counts.troubled(None);
-        tracing::info!(
-            source = self.source.name,
-            agent = agent.version,
-            stream = agent.stream,
-            placement = agent.placement,
-            cgroup_version = agent.cgroup_version,
-            "agent link up"
-        );
+        if self.words.may() {
+            tracing::info!(
+                source = self.source.name,
+                agent = agent.version,
+                stream = agent.stream,
+                placement = agent.placement,
+                cgroup_version = agent.cgroup_version,
+                "agent link up"
+            );
+        }
+        let most = if self.guest.is_some() { UNDER_WAY_OF_GUEST } else { UNDER_WAY };
         let stream = self.stream();
         loop {
             self.collect_acks();
-            if self.cursor.mark.under_way() + BATCH as usize > UNDER_WAY {
+            if self.cursor.mark.under_way() + BATCH as usize > most {
                 // Nothing is read until something is dealt with: the agent keeps it.
                 match self.cursor.acks.recv().await {
                     Some(seq) => self.cursor.mark.done(seq),
@@ -298,11 +307,14 @@ impl AgentSource {
             self.cursor.pressure_lost = answer.pressure_lost;
             if answer.lost > 0 {
                 self.counts.lost.more(answer.lost);
-                tracing::warn!(
-                    source = self.source.name,
-                    lost = answer.lost,
-                    "the agent dropped signals; taking a snapshot"
-                );
+                if self.words.may() {
+                    tracing::warn!(
+                        source = self.source.name,
+                        lost = answer.lost,
+                        "the agent dropped signals; taking a snapshot"
+                    );
+                }
+                self.gap().await;
                 if !self.make_good(client, &stream, &origin).await? {
                     return Ok(());
                 }
@@ -315,12 +327,17 @@ impl AgentSource {
 
     /// Containers appeared: who lives is known within a fifth of a second, so that the end of each can be told if the guest is gone.
     async fn look_for_new(&mut self, client: &AgentClient, appeared: u64) -> Result<(), LinkError> {
+        self.gap().await;
+        self.cursor.appeared = appeared;
+        self.look_over(client).await
+    }
+
+    /// Waits until a snapshot may be taken again.
+    async fn gap(&mut self) {
         if let Some(looked) = self.cursor.looked {
             tokio::time::sleep(SNAPSHOT_GAP.saturating_sub(looked.elapsed())).await;
         }
-        self.cursor.appeared = appeared;
         self.cursor.looked = Some(Instant::now());
-        self.look_over(client).await
     }
 
     /// Waits for signals; meanwhile tells the agent what has been dealt with.
@@ -376,7 +393,12 @@ impl AgentSource {
         let pressure = matches!(told.event, Some(agent::signal::Event::Pressure(_)));
         let (signal, usage_bytes) = match decode(told, stream, unix_ms()) {
             Ok(decoded) => decoded,
-            Err(error) => return self.refuse(seq, &error),
+            Err(error) => {
+                if self.guest.is_some() && !pressure {
+                    self.allowance.lifecycle(false).await;
+                }
+                return self.refuse(seq, &error);
+            }
         };
         if self.guest.is_some() && !self.allowed(&container, pressure, seq).await {
             return true;
@@ -407,14 +429,7 @@ impl AgentSource {
 
     /// Whether a guest may send this one. What it sends too fast waits; pressure is dropped instead.
     async fn allowed(&mut self, container: &str, pressure: bool, seq: u64) -> bool {
-        let known = self.told.get(container);
-        if known.is_some_and(|told| told.lost) {
-            return !self.refuse(seq, &"its container was told lost");
-        }
-        let new = known.is_none();
-        if new && !self.room() {
-            return !self.refuse(seq, &"it speaks for too many containers");
-        }
+        let new = !self.told.contains_key(container);
         if pressure {
             if !self.allowance.pressure() {
                 self.counts.held_back.one();
@@ -423,6 +438,12 @@ impl AgentSource {
             }
         } else {
             self.allowance.lifecycle(new).await;
+        }
+        if self.told.get(container).is_some_and(|told| told.lost) {
+            return !self.refuse(seq, &"its container was told lost");
+        }
+        if new && self.room() == 0 {
+            return !self.refuse(seq, &"it speaks for too many containers");
         }
         if new {
             self.told.insert(container.to_owned(), Told::default());
@@ -435,13 +456,13 @@ impl AgentSource {
         self.told.values().filter(|told| !told.exited && !told.lost).count()
     }
 
-    /// Whether one more container of a guest can be remembered.
-    fn room(&mut self) -> bool {
+    /// How many more containers of a guest can be remembered.
+    fn room(&mut self) -> usize {
         if self.told.len() >= REMEMBERED {
             self.told.retain(|_, told| !told.exited);
         }
-        self.told.len() < allowance::CONTAINERS
-            || self.told.len() < REMEMBERED && self.living() < allowance::CONTAINERS
+        let room = REMEMBERED.saturating_sub(self.told.len());
+        room.min(allowance::CONTAINERS.saturating_sub(self.living()))
     }
 
     /// What is there at connect: forgets what the agent no longer knows.
@@ -452,10 +473,11 @@ impl AgentSource {
                     containers.iter().map(|it| it.id.as_str()).collect();
                 self.told.retain(|id, _| there.contains(id.as_str()));
                 if self.machine.is_some() {
+                    let mut room = self.room();
                     for container in containers.iter().filter(|it| it.exit.is_none()) {
-                        let known = self.told.contains_key(&container.id);
-                        if !known && valid_container_id(&container.id) && self.room() {
+                        if room > 0 && !self.told.contains_key(&container.id) {
                             self.told.insert(container.id.clone(), Told::default());
+                            room -= 1;
                         }
                     }
                     self.counts.speaks_for(self.living());
@@ -463,12 +485,14 @@ impl AgentSource {
                 Ok(())
             }
             Err(LinkError::Lacks { call, reason }) => {
-                tracing::warn!(
-                    source = self.source.name,
-                    call,
-                    reason,
-                    "the agent lacks a call; doing without"
-                );
+                if self.words.may() {
+                    tracing::warn!(
+                        source = self.source.name,
+                        call,
+                        reason,
+                        "the agent lacks a call; doing without"
+                    );
+                }
                 Ok(())
             }
             Err(error) => Err(error),

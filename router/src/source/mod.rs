@@ -11,5 +11,6 @@ mod machine;
 mod orders;
 pub mod replay;
 mod watermark;
+mod words;
 
 pub use orders::Orders;

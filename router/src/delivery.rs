@@ -89,7 +89,13 @@ impl Delivery {
             }
             if let Some(journal) = &self.journal {
                 // What is not written is counted there, and delivered all the same.
-                journal.write(lines).await;
+                let written = journal.write(lines).await;
+                for (verdict, _) in &planned {
+                    // It would else be taken for one whose end nobody saw.
+                    if verdict.ended() && !(written && verdict.ack.number().is_some()) {
+                        journal.gone(verdict.record.signal.target.container_id.clone());
+                    }
+                }
             }
             for (verdict, events) in planned {
                 if !self.carry_out(verdict, events).await {
@@ -106,6 +112,7 @@ impl Delivery {
         let ruled = journal::Ruled {
             n,
             id: Cow::Borrowed(&signal.id),
+            source: Cow::Borrowed(&verdict.record.source),
             container: Cow::Borrowed(&signal.target.container_id),
             namespace: Cow::Borrowed(namespace),
             at_ms: signal.at.received_ms,
@@ -116,8 +123,9 @@ impl Delivery {
     }
 
     /// False: the lane is gone, which ends the router.
-    async fn carry_out(&self, Verdict { record, case, ack }: Verdict, events: Vec<TaskEvent>) -> bool {
-        let ended = case.oom_sent && record.case.exit.is_none() && case.exit.is_some();
+    async fn carry_out(&self, verdict: Verdict, events: Vec<TaskEvent>) -> bool {
+        let ended = verdict.case.oom_sent && verdict.ended();
+        let Verdict { record, ack, .. } = verdict;
         let publish = |event| Some(self.lifecycle.as_ref()?.publish(&record.signal, event));
         let publishes: VecDeque<Publish> = events.into_iter().filter_map(publish).collect();
         let container = record.signal.target.container_id.to_string();

@@ -20,7 +20,7 @@ use crate::signal::{ContainerId, Owner};
 const CACHE: usize = 8192;
 /// A name that was not found is asked for again after this long: the signal may have been early.
 const UNKNOWN_FOR: Duration = Duration::from_secs(5);
-/// A ruling waits at most this long for a name.
+/// A ruling waits at most this long for a name; those on other containers do not.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// After containerd did not answer, names stay unknown for this long instead of costing each signal its patience.
 const SILENT_FOR: Duration = Duration::from_secs(1);
@@ -68,24 +68,29 @@ impl Identities {
         }
     }
 
-    /// Who this is; all unknown when containerd does not know or does not answer.
-    pub async fn of(&mut self, id: &ContainerId) -> Arc<Identity> {
+    /// Who this is; all unknown when containerd does not know or does not answer. Where it must be asked, the question is answered instead: whoever
+    /// waits for it holds up nobody else.
+    pub fn of(&mut self, id: &ContainerId) -> Result<Arc<Identity>, Question> {
         if let Some(identity) = self.known.get(id) {
-            return Arc::clone(identity);
+            return Ok(Arc::clone(identity));
         }
         let now = Instant::now();
         let early = self.unknown.get(id).is_some_and(|until| now < *until);
-        let (Some(channel), false, false) =
-            (self.channel.clone(), early, self.silent_until.is_some_and(|until| now < until))
-        else {
-            return Arc::clone(&self.nobody);
-        };
-        match timeout(PATIENCE, look_up(channel, id.as_str())).await {
-            Ok(Ok(Some(identity))) => {
+        match (self.channel.clone(), early, self.silent_until.is_some_and(|until| now < until)) {
+            (Some(channel), false, false) => Err(Question { channel, id: id.clone() }),
+            (None, ..) | (Some(_), true, _) | (Some(_), _, true) => Ok(Arc::clone(&self.nobody)),
+        }
+    }
+
+    /// Remembers what was answered, and says who it is.
+    pub fn learn(&mut self, answer: Answer) -> Arc<Identity> {
+        let (id, now) = (&answer.id, Instant::now());
+        match answer.found {
+            Ok(Some(identity)) => {
                 self.silent_until = None;
                 self.keep(id, Arc::new(identity))
             }
-            Ok(Ok(None)) => {
+            Ok(None) => {
                 self.silent_until = None;
                 self.unknown.retain(|_, until| now < *until);
                 if self.unknown.len() < CACHE {
@@ -93,8 +98,7 @@ impl Identities {
                 }
                 Arc::clone(&self.nobody)
             }
-            Ok(Err(status)) => self.silent(now, status.message()),
-            Err(_) => self.silent(now, "no answer in time"),
+            Err(error) => self.silent(now, &error),
         }
     }
 
@@ -115,6 +119,40 @@ impl Identities {
         }
         self.silent_until = Some(now + SILENT_FOR);
         Arc::clone(&self.nobody)
+    }
+}
+
+/// Who a container is, not yet asked.
+#[derive(Debug)]
+pub struct Question {
+    channel: Channel,
+    id: ContainerId,
+}
+
+/// What containerd said of a container.
+#[derive(Debug)]
+pub struct Answer {
+    /// Which.
+    pub id: ContainerId,
+    found: Result<Option<Identity>, String>,
+}
+
+#[cfg(test)]
+impl Answer {
+    /// containerd does not know it.
+    pub(crate) fn unknown(id: ContainerId) -> Self {
+        Self { id, found: Ok(None) }
+    }
+}
+
+impl Question {
+    /// Asks containerd, with a bound on the time it may take.
+    pub async fn ask(self) -> Answer {
+        let found = match timeout(PATIENCE, look_up(self.channel, self.id.as_str())).await {
+            Ok(found) => found.map_err(|status| status.message().to_owned()),
+            Err(_) => Err("no answer in time".to_owned()),
+        };
+        Answer { id: self.id, found }
     }
 }
 

@@ -2,20 +2,24 @@
 //! that owns its container.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::arrival::{Ack, Arrival};
 use crate::case::Known;
 use crate::claims::{Claims, Foreign};
-use crate::identity::Identities;
+use crate::identity::{Answer, Identities, Identity};
 use crate::journal::{Accepted, Accepting, Journal};
 use crate::signal::ContainerId;
 
 /// Signals taken at once: what has come meanwhile is written together.
 const AT_ONCE: usize = 256;
+/// Signals that may wait for names. A guest that makes up names, each asked for at containerd, could otherwise have the router hold as many as it can
+/// send in the time that containerd takes.
+const WAITING: usize = 8192;
 
 /// A signal with everything a worker needs.
 #[derive(Debug)]
@@ -37,75 +41,136 @@ pub enum Task {
     Look,
 }
 
+/// Where what is accepted is written, and what an earlier run of this router had accepted.
+#[derive(Debug, Default)]
+pub struct Earlier {
+    /// `None`: sources keep their signals until they are delivered.
+    pub journal: Option<Journal>,
+    /// What was not ruled.
+    pub resumed: Vec<Arrival>,
+    /// Ids of all of it: a source may tell them again.
+    pub taken: HashSet<String>,
+}
+
 /// Names signals and shards them by container.
 #[derive(Debug)]
 pub struct Intake {
-    /// From every source.
-    pub arrivals: mpsc::Receiver<Arrival>,
-    /// Whose is whose.
-    pub claims: Claims,
-    /// Where what is accepted is written; `None`: sources keep it until it is delivered.
-    pub journal: Option<Journal>,
-    /// Accepted by an earlier run of this router, and not ruled.
-    pub resumed: Vec<Arrival>,
-    /// Ids of all it had accepted: a source may tell them again.
-    pub taken: HashSet<String>,
-    /// Who is who.
-    pub identities: Identities,
-    /// One a worker: a container's signals always go to the same one, so they stay in order.
-    pub workers: Vec<mpsc::Sender<Task>>,
+    arrivals: mpsc::Receiver<Arrival>,
+    claims: Claims,
+    earlier: Earlier,
+    identities: Identities,
+    workers: Vec<mpsc::Sender<Task>>,
+    /// Signals of containers whose name is asked for, in order, and how many. While they wait the others go on: a guest that makes up names would
+    /// otherwise hold up everybody.
+    waiting: HashMap<ContainerId, Vec<Arrival>>,
+    held: usize,
+    asked: JoinSet<Answer>,
 }
 
+/// The worker has ended, which ends the router; what was not accepted is told again.
+struct Ended;
+
 impl Intake {
-    /// Runs until every source has ended.
-    pub async fn run(mut self) {
-        for arrival in std::mem::take(&mut self.resumed) {
-            if !self.hand_on(arrival).await {
-                return;
-            }
-        }
-        let mut batch = Vec::with_capacity(AT_ONCE);
-        while self.arrivals.recv_many(&mut batch, AT_ONCE).await > 0 {
-            self.accept(&mut batch).await;
-            for arrival in batch.drain(..) {
-                if !self.hand_on(arrival).await {
-                    return;
-                }
-            }
-        }
+    /// Between sources and workers, one channel a worker: a container's signals always go to the same one, so they stay in order.
+    pub fn new(
+        arrivals: mpsc::Receiver<Arrival>,
+        claims: Claims,
+        identities: Identities,
+        workers: Vec<mpsc::Sender<Task>>,
+        earlier: Earlier,
+    ) -> Self {
+        let (waiting, asked) = (HashMap::new(), JoinSet::new());
+        Self { arrivals, claims, earlier, identities, workers, waiting, held: 0, asked }
     }
 
-    /// Leaves in the batch what may be said and is new, written down.
-    async fn accept(&mut self, batch: &mut Vec<Arrival>) {
+    /// Runs until every source has ended.
+    pub async fn run(mut self) {
+        // A part that ended ends the router, which says so.
+        let (Ok(()) | Err(Ended)) = self.take_all().await;
+    }
+
+    async fn take_all(&mut self) -> Result<(), Ended> {
+        for arrival in std::mem::take(&mut self.earlier.resumed) {
+            self.take(arrival).await?;
+        }
+        let mut batch = Vec::with_capacity(AT_ONCE);
+        loop {
+            tokio::select! {
+                count = self.arrivals.recv_many(&mut batch, AT_ONCE), if self.held < WAITING => {
+                    if count == 0 {
+                        break;
+                    }
+                    for arrival in self.accept(&mut batch).await {
+                        self.take(arrival).await?;
+                    }
+                }
+                Some(answer) = self.asked.join_next() => self.answered(answer).await?,
+            }
+        }
+        while let Some(answer) = self.asked.join_next().await {
+            self.answered(answer).await?;
+        }
+        Ok(())
+    }
+
+    /// What may be said and is new, written down.
+    async fn accept(&mut self, batch: &mut Vec<Arrival>) -> Vec<Arrival> {
         let mut kept = Vec::with_capacity(batch.len());
         for arrival in batch.drain(..) {
             let guest = arrival.origin.guest.as_ref();
             if let Err(foreign) = self.claims.check(&arrival.signal.target.container_id, guest) {
                 refuse(arrival, &foreign);
-            } else if self.taken.remove(&arrival.signal.id) {
+            } else if self.earlier.taken.remove(&arrival.signal.id) {
                 arrival.ack.done();
             } else {
                 kept.push(arrival);
             }
         }
-        if let Some(journal) = &self.journal {
-            let mut lines = Accepting::default();
-            let numbers: Vec<u64> =
-                kept.iter().map(|arrival| journal.accept(&mut lines, |n| accepted(n, arrival))).collect();
-            if journal.write(lines).await {
-                for (arrival, n) in kept.iter_mut().zip(numbers) {
-                    let journaled = Ack::journaled(n, journal.clone());
-                    std::mem::replace(&mut arrival.ack, journaled).done();
-                }
+        let Some(journal) = &self.earlier.journal else { return kept };
+        let mut lines = Accepting::default();
+        let numbers: Vec<u64> =
+            kept.iter().map(|arrival| journal.accept(&mut lines, |n| accepted(n, arrival))).collect();
+        if journal.write(lines).await {
+            for (arrival, n) in kept.iter_mut().zip(numbers) {
+                let journaled = Ack::journaled(n, journal.clone());
+                std::mem::replace(&mut arrival.ack, journaled).done();
             }
         }
-        *batch = kept;
+        kept
     }
 
-    /// False: the worker has ended, which ends the router; what was not accepted is told again.
-    async fn hand_on(&mut self, mut arrival: Arrival) -> bool {
+    async fn take(&mut self, arrival: Arrival) -> Result<(), Ended> {
+        let id = &arrival.signal.target.container_id;
+        if let Some(waiting) = self.waiting.get_mut(id) {
+            waiting.push(arrival);
+            self.held += 1;
+            return Ok(());
+        }
+        match self.identities.of(id) {
+            Ok(identity) => self.hand_on(arrival, &identity).await,
+            Err(question) => {
+                self.waiting.insert(id.clone(), vec![arrival]);
+                self.held += 1;
+                self.asked.spawn(question.ask());
+                Ok(())
+            }
+        }
+    }
+
+    async fn answered(&mut self, answer: Result<Answer, tokio::task::JoinError>) -> Result<(), Ended> {
+        // What a look-up that failed was for would wait for ever.
+        let answer = answer.map_err(|_| Ended)?;
+        let waiting = self.waiting.remove(&answer.id).unwrap_or_default();
+        self.held -= waiting.len();
+        let identity = self.identities.learn(answer);
+        for arrival in waiting {
+            self.hand_on(arrival, &identity).await?;
+        }
+        Ok(())
+    }
+
+    async fn hand_on(&self, mut arrival: Arrival, identity: &Identity) -> Result<(), Ended> {
         let target = &mut arrival.signal.target;
-        let identity = self.identities.of(&target.container_id).await;
         let mut known = arrival.origin.known.clone();
         known.extend_from_slice(arrival.origin.mode.writable());
         // A recording tells who its containers were; a live source never does.
@@ -119,7 +184,7 @@ impl Intake {
         }
         let worker = &self.workers[shard(&target.container_id, self.workers.len())];
         let named = Named { arrival, known, memory_limit: identity.memory_limit };
-        worker.send(Task::Rule(Box::new(named))).await.is_ok()
+        worker.send(Task::Rule(Box::new(named))).await.map_err(|_| Ended)
     }
 }
 
@@ -152,4 +217,64 @@ pub(crate) fn shard(container: &ContainerId, workers: usize) -> usize {
     let mut hasher = DefaultHasher::new();
     container.as_str().hash(&mut hasher);
     usize::try_from(hasher.finish() % workers as u64).expect("less than the number of workers")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::arrival::{Ack, Origin};
+    use crate::claims::Registered;
+    use crate::config::Mode;
+    use crate::signal::{Event, Moment, Other, Signal, Target};
+
+    fn arrival(container: &str, seq: u64) -> Arrival {
+        let origin = Origin { source: "s".to_owned(), mode: Mode::Sole, known: Vec::new(), guest: None };
+        let target = Target {
+            node: "n".to_owned(),
+            guest: None,
+            containerd_namespace: None,
+            sandbox_id: None,
+            container_id: ContainerId::try_from(container.to_owned()).unwrap(),
+            exec_id: None,
+            owner: None,
+        };
+        let event = Event::Other(Other { kind: "test".to_owned(), json: "{}".to_owned() });
+        let at = Moment { boot_ns: None, wall_ms: None, received_ms: 0 };
+        let id = format!("{container}:{seq}");
+        let signal = Signal { id, at, target, event, attributes: Vec::new() };
+        Arrival { signal, origin: Arc::new(origin), usage_bytes: None, ack: Ack::nobody() }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_name_holds_up_no_other_and_stays_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        // A containerd that takes links and never says a word.
+        let _silent = UnixListener::bind(folder.path().join("containerd.sock")).unwrap();
+        let mut identities = Identities::new(Some(folder.path().join("containerd.sock")));
+        let known = ContainerId::try_from("known".to_owned()).unwrap();
+        identities.learn(Answer::unknown(known));
+        let (arrivals, from_sources) = mpsc::channel(16);
+        let (worker, mut tasks) = mpsc::channel(16);
+        for (container, seq) in [("asked", 1), ("known", 2), ("asked", 3), ("known", 4)] {
+            arrivals.send(arrival(container, seq)).await.unwrap();
+        }
+        drop(arrivals);
+        let intake = Intake::new(
+            from_sources,
+            Claims::new(Registered::default()),
+            identities,
+            vec![worker],
+            Earlier::default(),
+        );
+        intake.run().await;
+        let mut order = Vec::new();
+        while let Some(Task::Rule(named)) = tasks.recv().await {
+            order.push(named.arrival.signal.id);
+        }
+        assert_eq!(order, ["known:2", "known:4", "asked:1", "asked:3"]);
+    }
 }

@@ -8,7 +8,6 @@ use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::arrival::{Ack, Arrival, Origin, unix_ms};
 use crate::audit::{Record, Recovery};
-use crate::case::Case;
 use crate::claims::{Claims, Registered};
 use crate::config::{Config, SinkKind, Source, SourceKind};
 use crate::control::{self, ControlError};
@@ -16,18 +15,17 @@ use crate::counts::Counts;
 use crate::delivery::{Delivery, Lifecycle};
 use crate::guests::{Guests, Keeper as GuestKeeper};
 use crate::identity::Identities;
-use crate::intake::{Intake, Task, shard};
+use crate::intake::{Earlier, Intake, Task, shard};
 use crate::journal::{self, Accepted, Journal, JournalError, Published, Recovered};
 use crate::metrics::{self, MetricsListener};
 use crate::policy::{Host, HostError, Keeper, Lineups, Outside, Policies};
-use crate::signal::ContainerId;
 use crate::sink::Records;
 use crate::sink::containerd::Containerd;
 use crate::sink::jsonl::Jsonl;
 use crate::source::agent::AgentSource;
 use crate::source::kata::KataSource;
 use crate::source::{Orders, Past};
-use crate::worker::Worker;
+use crate::worker::{self, Worker};
 
 /// Signals between two stages. Small: what waits here is in no order anybody can see, and sources keep the rest.
 const STAGE: usize = 256;
@@ -174,10 +172,10 @@ impl Router {
         router.past = Past::new(journal.clone(), recovered.cursors, recovered.lives, address.clone());
         let (rulings, from_workers) = mpsc::channel(STAGE);
         let count = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
-        let mut cases: Vec<Vec<(ContainerId, Case)>> = vec![Vec::new(); count];
-        for (container, case) in recovered.cases {
-            let worker = shard(&container, count);
-            cases[worker].push((container, case));
+        let mut cases: Vec<Vec<worker::Known>> = vec![Vec::new(); count];
+        for known in recovered.cases {
+            let worker = shard(&known.0, count);
+            cases[worker].push(known);
         }
         let workers: Vec<_> = cases
             .into_iter()
@@ -193,15 +191,10 @@ impl Router {
             .collect();
         drop(rulings);
         router.workers = workers.iter().map(mpsc::Sender::downgrade).collect();
-        let intake = Intake {
-            arrivals: from_sources,
-            claims: Claims::new(router.registered.clone()),
-            resumed: recovered.unruled.into_iter().filter_map(|it| resumed(it, journal.as_ref())).collect(),
-            taken: recovered.ids,
-            journal: journal.clone(),
-            identities: Identities::new(address),
-            workers,
-        };
+        let resumed = recovered.unruled.into_iter().filter_map(|it| resumed(it, journal.as_ref()));
+        let earlier = Earlier { resumed: resumed.collect(), taken: recovered.ids, journal: journal.clone() };
+        let claims = Claims::new(router.registered.clone());
+        let intake = Intake::new(from_sources, claims, Identities::new(address), workers, earlier);
         router.add("intake".to_owned(), intake.run());
         let delivery = Delivery {
             rulings: from_workers,

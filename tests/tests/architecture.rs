@@ -38,7 +38,7 @@ fn sources() -> Vec<(String, String)> {
 const LEVELS: [&[&str]; 10] = [
     &["signal"],
     &["ruling", "case", "config"],
-    &["audit", "identity", "counts"],
+    &["audit", "identity", "counts", "shares"],
     &["journal"],
     &["arrival"],
     &["claims", "sink", "policy"],

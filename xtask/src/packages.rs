@@ -14,6 +14,7 @@ pub(crate) const GATE: &[&str] = &[
     "containernetworking-plugins",
     "iptables",
     "gcc",
+    "g++",
     "libc6-dev",
     "protobuf-compiler",
     "rustc-web",

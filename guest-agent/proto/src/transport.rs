@@ -25,7 +25,7 @@ const AFTER_FAILURE: Duration = Duration::from_millis(50);
 
 /// Frames a second that are read of a stranger, and how many at once. Each costs the reader some microseconds: without a bound one guest
 /// that sends as fast as it can would take a processor. Every frame answers a call of ours, which are a few a second.
-const FRAMES: (u32, u32) = (1000, 4000);
+const FRAMES: (u32, u32) = (250, 1000);
 /// Bytes of a monitor's answer to CONNECT: "OK", and a port that the monitor chose.
 const MAX_GREETING: usize = 64;
 

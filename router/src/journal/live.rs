@@ -1,10 +1,11 @@
 //! Which lines still count: what is under way, the last ruling of each container, the cursors. A new file begins with them; so does a new router.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::line::encode;
 use super::{Entry, Item};
+use crate::shares::Shares;
 use crate::signal::ContainerId;
 
 /// Cases of containers that ended, as many as the workers remember: for kills that are told late.
@@ -28,17 +29,35 @@ struct Kept {
     oom: Option<(u64, Line)>,
 }
 
-/// The lines that count.
-#[derive(Debug, Default)]
+/// The lines that count. Whoever brought most gives way where there are too many: one guest cannot push out another's.
+#[derive(Debug)]
 pub(super) struct Live {
     open: BTreeMap<u64, Open>,
     kept: HashMap<ContainerId, Kept>,
     /// By age of the last ruling.
     order: BTreeMap<u64, ContainerId>,
-    departed: VecDeque<ContainerId>,
+    cases: Shares,
+    departed: Shares,
     lives: HashMap<ContainerId, Line>,
+    living: Shares,
     cursors: HashMap<String, Line>,
     bytes: usize,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self {
+            open: BTreeMap::new(),
+            kept: HashMap::new(),
+            order: BTreeMap::new(),
+            cases: Shares::new(MOST),
+            departed: Shares::new(DEPARTED),
+            lives: HashMap::new(),
+            living: Shares::new(MOST),
+            cursors: HashMap::new(),
+            bytes: 0,
+        }
+    }
 }
 
 impl Live {
@@ -49,7 +68,15 @@ impl Live {
                 self.bytes += line.len();
                 self.open.entry(n).or_default().accepted = Some(line.into());
             }
-            Item::Ruled { n, container, over, oom, line } => self.ruled(n, container, over, oom, line.into()),
+            Item::Ruled { n, source, container, over, oom, line } => {
+                self.ruled(n, &source, &container, oom, line.into());
+                if over {
+                    self.gone(&container);
+                    if let Some(oldest) = self.departed.add(&container, &source) {
+                        self.forget(&oldest);
+                    }
+                }
+            }
             Item::Done { n, .. } => {
                 if let Some(open) = self.open.remove(&n) {
                     self.bytes -= open.accepted.map_or(0, |line| line.len());
@@ -58,52 +85,45 @@ impl Live {
             Item::Cursor { source, line } => {
                 self.cursors.insert(source, line.into());
             }
-            Item::Lives { container, line } => {
-                if self.lives.len() < MOST {
-                    self.lives.insert(container, line.into());
+            Item::Lives { source, container, line } => {
+                if let Some(oldest) = self.living.add(&container, &source) {
+                    self.lives.remove(&oldest);
                 }
+                self.lives.insert(container, line.into());
             }
-            Item::Gone { container, .. } => {
-                self.lives.remove(&container);
-            }
+            Item::Gone { container, .. } => self.gone(&container),
         }
     }
 
-    fn ruled(&mut self, n: u64, container: ContainerId, over: bool, oom: bool, line: Line) {
+    fn gone(&mut self, container: &ContainerId) {
+        self.lives.remove(container);
+        self.living.remove(container);
+    }
+
+    fn ruled(&mut self, n: u64, source: &str, container: &ContainerId, oom: bool, line: Line) {
         // Without it the signal's own line was damaged: what was ruled is still to be delivered.
         self.open.entry(n).or_default().ruled = Some(Arc::clone(&line));
         self.bytes += line.len();
-        let before = self.kept.remove(&container);
-        let oom_before = before.and_then(|before| {
-            self.bytes -= before.last.1.len();
-            self.order.remove(&before.last.0);
-            before.oom
-        });
+        let oom_before = self.take_kept(container).and_then(|before| before.oom);
         let oom = if oom { Some((n, Arc::clone(&line))) } else { oom_before };
         self.kept.insert(container.clone(), Kept { last: (n, line), oom });
         self.order.insert(n, container.clone());
-        if over {
-            self.lives.remove(&container);
-            self.departed.retain(|it| *it != container);
-            self.departed.push_back(container);
-        }
-        while self.departed.len() > DEPARTED
-            && let Some(oldest) = self.departed.pop_front()
-        {
-            self.forget(&oldest);
-        }
-        while self.kept.len() > MOST
-            && let Some((_, oldest)) = self.order.pop_first()
-        {
-            self.forget(&oldest);
+        if let Some(oldest) = self.cases.add(container, source) {
+            self.departed.remove(&oldest);
+            self.take_kept(&oldest);
         }
     }
 
+    fn take_kept(&mut self, container: &ContainerId) -> Option<Kept> {
+        let kept = self.kept.remove(container)?;
+        self.bytes -= kept.last.1.len();
+        self.order.remove(&kept.last.0);
+        Some(kept)
+    }
+
     fn forget(&mut self, container: &ContainerId) {
-        if let Some(kept) = self.kept.remove(container) {
-            self.bytes -= kept.last.1.len();
-            self.order.remove(&kept.last.0);
-        }
+        self.take_kept(container);
+        self.cases.remove(container);
     }
 
     /// About how much [`Live::lines`] takes.

@@ -102,6 +102,8 @@ pub struct Ruled<'a> {
     pub n: u64,
     /// The signal's id.
     pub id: Cow<'a, str>,
+    /// The source's name.
+    pub source: Cow<'a, str>,
     /// Whom it is about.
     pub container: Cow<'a, ContainerId>,
     /// Its containerd namespace.
@@ -144,10 +146,10 @@ pub struct Lives {
 #[derive(Debug)]
 enum Item {
     Accepted { n: u64, line: Vec<u8> },
-    Ruled { n: u64, container: ContainerId, over: bool, oom: bool, line: Vec<u8> },
+    Ruled { n: u64, source: String, container: ContainerId, over: bool, oom: bool, line: Vec<u8> },
     Done { n: u64, line: Vec<u8> },
     Cursor { source: String, line: Vec<u8> },
-    Lives { container: ContainerId, line: Vec<u8> },
+    Lives { source: String, container: ContainerId, line: Vec<u8> },
     Gone { container: ContainerId, line: Vec<u8> },
 }
 
@@ -259,10 +261,18 @@ impl Journal {
 
     /// Adds a ruling to a batch.
     pub fn rule(&self, batch: &mut Accepting, ruled: Ruled<'_>) {
-        let (n, container) = (ruled.n, ruled.container.clone().into_owned());
+        let (n, source) = (ruled.n, ruled.source.clone().into_owned());
+        let container = ruled.container.clone().into_owned();
         let over = ruled.case.exit.is_some();
         let oom = ruled.events.contains(&TaskEvent::Oom);
-        batch.0.push(Item::Ruled { n, container, over, oom, line: line::encode(&Entry::Ruled(ruled)) });
+        batch.0.push(Item::Ruled {
+            n,
+            source,
+            container,
+            over,
+            oom,
+            line: line::encode(&Entry::Ruled(ruled)),
+        });
     }
 
     /// Writes a batch; false: it is not written, and will not be.
@@ -314,8 +324,8 @@ impl Journal {
 
     /// A container is there.
     pub fn lives(&self, lives: Lives) {
-        let container = lives.container.clone();
-        self.note(Item::Lives { container, line: line::encode(&Entry::Lives(lives)) });
+        let (source, container) = (lives.source.clone(), lives.container.clone());
+        self.note(Item::Lives { source, container, line: line::encode(&Entry::Lives(lives)) });
     }
 
     /// A container's source does not know it any more.

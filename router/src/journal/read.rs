@@ -32,8 +32,8 @@ pub struct Recovered {
     pub unruled: Vec<Accepted<'static>>,
     /// Ruled and not delivered, in order.
     pub undelivered: Vec<Ruled<'static>>,
-    /// What is known of each container.
-    pub cases: Vec<(ContainerId, Case)>,
+    /// What is known of each container, and its source.
+    pub cases: Vec<(ContainerId, String, Case)>,
     /// TaskOOMs of containers that are known.
     pub published: Vec<Published>,
     /// Containers that lived.
@@ -144,14 +144,14 @@ impl Recovered {
                     ended_ms: last.case.exit.is_some().then_some(last.at_ms),
                 });
             }
-            self.cases.push((last.container.into_owned(), last.case.into_owned()));
+            self.cases.push((last.container.into_owned(), last.source.into_owned(), last.case.into_owned()));
         }
         let lives = live.lives().filter_map(only);
         self.lives.extend(
             lives.filter_map(|entry| if let Entry::Lives(lives) = entry { Some(lives) } else { None }),
         );
         let kills: HashMap<&ContainerId, u64> =
-            self.cases.iter().filter_map(|(id, case)| Some((id, case.kills_total()?))).collect();
+            self.cases.iter().filter_map(|(id, _, case)| Some((id, case.kills_total()?))).collect();
         for lives in &mut self.lives {
             lives.kills_total = lives.kills_total.max(kills.get(&lives.container).copied());
         }
@@ -176,12 +176,13 @@ fn item(entry: Entry<'static>) -> Option<Item> {
             n: ruled.n,
             over: ruled.case.exit.is_some(),
             oom: ruled.events.contains(&TaskEvent::Oom),
+            source: ruled.source.into_owned(),
             container: ruled.container.into_owned(),
             line,
         },
         Entry::Done { n } => Item::Done { n, line },
         Entry::Cursor(cursor) => Item::Cursor { source: cursor.source, line },
-        Entry::Lives(lives) => Item::Lives { container: lives.container, line },
+        Entry::Lives(lives) => Item::Lives { source: lives.source, container: lives.container, line },
         Entry::Gone { container } => Item::Gone { container, line },
     })
 }

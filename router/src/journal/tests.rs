@@ -64,6 +64,7 @@ fn ruled(n: u64, signal: &Signal) -> Item {
     let entry = Ruled {
         n,
         id: Cow::Borrowed(&signal.id),
+        source: "agent".into(),
         container: Cow::Borrowed(&signal.target.container_id),
         namespace: "k8s.io".into(),
         at_ms: n,
@@ -71,7 +72,14 @@ fn ruled(n: u64, signal: &Signal) -> Item {
         case: Cow::Borrowed(&case),
     };
     let (over, container) = (case.exit.is_some(), signal.target.container_id.clone());
-    Item::Ruled { n, container, over, oom: true, line: line::encode(&Entry::Ruled(entry)) }
+    Item::Ruled {
+        n,
+        source: "agent".to_owned(),
+        container,
+        over,
+        oom: true,
+        line: line::encode(&Entry::Ruled(entry)),
+    }
 }
 
 /// Files in memory, that end in the middle of a step when there are no more steps.
@@ -284,7 +292,7 @@ fn a_new_file_says_what_all_before_it_said() {
         kills_total: Some(1),
     };
     let line = line::encode(&Entry::Lives(lives.clone()));
-    writer.notes.lock().unwrap().push(Item::Lives { container: id("c9"), line });
+    writer.notes.lock().unwrap().push(Item::Lives { source: "agent".to_owned(), container: id("c9"), line });
     writer.write(Vec::new());
     assert!(writer.number > 10, "{} files", writer.number);
     assert_eq!(writer.disk.shown.len(), 1, "those before it are removed");
@@ -293,7 +301,7 @@ fn a_new_file_says_what_all_before_it_said() {
         assert_eq!(recovered.unruled, []);
         assert_eq!(recovered.undelivered.iter().map(|it| it.n).collect::<Vec<_>>(), [77]);
         assert_eq!(recovered.cases.len(), 5);
-        let totals: Vec<_> = recovered.cases.iter().map(|(_, case)| case.kills_total().unwrap()).collect();
+        let totals: Vec<_> = recovered.cases.iter().map(|(_, _, case)| case.kills_total().unwrap()).collect();
         assert_eq!(totals, [195, 196, 197, 198, 199], "the last of each");
         assert_eq!(recovered.cursors["agent"], cursor(9));
         assert_eq!(recovered.lives, [lives.clone()]);

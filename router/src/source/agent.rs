@@ -23,6 +23,7 @@ use super::orders::{Order, Orders};
 use super::past::History;
 use super::reconcile::First;
 use super::watermark::Watermark;
+use super::words::Words;
 use crate::arrival::{Ack, Arrival, Guest, Origin, unix_ms};
 use crate::config::Source;
 use crate::counts::SourceCounts;
@@ -32,13 +33,16 @@ use crate::signal::{ContainerId, Event, SignalError};
 /// Signals of this source that may be on their way at once. An agent tells state, and tells it again: what is not
 /// read yet is safe there.
 const UNDER_WAY: usize = 4096;
+/// The same of a guest. All of them wait in line for one containerd: the more of one guest's are in it, the longer the others' wait.
+const UNDER_WAY_OF_GUEST: usize = 512;
 /// Signals asked for in one call: some 100 bytes each, far below a frame.
 const BATCH: u32 = 256;
 /// How long the agent holds a call with nothing to tell.
 const WAIT: Duration = Duration::from_secs(30);
 /// Acks are told this long after the first of them, so that a burst costs one call.
 const ACK_AFTER: Duration = Duration::from_millis(20);
-/// Snapshots for containers that appeared, at most this often: a storm of them costs a few.
+/// Snapshots for containers that appeared, or because something was lost, at most this often: a storm of them costs a few, and a guest that always loses
+/// or always has something new gets no more.
 const SNAPSHOT_GAP: Duration = Duration::from_millis(200);
 /// Containers remembered of one guest, those that ended included.
 const REMEMBERED: usize = 2 * allowance::CONTAINERS;
@@ -53,6 +57,7 @@ pub struct AgentSource {
     /// Who speaks, where it is not trusted; what it may send, and whether its machine is there.
     guest: Option<Arc<Guest>>,
     allowance: Allowance,
+    words: Words,
     machine: Option<Machine>,
     /// What was told of each container in this stream, for the time when something was lost.
     told: HashMap<String, Told>,
@@ -84,8 +89,9 @@ struct Cursor {
     acked: u64,
     /// As the journal has it.
     written: u64,
-    /// Containers that had appeared when the last snapshot was taken, and when that was.
+    /// Containers that had appeared when they were looked for.
     appeared: u64,
+    /// When the last snapshot was taken.
     looked: Option<Instant>,
     pressure_lost: u64,
 }
@@ -135,6 +141,7 @@ impl AgentSource {
             machine.up();
         }
         let allowance = Allowance::new();
+        let words = Words::of(&source.name, guest.is_some());
         Self {
             source,
             node,
@@ -142,6 +149,7 @@ impl AgentSource {
             counts,
             guest,
             allowance,
+            words,
             machine,
             told,
             cursor,
@@ -155,23 +163,22 @@ impl AgentSource {
     /// Reads until told to stop, connecting anew whenever the link ends. What a guest leaves behind when it is gone is told.
     pub async fn run(mut self, mut orders: Orders) {
         let mut reached = true;
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new();
         loop {
-            let mut read = false;
+            let mut read = None;
             let ended = tokio::select! {
                 ended = self.link(&mut read) => ended,
                 order = orders.heard() => return self.leave(order).await,
             };
             self.counts.connected(false);
-            if read {
-                backoff.up();
+            if let Some(since) = read {
+                backoff.up(since, Instant::now());
                 reached = true;
             }
             let Err(error) = ended else { return };
-            let mut wait = backoff.after(&error);
-            if reached {
+            let mut wait = backoff.after(&error, Instant::now());
+            if std::mem::replace(&mut reached, false) && self.words.may() {
                 tracing::warn!(source = self.source.name, address = %self.source.address, %error, "agent link ended");
-                reached = false;
             }
             self.counts.troubled(Some(error.to_string()));
             if let Some(machine) = &mut self.machine {
@@ -254,8 +261,8 @@ impl AgentSource {
             .map_err(LinkError::Connect)
     }
 
-    /// One link's life. `Ok`: nobody takes signals any more. `read` turns true once the agent has answered.
-    async fn link(&mut self, read: &mut bool) -> Result<(), LinkError> {
+    /// One link's life. `Ok`: nobody takes signals any more. `read`: since when the agent answers.
+    async fn link(&mut self, read: &mut Option<Instant>) -> Result<(), LinkError> {
         let (socket, refused) = self.connect().await?;
         let client = AgentClient::new(Client::new(socket));
         match self.follow(&client, read).await {
@@ -264,7 +271,7 @@ impl AgentSource {
         }
     }
 
-    async fn follow(&mut self, client: &AgentClient, read: &mut bool) -> Result<(), LinkError> {
+    async fn follow(&mut self, client: &AgentClient, read: &mut Option<Instant>) -> Result<(), LinkError> {
         let request =
             HelloRequest { router_version: env!("CARGO_PKG_VERSION").to_owned(), ..HelloRequest::default() };
         let hello = within("Hello", PATIENCE, client.hello(context(PATIENCE), &request)).await?;
@@ -292,7 +299,7 @@ impl AgentSource {
         }
         drop(there);
         self.first = false;
-        *read = true;
+        *read = Some(Instant::now());
         if let Some(machine) = &mut self.machine {
             machine.up();
         }
@@ -301,17 +308,20 @@ impl AgentSource {
         self.counts.links.one();
         self.counts.connected(true);
         self.counts.troubled(None);
-        tracing::info!(
-            source = self.source.name,
-            agent = agent.version,
-            stream = agent.stream,
-            placement = agent.placement,
-            cgroup_version = agent.cgroup_version,
-            "agent link up"
-        );
+        if self.words.may() {
+            tracing::info!(
+                source = self.source.name,
+                agent = agent.version,
+                stream = agent.stream,
+                placement = agent.placement,
+                cgroup_version = agent.cgroup_version,
+                "agent link up"
+            );
+        }
+        let most = if self.guest.is_some() { UNDER_WAY_OF_GUEST } else { UNDER_WAY };
         loop {
             self.collect_acks();
-            if self.cursor.mark.under_way() + BATCH as usize > UNDER_WAY {
+            if self.cursor.mark.under_way() + BATCH as usize > most {
                 // Nothing is read until something is dealt with: the agent keeps it.
                 match self.cursor.acks.recv().await {
                     Some(seq) => self.cursor.mark.done(seq),
@@ -341,11 +351,14 @@ impl AgentSource {
             self.cursor.pressure_lost = answer.pressure_lost;
             if answer.lost > 0 {
                 self.counts.lost.more(answer.lost);
-                tracing::warn!(
-                    source = self.source.name,
-                    lost = answer.lost,
-                    "the agent dropped signals; taking a snapshot"
-                );
+                if self.words.may() {
+                    tracing::warn!(
+                        source = self.source.name,
+                        lost = answer.lost,
+                        "the agent dropped signals; taking a snapshot"
+                    );
+                }
+                self.gap().await;
                 if !self.make_good(client, &stream, &origin).await? {
                     return Ok(());
                 }
@@ -363,12 +376,17 @@ impl AgentSource {
         appeared: u64,
         stream: &Stream,
     ) -> Result<(), LinkError> {
+        self.gap().await;
+        self.cursor.appeared = appeared;
+        self.look_over(client, stream).await.map(drop)
+    }
+
+    /// Waits until a snapshot may be taken again.
+    async fn gap(&mut self) {
         if let Some(looked) = self.cursor.looked {
             tokio::time::sleep(SNAPSHOT_GAP.saturating_sub(looked.elapsed())).await;
         }
-        self.cursor.appeared = appeared;
         self.cursor.looked = Some(Instant::now());
-        self.look_over(client, stream).await.map(drop)
     }
 
     /// Whether it must be known who lives: to tell their ends when the machine is gone, and after a time in which no router ran.
@@ -445,7 +463,12 @@ impl AgentSource {
         let pressure = matches!(told.event, Some(agent::signal::Event::Pressure(_)));
         let (mut signal, usage_bytes) = match decode(told, stream, unix_ms()) {
             Ok(decoded) => decoded,
-            Err(error) => return self.refuse(seq, &error),
+            Err(error) => {
+                if self.guest.is_some() && !pressure {
+                    self.allowance.lifecycle(false).await;
+                }
+                return self.refuse(seq, &error);
+            }
         };
         if self.guest.is_some() && !self.allowed(&container, pressure, seq).await {
             return true;
@@ -479,14 +502,7 @@ impl AgentSource {
 
     /// Whether a guest may send this one. What it sends too fast waits; pressure is dropped instead.
     async fn allowed(&mut self, container: &str, pressure: bool, seq: u64) -> bool {
-        let known = self.told.get(container);
-        if known.is_some_and(|told| told.lost) {
-            return !self.refuse(seq, &"its container was told lost");
-        }
-        let new = known.is_none();
-        if new && !self.room() {
-            return !self.refuse(seq, &"it speaks for too many containers");
-        }
+        let new = !self.told.contains_key(container);
         if pressure {
             if !self.allowance.pressure() {
                 self.counts.held_back.one();
@@ -495,6 +511,12 @@ impl AgentSource {
             }
         } else {
             self.allowance.lifecycle(new).await;
+        }
+        if self.told.get(container).is_some_and(|told| told.lost) {
+            return !self.refuse(seq, &"its container was told lost");
+        }
+        if new && self.room() == 0 {
+            return !self.refuse(seq, &"it speaks for too many containers");
         }
         if new {
             self.told.insert(container.to_owned(), Told::default());
@@ -507,13 +529,13 @@ impl AgentSource {
         self.told.values().filter(|told| !told.exited && !told.lost).count()
     }
 
-    /// Whether one more container of a guest can be remembered.
-    fn room(&mut self) -> bool {
+    /// How many more containers of a guest can be remembered.
+    fn room(&mut self) -> usize {
         if self.told.len() >= REMEMBERED {
             self.told.retain(|_, told| !told.exited);
         }
-        self.told.len() < allowance::CONTAINERS
-            || self.told.len() < REMEMBERED && self.living() < allowance::CONTAINERS
+        let room = REMEMBERED.saturating_sub(self.told.len());
+        room.min(allowance::CONTAINERS.saturating_sub(self.living()))
     }
 
     /// What is there at connect, and when something appeared: forgets what the agent no longer knows. `None`: it cannot say.
@@ -525,8 +547,10 @@ impl AgentSource {
         let (containers, as_of) = match snapshot(client).await {
             Ok(there) => there,
             Err(LinkError::Lacks { call, reason }) => {
-                let source = &self.source.name;
-                tracing::warn!(source, call, reason, "the agent lacks a call; doing without");
+                if self.words.may() {
+                    let source = &self.source.name;
+                    tracing::warn!(source, call, reason, "the agent lacks a call; doing without");
+                }
                 return Ok(None);
             }
             Err(error) => return Err(error),
@@ -534,11 +558,12 @@ impl AgentSource {
         let there: HashSet<&str> = containers.iter().map(|it| it.id.as_str()).collect();
         self.told.retain(|id, _| there.contains(id.as_str()));
         if self.asks_who_lives() {
+            let mut room = if self.guest.is_some() { self.room() } else { usize::MAX };
             for container in containers.iter().filter(|it| it.exit.is_none()) {
-                let room = self.guest.is_none() || self.room();
-                if !room || self.told.contains_key(&container.id) {
+                if room == 0 || self.told.contains_key(&container.id) {
                     continue;
                 }
+                room -= 1;
                 let Ok(id) = ContainerId::try_from(container.id.clone()) else { continue };
                 // What was killed before it is read on from here was told, or is told as lost.
                 let told = if self.cursor.after > 0 { container.kills_total } else { container.kills_before };

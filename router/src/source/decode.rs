@@ -2,6 +2,8 @@
 
 use coroner_proto::agent;
 use coroner_proto::agent::signal::Event as Told;
+use coroner_proto::limits::valid_container_id;
+use protobuf::SpecialFields;
 
 use crate::signal::{
     ContainerId, Event, Evidence, Exited, GuestLost, Level, Moment, OomKill, Other, Pressure, PressureOf,
@@ -111,6 +113,30 @@ pub(super) fn decode(told: agent::Signal, stream: &Stream, received_ms: u64) -> 
         attributes,
     };
     Ok((signal, usage_bytes))
+}
+
+/// Checks a snapshot's container, and answers how many bytes its texts have. What this version does not know of it is dropped: a guest could else have
+/// the router keep it.
+pub(super) fn container(mut told: agent::Container) -> Result<(agent::Container, usize), SignalError> {
+    if !valid_container_id(&told.id) {
+        return Err(SignalError::ContainerId { id: excerpt(&told.id) });
+    }
+    let within = |what: &'static str, bytes: usize, limit: usize| {
+        if bytes <= limit {
+            return Ok(bytes);
+        }
+        Err(SignalError::TooLong { container: told.id.clone(), what, bytes, limit })
+    };
+    let mut texts = told.id.len() + within("cgroup", told.cgroup.len(), MAX_CGROUP)?;
+    if let Some(exited) = told.exit.as_ref() {
+        exit(exited, &told.id)?;
+        texts += within("explanation", exited.unknown_because.len(), MAX_EXPLANATION)?;
+    }
+    if let Some(exited) = told.exit.as_mut() {
+        exited.special_fields = SpecialFields::new();
+    }
+    told.special_fields = SpecialFields::new();
+    Ok((told, texts))
 }
 
 /// A container whose guest is gone.
@@ -301,6 +327,24 @@ mod tests {
         ));
         let other = agent::Other { json: "x".repeat(4097), ..Default::default() };
         assert!(matches!(decoded(Some(Told::Other(other))), Err(SignalError::TooLong { what: "json", .. })));
+    }
+
+    #[test]
+    fn a_snapshots_containers_are_checked_alike() {
+        let good = agent::Container { id: "c1".to_owned(), cgroup: "/c1".to_owned(), ..Default::default() };
+        assert_eq!(container(good.clone()).unwrap(), (good.clone(), 5));
+        let odd = agent::Container { id: "c 1".to_owned(), ..good.clone() };
+        assert!(matches!(container(odd), Err(SignalError::ContainerId { .. })));
+        let long = agent::Container { cgroup: "x".repeat(4097), ..good.clone() };
+        assert!(matches!(container(long), Err(SignalError::TooLong { what: "cgroup", .. })));
+        let exited = agent::Exited { status: Some(256), ..Default::default() };
+        let impossible = agent::Container { exit: MessageField::some(exited), ..good.clone() };
+        assert!(matches!(container(impossible), Err(SignalError::OutOfRange { .. })));
+        let mut padded = good.write_to_bytes().unwrap();
+        // Field 20, length-delimited, two bytes.
+        padded.extend_from_slice(&[0xa2, 0x01, 0x02, 0x08, 0x01]);
+        let padded = agent::Container::parse_from_bytes(&padded).unwrap();
+        assert_eq!(container(padded).unwrap().0, good);
     }
 
     #[test]

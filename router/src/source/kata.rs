@@ -7,6 +7,7 @@ use coroner_proto::kata::{CheckRequest, GetOOMEventRequest, OOMEvent};
 use coroner_proto::kata_ttrpc::{AgentServiceClient, HealthClient};
 use coroner_proto::transport;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use ttrpc::asynchronous::Client;
 
 use super::allowance::Allowance;
@@ -15,6 +16,7 @@ use super::calls::{LinkError, PATIENCE, classify, context, within};
 use super::decode::{Stream, announced};
 use super::machine::Machine;
 use super::orders::{Order, Orders};
+use super::words::Words;
 use crate::arrival::{Ack, Arrival, Guest, Origin, unix_ms};
 use crate::config::Source;
 use crate::counts::SourceCounts;
@@ -58,21 +60,22 @@ impl KataSource {
             guest: self.source.guest.clone(),
             id: format!("kata-{:016x}", rand::random::<u64>()),
         };
-        let (mut backoff, mut told) = (Backoff::default(), false);
+        let (mut backoff, mut told) = (Backoff::new(), false);
+        let mut words = Words::of(&self.source.name, self.guest.is_some());
         loop {
-            let mut answered = false;
+            let mut answered = None;
             let ended = tokio::select! {
-                ended = self.poll(&stream, &mut answered) => ended,
+                ended = self.poll(&stream, &mut answered, &mut words) => ended,
                 order = orders.heard() => return self.leave(&stream, order).await,
             };
             self.counts.connected(false);
-            if answered {
-                backoff.up();
+            if let Some(since) = answered {
+                backoff.up(since, Instant::now());
                 told = false;
             }
             let Err(error) = ended else { return };
-            let mut wait = backoff.after(&error);
-            if !std::mem::replace(&mut told, true) {
+            let mut wait = backoff.after(&error, Instant::now());
+            if !std::mem::replace(&mut told, true) && words.may() {
                 tracing::warn!(source = self.source.name, address = %self.source.address, %error, "kata-agent not polled");
             }
             self.counts.troubled(Some(error.to_string()));
@@ -124,8 +127,13 @@ impl KataSource {
         })
     }
 
-    /// One link's life. `Ok`: nobody takes signals any more. `answered` turns true once the peer is known to be well.
-    async fn poll(&mut self, stream: &Stream, answered: &mut bool) -> Result<(), LinkError> {
+    /// One link's life. `Ok`: nobody takes signals any more. `answered`: since when the peer is known to be well.
+    async fn poll(
+        &mut self,
+        stream: &Stream,
+        answered: &mut Option<Instant>,
+        words: &mut Words,
+    ) -> Result<(), LinkError> {
         let dial = async {
             match self.guest {
                 Some(_) => transport::connect_guest(&self.source.address).await.map(|(socket, _)| socket),
@@ -140,7 +148,7 @@ impl KataSource {
         let (client, health) = (AgentServiceClient::new(link.clone()), HealthClient::new(link));
         let origin = self.origin();
         loop {
-            let event = self.next(&client, &health, answered).await?;
+            let event = self.next(&client, &health, answered, words).await?;
             self.seq += 1;
             match announced(event.container_id, stream, self.seq, unix_ms()) {
                 Ok(signal) => {
@@ -170,7 +178,8 @@ impl KataSource {
         &mut self,
         client: &AgentServiceClient,
         health: &HealthClient,
-        answered: &mut bool,
+        answered: &mut Option<Instant>,
+        words: &mut Words,
     ) -> Result<OOMEvent, LinkError> {
         let request = GetOOMEventRequest::default();
         let poll = client.get_oom_event(ttrpc::context::Context::default(), &request);
@@ -180,14 +189,14 @@ impl KataSource {
             tokio::select! {
                 event = &mut poll => {
                     let event = event.map_err(|error| classify(CALL, error))?;
-                    self.up(answered);
+                    self.up(answered, words);
                     return Ok(event);
                 }
                 () = tokio::time::sleep(gap) => {
                     let check = CheckRequest::default();
                     match within("Check", PATIENCE, health.check(context(PATIENCE), &check)).await {
                         // Whoever refuses a call is there.
-                        Ok(_) | Err(LinkError::Lacks { .. }) => self.up(answered),
+                        Ok(_) | Err(LinkError::Lacks { .. }) => self.up(answered, words),
                         Err(error) => return Err(error),
                     }
                     gap = LOOK;
@@ -196,10 +205,11 @@ impl KataSource {
         }
     }
 
-    fn up(&mut self, answered: &mut bool) {
-        if std::mem::replace(answered, true) {
+    fn up(&mut self, answered: &mut Option<Instant>, words: &mut Words) {
+        if answered.is_some() {
             return;
         }
+        *answered = Some(Instant::now());
         if let Some(machine) = &mut self.machine {
             machine.up();
         }
@@ -207,6 +217,8 @@ impl KataSource {
         self.counts.lost_for_good(false);
         self.counts.connected(true);
         self.counts.troubled(None);
-        tracing::info!(source = self.source.name, "kata-agent polled");
+        if words.may() {
+            tracing::info!(source = self.source.name, "kata-agent polled");
+        }
     }
 }

@@ -13,6 +13,7 @@ mod past;
 mod reconcile;
 pub mod replay;
 mod watermark;
+mod words;
 
 pub use orders::Orders;
 pub use past::{History, Past};

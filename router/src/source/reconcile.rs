@@ -9,7 +9,7 @@ use super::agent::AgentSource;
 use super::decode::{Stream, ended_unseen, killed_unseen};
 use crate::arrival::{Ack, Arrival, Origin, unix_ms};
 use crate::identity::{self, TaskState};
-use crate::signal::Signal;
+use crate::signal::{ContainerId, Signal};
 
 /// The first answers of an agent that this run of the router has.
 pub(super) struct First<'a> {
@@ -44,8 +44,16 @@ impl AgentSource {
                         return false;
                     }
                 }
+                None if first.other_stream => unseen.push(id),
                 Some(_) => {}
-                None => unseen.push(id),
+                // The same stream has told its end, and forgot it once that was dealt with: only the journal could not be written then.
+                None => {
+                    if let (Some(journal), Ok(id)) =
+                        (&self.history.journal, ContainerId::try_from(id.clone()))
+                    {
+                        journal.gone(id);
+                    }
+                }
             }
         }
         if unseen.is_empty() {

@@ -2,11 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use std::time::{Duration, Instant};
+
 use coroner_tests::report::say;
 use serde_json::Value;
 
 use crate::wire::{Sighting, What};
 use crate::world::{Life, World};
+
+/// From containerd's first answer on until CRI takes events in, at most.
+const LISTENS: Duration = Duration::from_secs(3);
 
 pub(crate) async fn all(world: &World) {
     let lives = world.lives.lock().unwrap().clone();
@@ -33,7 +38,10 @@ pub(crate) async fn all(world: &World) {
         for what in [What::Oom, What::Exit { status: life.status }] {
             let same: Vec<&Sighting> = seen.iter().map(|(_, it)| *it).filter(|it| it.what == what).collect();
             let (Some(earliest), Some(latest)) = (same.first(), same.last()) else { continue };
-            let died = deaths.iter().filter(|at| **at >= earliest.at && **at <= latest.at).count();
+            // What is delivered as containerd comes back is repeated once CRI listens.
+            let counts =
+                |(died, back): &&(Instant, Instant)| *back + LISTENS >= earliest.at && *died <= latest.at;
+            let died = deaths.iter().filter(counts).count();
             // A try that containerd did not answer is the same delivery.
             let again = same.iter().filter(|it| it.acked).count() - 1;
             repeats += again;

@@ -65,14 +65,15 @@ async fn containerds(world: &World) {
         sleep(Duration::from_secs(there)).await;
         let mut containerd = world.containerd.lock().await;
         world.up.send_replace(false);
+        let died = std::time::Instant::now();
         if at % 2 == 0 {
             containerd.kill().unwrap()
         } else {
             containerd.stop().await.unwrap()
         }
-        world.died();
         sleep(Duration::from_secs(away)).await;
         containerd.start_again().await.unwrap();
+        world.back(died);
         world.up.send_replace(true);
         say(format_args!("containerd was away for {away} s"));
     }

@@ -113,6 +113,12 @@ impl Link {
         drop(self.state.wait_for(other).await);
     }
 
+    /// Whether this connection is up.
+    pub(super) fn is(&self, generation: u64) -> bool {
+        let now = self.state.borrow();
+        now.generation == generation && now.client.is_some()
+    }
+
     /// Waits for a connection later than this one.
     pub(super) async fn later_than(&mut self, generation: u64) -> u64 {
         let later = |state: &State| state.generation > generation && state.client.is_some();

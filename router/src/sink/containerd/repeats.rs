@@ -84,17 +84,23 @@ impl Repeats {
     pub(super) fn due(&self, mut link: Link) -> impl Future<Output = u64> + use<> {
         let (generation, grpc) = (self.generation, self.grpc.clone());
         async move {
-            let generation = link.later_than(generation).await;
-            let ready = async {
-                let Some(grpc) = grpc else { return std::future::pending().await };
-                let channel = identity::connect(grpc);
-                while !identity::cri_answers(channel.clone()).await {
-                    tokio::time::sleep(LOOK).await;
+            let mut generation = generation;
+            loop {
+                generation = link.later_than(generation).await;
+                let ready = async {
+                    let Some(grpc) = &grpc else { return std::future::pending().await };
+                    let channel = identity::connect(grpc.clone());
+                    while !identity::cri_answers(channel.clone()).await {
+                        tokio::time::sleep(LOOK).await;
+                    }
+                };
+                // Time is up: whoever listens by now hears it.
+                tokio::time::timeout(PATIENCE, ready).await.unwrap_or(());
+                // One that ended meanwhile was no coming back.
+                if link.is(generation) {
+                    return generation;
                 }
-            };
-            // Time is up: whoever listens by now hears it.
-            tokio::time::timeout(PATIENCE, ready).await.unwrap_or(());
-            generation
+            }
         }
     }
 

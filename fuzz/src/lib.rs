@@ -1,0 +1,9 @@
+//! What the fuzz targets feed: the router's own files, in a tree of modules like the router's, so that they are built without the engine.
+
+#[path = "../../router/src/case.rs"]
+pub mod case;
+#[path = "../../router/src/ruling.rs"]
+pub mod ruling;
+#[path = "../../router/src/signal.rs"]
+pub mod signal;
+pub mod source;

@@ -54,9 +54,10 @@ async fn routers(world: &World, plan: &Plan) {
     for after in &plan.kills {
         sleep_until(begun + *after).await;
         let mut router = world.router.lock().await;
+        let died = std::time::Instant::now();
         router.kill().unwrap();
-        world.died();
         router.start_again().await.unwrap();
+        world.back(died);
     }
 }
 

@@ -45,8 +45,8 @@ pub(crate) struct World {
     pub(crate) cuts: broadcast::Sender<()>,
     pub(crate) up: watch::Sender<bool>,
     pub(crate) lives: Mutex<Vec<Life>>,
-    /// When the router or containerd died.
-    pub(crate) deaths: Mutex<Vec<Instant>>,
+    /// When the router or containerd died, and when it was back.
+    pub(crate) deaths: Mutex<Vec<(Instant, Instant)>>,
     pub(crate) router: tokio::sync::Mutex<Router>,
     pub(crate) containerd: tokio::sync::Mutex<Containerd>,
     pub(crate) cri: Cri,
@@ -109,8 +109,9 @@ impl World {
         self.over.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn died(&self) {
-        self.deaths.lock().unwrap().push(Instant::now());
+    /// Somebody who died then is back.
+    pub(crate) fn back(&self, died: Instant) {
+        self.deaths.lock().unwrap().push((died, Instant::now()));
     }
 
     /// Waits until nothing goes by any more.

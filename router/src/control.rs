@@ -84,6 +84,13 @@ pub fn listen(path: &Path) -> Result<Listener, ControlError> {
     coroner_proto::transport::private(path).map_err(failed)
 }
 
+/// Takes a socket that was opened by whoever started this process, and outlives it: who connects before the router serves waits.
+pub fn passed(listener: std::os::unix::net::UnixListener) -> Result<Listener, ControlError> {
+    let path = listener.local_addr().ok().and_then(|it| Some(it.as_pathname()?.display().to_string()));
+    let failed = |source| ControlError { path: path.unwrap_or_default(), source };
+    coroner_proto::transport::adopted(listener).map_err(failed)
+}
+
 /// Answers until told to stop.
 pub async fn serve(listener: Listener, service: Service, mut stop: watch::Receiver<bool>) {
     let mut server = Server::new().add_listener(listener).register_service(create_control(Arc::new(service)));

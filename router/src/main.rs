@@ -7,6 +7,7 @@ mod demo;
 mod policy_check;
 mod policy_wrap;
 mod serve;
+mod service;
 
 use std::process::ExitCode;
 

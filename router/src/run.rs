@@ -218,8 +218,14 @@ impl Router {
             return Ok(());
         };
         let listener = passed.map_or_else(|| control::listen(path), control::passed)?;
-        let counts = Arc::clone(&self.counts);
-        let service = control::Service { policies, guests, counts, about: control::About::new(config) };
+        let service = control::Service {
+            policies,
+            guests,
+            counts: Arc::clone(&self.counts),
+            tap: self.records.tap(),
+            stop: self.stopped(),
+            about: control::About::new(config),
+        };
         self.add("control".to_owned(), control::serve(listener, service, self.stopped()));
         Ok(())
     }

@@ -39,7 +39,7 @@ const LEVELS: [&[&str]; 9] = [
     &["signal"],
     &["ruling", "case", "config"],
     &["audit", "identity", "counts"],
-    &["arrival"],
+    &["arrival", "tap"],
     &["claims", "sink", "policy"],
     &["intake", "source"],
     &["guests", "worker", "delivery", "metrics"],
@@ -74,7 +74,9 @@ fn imports_point_one_way() {
             "policy_check",
             "policy_wrap",
             "asking",
+            "explain",
             "service",
+            "telling",
         ]
         .contains(&module)
         {

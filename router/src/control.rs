@@ -1,15 +1,16 @@
-//! The control socket: answers `coroner status`, `coroner policy` and `coroner guest`.
+//! The control socket: answers `coroner status`, `coroner policy`, `coroner guest` and `coroner tap`.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use coroner_proto::control::{
     AddGuestRequest, Answer, InspectPolicyRequest, ListGuestsRequest, ListPoliciesRequest,
     PromotePolicyRequest, ReleasePolicyRequest, ReloadPoliciesRequest, RemoveGuestRequest, StatusRequest,
+    TapRequest, TapResponse,
 };
 use coroner_proto::control_ttrpc::{Control, create_control};
 use serde::Serialize;
@@ -23,6 +24,7 @@ use crate::counts::Counts;
 use crate::guests::{GuestError, GuestStatus, Guests};
 use crate::policy::Policies;
 use crate::policy::report::Listing;
+use crate::tap::{Filter, Tap};
 
 /// Why nobody can ask this router.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +45,10 @@ pub struct Service {
     pub guests: Guests,
     /// What is counted.
     pub counts: Arc<Counts>,
+    /// The records of now.
+    pub tap: Tap,
+    /// Turns true when nobody is to wait for an answer any more.
+    pub stop: watch::Receiver<bool>,
     /// What does not change.
     pub about: About,
 }
@@ -85,6 +91,13 @@ pub fn listen(path: &Path) -> Result<Listener, ControlError> {
         std::fs::create_dir(folder).map_err(failed)?;
     }
     coroner_proto::transport::private(path).map_err(failed)
+}
+
+/// Takes a socket that was opened by whoever started this process, and outlives it: who connects before the router serves waits.
+pub fn passed(listener: std::os::unix::net::UnixListener) -> Result<Listener, ControlError> {
+    let path = listener.local_addr().ok().and_then(|it| Some(it.as_pathname()?.display().to_string()));
+    let failed = |source| ControlError { path: path.unwrap_or_default(), source };
+    coroner_proto::transport::adopted(listener).map_err(failed)
 }
 
 /// Answers until told to stop.
@@ -271,5 +284,19 @@ impl Control for Service {
     async fn list_guests(&self, _: &TtrpcContext, _: ListGuestsRequest) -> ttrpc::Result<Answer> {
         let guests = self.guests.list().await.map_err(|error| unanswered(&error))?;
         Ok(json(&serde_json::json!({ "guests": guests })))
+    }
+
+    async fn tap(&self, _: &TtrpcContext, request: TapRequest) -> ttrpc::Result<TapResponse> {
+        let given = |text: String| (!text.is_empty()).then_some(text);
+        let filter = Filter {
+            container: given(request.container),
+            pod: given(request.pod),
+            namespace: given(request.namespace),
+            kind: given(request.kind),
+        };
+        let wait = Duration::from_millis(request.wait_ms.into());
+        let page = self.tap.read(request.after, &filter, wait, self.stop.clone()).await;
+        let records = page.records.iter().map(|line| line.trim_end().to_owned()).collect();
+        Ok(TapResponse { records, next: page.next, missed: page.missed, ..TapResponse::default() })
     }
 }

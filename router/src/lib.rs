@@ -23,6 +23,7 @@ pub mod policy;
 pub mod worker;
 pub mod delivery;
 pub mod audit;
+pub mod tap;
 pub mod sink;
 pub mod counts;
 pub mod guests;

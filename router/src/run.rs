@@ -1,5 +1,6 @@
 //! Puts the router together, owns every task of it, and lets it run dry when it shall stop.
 
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,9 +100,14 @@ pub struct Router {
 impl Router {
     /// Starts everything the configuration names. To be called on the runtime.
     pub fn serving(config: &Config) -> Result<Self, RunError> {
+        Self::serving_on(config, None)
+    }
+
+    /// The same with a control socket that is open already, in place of the one the configuration names.
+    pub fn serving_on(config: &Config, passed: Option<UnixListener>) -> Result<Self, RunError> {
         let mut router = Self::start(config)?;
         router.follow_guests(config);
-        router.control(config)?;
+        router.control(config, passed)?;
         router.metrics(config)?;
         for source in &config.sources {
             router.follow(source);
@@ -251,15 +257,21 @@ impl Router {
     }
 
     /// Answers on the control socket, if the configuration has one.
-    fn control(&mut self, config: &Config) -> Result<(), RunError> {
+    fn control(&mut self, config: &Config, passed: Option<UnixListener>) -> Result<(), RunError> {
         let (Some(path), Some(policies), Some(guests)) =
             (&config.control, self.policies(), self.guests.clone())
         else {
             return Ok(());
         };
-        let listener = control::listen(path)?;
-        let counts = Arc::clone(&self.counts);
-        let service = control::Service { policies, guests, counts, about: control::About::new(config) };
+        let listener = passed.map_or_else(|| control::listen(path), control::passed)?;
+        let service = control::Service {
+            policies,
+            guests,
+            counts: Arc::clone(&self.counts),
+            tap: self.records.tap(),
+            stop: self.stopped(),
+            about: control::About::new(config),
+        };
         self.add("control".to_owned(), control::serve(listener, service, self.stopped()));
         Ok(())
     }

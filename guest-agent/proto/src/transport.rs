@@ -139,11 +139,20 @@ async fn paced<S>(accepted: io::Result<S>) -> io::Result<S> {
 /// Listens on a unix socket that is made with mode 0600; one that nobody answers on any more is replaced. Its links have no guard:
 /// [`listen`] is for strangers, this is for commands of whoever may open it.
 pub fn private(path: &Path) -> io::Result<Listener> {
-    let listener = bind(path)?;
-    Ok(Listener::new(futures::stream::unfold(listener, async |listener| {
+    Ok(unguarded(bind(path)?))
+}
+
+/// A socket that others have opened, and who may connect to it is theirs to say. Its links have no guard, as those of [`private`].
+pub fn adopted(listener: StdListener) -> io::Result<Listener> {
+    listener.set_nonblocking(true)?;
+    Ok(unguarded(UnixListener::from_std(listener)?))
+}
+
+fn unguarded(listener: UnixListener) -> Listener {
+    Listener::new(futures::stream::unfold(listener, async |listener| {
         let accepted = listener.accept().await.map(|(stream, _)| stream);
         Some((paced(accepted).await, listener))
-    })))
+    }))
 }
 
 /// A unix socket made with mode 0600; one that nobody answers on any more is replaced.

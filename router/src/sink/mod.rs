@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::audit::Record;
 use crate::counts::SinkCounts;
+use crate::tap::Tap;
 
 /// Lines a record lane holds. A disk that stalls for seconds on a busy node is ridden out; what
 /// comes after is dropped and counted, because a record must never delay an exit.
@@ -18,6 +19,7 @@ pub const LINES: usize = 8192;
 #[derive(Clone, Debug, Default)]
 pub struct Records {
     lanes: Vec<Lane>,
+    tap: Tap,
 }
 
 #[derive(Clone, Debug)]
@@ -35,12 +37,21 @@ impl Records {
         end
     }
 
+    /// Where the records of now are read along.
+    pub fn tap(&self) -> Tap {
+        self.tap.clone()
+    }
+
     /// Tells every lane; a lane that is full drops the line and counts it.
     pub fn tell(&self, record: Record) {
-        if self.lanes.is_empty() {
+        let tapped = self.tap.wants(&record);
+        if self.lanes.is_empty() && tapped.is_none() {
             return;
         }
         let line: Arc<str> = record.to_line().into();
+        if let Some(about) = tapped {
+            self.tap.keep(about, &line);
+        }
         for lane in &self.lanes {
             if lane.lines.try_send(Arc::clone(&line)).is_err() {
                 lane.counts.dropped_full.one();

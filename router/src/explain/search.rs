@@ -105,6 +105,7 @@ impl Search {
         let container = match record["record"].as_str() {
             Some("ruled") => self.fits(&record["signal"]["target"]),
             // A delivery is told with the signal's id alone, after its ruling.
+            Some("journaled") => record["container"].as_str().filter(|id| self.is_known(id)),
             Some("delivered") => record["id"].as_str().and_then(container_of).filter(|id| self.is_known(id)),
             _ => None,
         };

@@ -136,6 +136,7 @@ impl Timeline {
             match record["record"].as_str() {
                 Some("ruled") => self.ruled(record),
                 Some("delivered") => self.delivered(record),
+                Some("journaled") => self.journaled(record),
                 Some("recovered") => {
                     let at = record["at-ms"].as_u64().unwrap_or(0);
                     self.lines.push(Line::at(at, Some(YELLOW), telling::recovered(record)));
@@ -182,6 +183,25 @@ impl Timeline {
         for planned in telling::planned(record) {
             self.lines.push(Line::under(Some(DIM), planned));
         }
+    }
+
+    /// What the audit tells too is told once.
+    fn journaled(&mut self, record: &Value) {
+        let known = self.ruled.contains_key(record["id"].as_str().unwrap_or_default());
+        let so = match record["state"].as_str() {
+            Some("accepted") => "not ruled yet",
+            Some("ruled") => "ruled, and not delivered yet",
+            _ if known => return,
+            _ => "dealt with",
+        };
+        let signal = &record["signal"];
+        if known || signal.is_null() {
+            self.lines.push(Line::under(Some(YELLOW), format!("in the journal: {so}")));
+            return;
+        }
+        let at = signal["at"]["received-ms"].as_u64().unwrap_or(0);
+        let happened = telling::happened(signal);
+        self.lines.push(Line::at(at, Some(YELLOW), format!("{happened} [in the journal: {so}]")));
     }
 
     fn delivered(&mut self, record: &Value) {
@@ -261,6 +281,23 @@ mod tests {
                 "verdict: exited 1, 4 ms after an OOM kill of a child (exe) at its limit of 32 MiB; containerd knows of the kill",
             ]
         );
+    }
+
+    #[test]
+    fn what_only_the_journal_knows_is_told_and_what_the_audit_has_is_not_told_again() {
+        let mut records = recording();
+        let known = records.iter().find(|it| it["record"] == "ruled").unwrap()["signal"].clone();
+        let mut other = known.clone();
+        other["id"] = "n::s:c:99".into();
+        let journaled = |signal: &Value, state: &str| json!({ "record": "journaled", "state": state, "id": signal["id"], "container": "c", "signal": signal });
+        records.push(journaled(&known, "done"));
+        let before = texts(&records).len();
+        records.push(journaled(&other, "accepted"));
+        records.push(journaled(&known, "ruled"));
+        let texts = texts(&records);
+        assert_eq!(texts.len(), before + 2, "{texts:#?}");
+        assert!(texts[before].ends_with("[in the journal: not ruled yet]"), "{texts:#?}");
+        assert_eq!(texts[before + 1], "in the journal: ruled, and not delivered yet");
     }
 
     #[test]

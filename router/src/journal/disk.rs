@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 
 use super::JournalError;
+use super::read::{SUFFIX, segments};
 
-pub(super) const SUFFIX: &str = ".journal";
 const PARTIAL: &str = ".partial";
 const LOCK: &str = "lock";
 
@@ -103,7 +103,7 @@ impl Disk for Folder {
     }
 
     fn remove_before(&mut self, number: u64) -> io::Result<()> {
-        for (_, path) in super::segments(&self.directory)?.into_iter().filter(|(it, _)| *it < number) {
+        for (_, path) in segments(&self.directory)?.into_iter().filter(|(it, _)| *it < number) {
             fs::remove_file(path)?;
         }
         Ok(())

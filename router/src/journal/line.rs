@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::Entry;
+use super::entry::Entry;
 
 /// Checksum and space.
 const HEAD: usize = 9;

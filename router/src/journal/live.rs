@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::entry::{Entry, Item};
 use super::line::encode;
-use super::{Entry, Item};
 use crate::shares::Shares;
 use crate::signal::ContainerId;
 

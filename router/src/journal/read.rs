@@ -5,12 +5,15 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::entry::{Accepted, Cursor, Entry, Item, Lives, Ruled, VERSION};
 use super::line::{self, Damage, encode};
 use super::live::Live;
-use super::{Accepted, Cursor, Entry, Item, Lives, Ruled, VERSION, segments};
 use crate::case::Case;
 use crate::ruling::TaskEvent;
 use crate::signal::ContainerId;
+
+/// What the names of whole files end in.
+pub(super) const SUFFIX: &str = ".journal";
 
 /// A TaskOOM that was published and may have to be once more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +65,20 @@ pub fn read(directory: &Path) -> io::Result<(Vec<Entry<'static>>, Vec<(PathBuf, 
         damage.extend(damaged.into_iter().map(|it| (path.clone(), it)));
     }
     Ok((entries, damage))
+}
+
+/// Files of a journal, the earliest first.
+pub(super) fn segments(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut found: Vec<(u64, PathBuf)> = fs::read_dir(directory)?
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let number = name.to_str()?.strip_suffix(SUFFIX)?.parse().ok()?;
+            Some((number, entry.path()))
+        })
+        .collect();
+    found.sort_unstable();
+    Ok(found)
 }
 
 /// A file of a journal, as it was read.

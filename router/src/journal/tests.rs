@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use rand::rngs::StdRng;
@@ -6,6 +7,9 @@ use rand::{RngExt as _, SeedableRng as _};
 use super::disk::Disk;
 use super::read::Read;
 use super::*;
+use crate::case::{Case, Known};
+use crate::config::Mode;
+use crate::signal::Signal;
 use crate::signal::{Event, Exited, Moment, OomKill, Target};
 
 const BOOT: &str = "this-boot";

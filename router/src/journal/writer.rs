@@ -7,9 +7,10 @@ use std::sync::{Arc, PoisonError};
 use tokio::sync::mpsc;
 
 use super::disk::Disk;
+use super::entry::{Entry, Item, Segment, VERSION};
 use super::line::encode;
 use super::live::Live;
-use super::{Batch, Entry, Item, Notes, Segment, VERSION};
+use super::{Batch, Notes};
 use crate::counts::JournalCounts;
 
 /// A file this large is followed by another, which begins with what still counts; larger where that takes as much.

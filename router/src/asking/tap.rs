@@ -134,6 +134,10 @@ impl View {
                 let chain = format!("policies: generation {generation} of {count} rules, {refused} refused");
                 Some(format!("{at}  {}", self.paper.paint(YELLOW, &chain)))
             }
+            "recovered" => {
+                let at = telling::clock(record["at-ms"].as_u64().unwrap_or(0));
+                Some(format!("{at}  {}", self.paper.paint(YELLOW, &telling::recovered(record))))
+            }
             // A newer router's: `--json` has them.
             _ => None,
         }

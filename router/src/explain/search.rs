@@ -12,8 +12,13 @@ const RECORDS: usize = 10_000;
 const BYTES: usize = 64 << 20;
 /// Other containers that fit, which are remembered: a pod's container that was restarted so often has told enough.
 const OTHERS: usize = 1_000;
+/// Starts of the router between two records of the container that are told. One that cannot start tries ten times a second.
+const STARTS: usize = 8;
 /// Ids that are named when several begin alike.
 const NAMED: usize = 8;
+
+/// What a line that tells of a start has at its beginning.
+const START: &str = "\"record\":\"recovered\"";
 
 /// Whom to look for.
 #[derive(Debug)]
@@ -60,6 +65,8 @@ struct Kept {
     left_out: usize,
     /// How often each came in the groups before, at most.
     before: HashMap<String, usize>,
+    /// Starts of the router since the last of its lines: told if more of it follows.
+    starts: VecDeque<String>,
 }
 
 impl Search {
@@ -83,6 +90,7 @@ impl Search {
                 let most = kept.before.entry(line).or_default();
                 *most = count.max(*most);
             }
+            kept.starts.clear();
         }
         self.group.clear();
     }
@@ -91,6 +99,7 @@ impl Search {
     pub(super) fn take(&mut self, line: &str) -> bool {
         let ours = self.current.as_ref().is_some_and(|kept| line.contains(&kept.container));
         if !ours && !line.contains(&self.needle) {
+            self.start(line);
             return true;
         }
         let Ok(record) = serde_json::from_str::<Value>(line) else { return false };
@@ -98,13 +107,30 @@ impl Search {
             Some("ruled") => self.fits(&record["signal"]["target"]),
             // A delivery is told with the signal's id alone, after its ruling.
             Some("delivered") => record["id"].as_str().and_then(container_of).filter(|id| self.is_known(id)),
-            _ => None,
+            _ => {
+                self.start(line);
+                None
+            }
         };
         if let Some(container) = container.map(str::to_owned) {
             self.found_one(&container);
             self.keep(&container, line);
         }
         true
+    }
+
+    /// A start of the router is about no container, and about every one that lived then.
+    fn start(&mut self, line: &str) {
+        // Near the beginning, as routers write it: a look at the whole of every line would be for nothing.
+        let begins = line.get(..START.len() + 16).unwrap_or(line);
+        if let Some(kept) = &mut self.current
+            && begins.contains(START)
+        {
+            kept.starts.push_back(line.to_owned());
+            if kept.starts.len() > STARTS {
+                kept.starts.pop_front();
+            }
+        }
     }
 
     pub(super) fn found(self) -> Found {
@@ -167,6 +193,7 @@ impl Search {
             bytes: 0,
             left_out: 0,
             before: HashMap::new(),
+            starts: VecDeque::new(),
         };
         if let Some(before) = self.current.replace(kept) {
             self.other(before.container);
@@ -187,10 +214,13 @@ impl Search {
         let times = self.group.entry(line.to_owned()).or_default();
         *times += 1;
         if kept.before.get(line).is_some_and(|before| *before >= *times) {
+            kept.starts.clear();
             return;
         }
-        kept.bytes += line.len();
-        kept.lines.push_back(line.to_owned());
+        for line in std::mem::take(&mut kept.starts).into_iter().chain([line.to_owned()]) {
+            kept.bytes += line.len();
+            kept.lines.push_back(line);
+        }
         while (kept.lines.len() > RECORDS || kept.bytes > BYTES)
             && let Some(oldest) = kept.lines.pop_front()
         {
@@ -286,6 +316,24 @@ mod tests {
         }
         let Found::One { records, .. } = search.found() else { panic!("one is found") };
         assert_eq!(records.len(), 5);
+    }
+
+    #[test]
+    fn starts_of_the_router_within_its_life_are_kept() {
+        let start = |at: u64| format!("{{\"v\":3,\"record\":\"recovered\",\"at-ms\":{at}}}");
+        let lines = [
+            start(1),
+            ruled("a", "web", 1),
+            start(2),
+            ruled("b", "job", 1),
+            start(3),
+            delivered("a", 1),
+            start(4),
+        ];
+        assert_eq!(one("a", &lines).1, 4, "two records, two starts between them");
+        let many: Vec<String> = (0..100).map(start).collect();
+        let lines = [vec![ruled("a", "web", 1)], many, vec![delivered("a", 1)]].concat();
+        assert_eq!(one("a", &lines).1, 2 + STARTS);
     }
 
     #[test]

@@ -136,6 +136,10 @@ impl Timeline {
             match record["record"].as_str() {
                 Some("ruled") => self.ruled(record),
                 Some("delivered") => self.delivered(record),
+                Some("recovered") => {
+                    let at = record["at-ms"].as_u64().unwrap_or(0);
+                    self.lines.push(Line::at(at, Some(YELLOW), telling::recovered(record)));
+                }
                 _ => {}
             }
         }
@@ -152,7 +156,7 @@ impl Timeline {
             marks.push("told again, under the same id".to_owned());
         }
         if let Some(since) = signal["at"]["wall-ms"].as_u64().map(|wall| at.saturating_sub(wall))
-            && since >= TOLD_LATE
+            && (TOLD_LATE..WRONG_CLOCK).contains(&since)
         {
             marks.push(format!("by its own clock {} before", span(since)));
         }
@@ -205,6 +209,8 @@ impl Timeline {
 
 /// A signal that was told so long after it happened waited for somebody: that is worth a mark.
 const TOLD_LATE: u64 = 500;
+/// A clock that is a day behind is wrong, and the news is not late.
+const WRONG_CLOCK: u64 = 24 * 60 * 60 * 1_000;
 
 #[cfg(test)]
 mod tests {
@@ -260,6 +266,7 @@ mod tests {
     #[test]
     fn repeats_late_news_and_what_was_not_sent_are_told_as_such() {
         let mut records = recording();
+        records[2]["signal"]["at"]["wall-ms"] = json!(7);
         records[1]["outcome"] = json!("unsent");
         records[1]["error"] = json!("connection refused");
         let mut again = records[0].clone();

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 pub(crate) use event::{happened, limit, marks, signal_name, size};
-pub(crate) use ruling::{decided, opinions, outcome, planned};
+pub(crate) use ruling::{decided, opinions, outcome, planned, recovered};
 
 pub(crate) const BOLD: &str = "1";
 pub(crate) const DIM: &str = "2";

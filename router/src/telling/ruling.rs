@@ -86,6 +86,17 @@ pub(crate) fn outcome(record: &Value) -> (String, bool) {
     }
 }
 
+/// What a router found in its journal when it began.
+pub(crate) fn recovered(record: &Value) -> String {
+    let number = |key: &str| record[key].as_u64().unwrap_or(0);
+    let damaged = match number("damaged") {
+        0 => String::new(),
+        damaged => format!("; {damaged} damaged lines left out"),
+    };
+    let (signals, events) = (number("signals"), number("events"));
+    format!("the router began again, with {signals} signals to rule and {events} events to deliver{damaged}")
+}
+
 /// Actions in order.
 pub(crate) fn actions(actions: &Value) -> String {
     let one = |action: &Value| {
@@ -132,6 +143,15 @@ mod tests {
         let record = json!({ "rulings": [fault], "actions": ["task-oom"], "illegal": null });
         assert_eq!(decided(&record), "native default: task-oom");
         assert_eq!(opinions(&record), [("70-d 1 failed (trap): boom".to_owned(), true)]);
+    }
+
+    #[test]
+    fn a_start_says_what_the_router_goes_on_with() {
+        let record = json!({ "signals": 3, "events": 2, "containers": 9, "damaged": 0 });
+        let said = "the router began again, with 3 signals to rule and 2 events to deliver";
+        assert_eq!(recovered(&record), said);
+        let record = json!({ "signals": 3, "events": 2, "damaged": 1 });
+        assert_eq!(recovered(&record), format!("{said}; 1 damaged lines left out"));
     }
 
     #[test]

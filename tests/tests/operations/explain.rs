@@ -63,12 +63,13 @@ async fn the_files_of_the_configuration_are_read_the_rotated_ones_first() {
     let mut stand = Stand::start().await;
     stand.kill("web", 1);
     stand.kill("webber", 1);
-    stand.written(2).await;
+    stand.written("/tasks/oom", 2).await;
+    stand.dealt_with().await;
     stand.router.stop().await.unwrap();
     fs::rename(stand.router.path("audit.jsonl"), stand.router.path("audit.jsonl.1")).unwrap();
     stand.router.start_again().await.unwrap();
     stand.exit("web", 1);
-    stand.written(1).await;
+    stand.written("/tasks/exit", 1).await;
     stand.router.stop().await.unwrap();
 
     let config = stand.router.path("coroner.toml");

@@ -12,6 +12,7 @@ mod tap;
 mod units;
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use coroner_proto::agent::{Exited, OomKill, Signal, signal::Event};
 use coroner_tests::router::Router;
@@ -65,7 +66,7 @@ impl Stand {
             seq: self.seq,
             container_id: container.to_owned(),
             boot_ns: self.seq * 1_000_000,
-            wall_ms: self.seq,
+            wall_ms: now_ms(),
             event: Some(event),
             ..Signal::default()
         });
@@ -85,15 +86,22 @@ impl Stand {
         self.agent.acked(self.seq).await;
     }
 
-    /// Waits until the audit file holds so many deliveries.
-    async fn written(&self, deliveries: usize) {
+    /// Waits until the audit file holds so many deliveries to this topic.
+    async fn written(&self, topic: &str, deliveries: usize) {
         let patience = std::time::Duration::from_secs(30);
         let count = async || {
             let all = self.router.audit()?;
-            Ok((all.iter().filter(|it| it["record"] == "delivered").count() >= deliveries).then_some(()))
+            Ok((all.iter().filter(|it| it["record"] == "delivered" && it["topic"] == topic).count()
+                >= deliveries)
+                .then_some(()))
         };
         coroner_tests::wait::until("the audit to be written", patience, count).await.unwrap();
     }
+}
+
+/// Unix milliseconds.
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis().try_into().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {

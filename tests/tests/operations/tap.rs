@@ -101,7 +101,8 @@ async fn filters_choose_and_machines_get_the_audit_records() {
         stand.kill(container, 1);
         stand.exit(container, 0);
     }
-    stand.written(4).await;
+    stand.written("/tasks/oom", 2).await;
+    stand.written("/tasks/exit", 2).await;
     let audit = stand.router.audit().unwrap();
     let ids = |container: &str| {
         let ours =

@@ -90,6 +90,7 @@ impl Search {
                 let most = kept.before.entry(line).or_default();
                 *most = count.max(*most);
             }
+            kept.starts.clear();
         }
         self.group.clear();
     }
@@ -106,8 +107,16 @@ impl Search {
             Some("ruled") => self.fits(&record["signal"]["target"]),
             // A delivery is told with the signal's id alone, after its ruling.
             Some("journaled") => record["container"].as_str().filter(|id| self.is_known(id)),
+            // Whatever in it looks like whom we look for.
+            Some("recovered") => {
+                self.start(line);
+                None
+            }
             Some("delivered") => record["id"].as_str().and_then(container_of).filter(|id| self.is_known(id)),
-            _ => None,
+            _ => {
+                self.start(line);
+                None
+            }
         };
         if let Some(container) = container.map(str::to_owned) {
             self.found_one(&container);
@@ -211,6 +220,7 @@ impl Search {
         let times = self.group.entry(line.to_owned()).or_default();
         *times += 1;
         if kept.before.get(line).is_some_and(|before| *before >= *times) {
+            kept.starts.clear();
             return;
         }
         for line in std::mem::take(&mut kept.starts).into_iter().chain([line.to_owned()]) {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use coroner_proto::agent::{self, HelloRequest, NextSignalsRequest};
-use coroner_proto::agent_ttrpc::AgentClient;
 use coroner_proto::guard::Refused;
 use coroner_proto::transport;
 use tokio::sync::mpsc;
@@ -15,25 +14,23 @@ use ttrpc::asynchronous::transport::Socket;
 
 use super::allowance::{self, Allowance};
 use super::backoff::{Backoff, LACKING_GAP};
-use super::calls::{LinkError, PATIENCE, context, snapshot, within};
+use super::calls::{LinkError, PATIENCE};
 use super::decode::{Stream, decode, gone};
 use super::greeting::greeting;
-use super::machine::Machine;
+use super::machine::{Machine, rest};
 use super::orders::{Order, Orders};
+use super::peer::{BATCH, Peer};
 use super::watermark::Watermark;
 use super::words::Words;
 use crate::arrival::{Ack, Arrival, Guest, Origin};
 use crate::config::Source;
 use crate::counts::SourceCounts;
-use crate::signal::SignalError;
 
 /// Signals of this source that may be on their way at once. An agent tells state, and tells it again: what is not
 /// read yet is safe there.
 const UNDER_WAY: usize = 4096;
 /// The same of a guest. All of them wait in line for one containerd: the more of one guest's are in it, the longer the others' wait.
 const UNDER_WAY_OF_GUEST: usize = 512;
-/// Signals asked for in one call: some 100 bytes each, far below a frame.
-const BATCH: u32 = 256;
 /// How long the agent holds a call with nothing to tell.
 const WAIT: Duration = Duration::from_secs(30);
 /// Acks are told this long after the first of them, so that a burst costs one call.
@@ -43,6 +40,9 @@ const ACK_AFTER: Duration = Duration::from_millis(20);
 const SNAPSHOT_GAP: Duration = Duration::from_millis(200);
 /// Containers remembered of one guest, those that ended included.
 const REMEMBERED: usize = 2 * allowance::CONTAINERS;
+/// Containers of a snapshot: more than any agent has, on a node or in a guest.
+const THERE: usize = 16 << 10;
+const THERE_IN_GUEST: usize = 2 * REMEMBERED;
 
 /// Follows one agent through its restarts.
 #[derive(Debug)]
@@ -146,26 +146,20 @@ impl AgentSource {
                 reached = true;
             }
             let Err(error) = ended else { return };
-            let mut wait = backoff.after(&error, Instant::now());
+            let wait = backoff.after(&error, Instant::now());
             if std::mem::replace(&mut reached, false) && self.words.may() {
                 tracing::warn!(source = self.source.name, address = %self.source.address, %error, "agent link ended");
             }
             self.counts.troubled(Some(error.to_string()));
-            if let Some(machine) = &mut self.machine {
-                if let Some(reason) = machine.gone(&self.source.address, &error) {
-                    let for_good = machine.has_ended();
-                    self.lost(&reason).await;
-                    if for_good {
-                        let order = orders.heard().await;
-                        return self.leave(order).await;
-                    }
-                    wait = LACKING_GAP;
-                } else {
-                    wait = machine.look_after(wait);
-                }
-            }
+            let gone = tokio::select! {
+                gone = rest(self.machine.as_mut(), &self.source.address, &error, wait) => gone,
+                order = orders.heard() => return self.leave(order).await,
+            };
+            let Some(reason) = gone else { continue };
+            let for_good = self.machine.as_ref().is_some_and(Machine::has_ended);
+            self.lost(&reason).await;
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(LACKING_GAP), if !for_good => {}
                 order = orders.heard() => return self.leave(order).await,
             }
         }
@@ -231,18 +225,18 @@ impl AgentSource {
     /// One link's life. `Ok`: nobody takes signals any more. `read`: since when the agent answers.
     async fn link(&mut self, read: &mut Option<Instant>) -> Result<(), LinkError> {
         let (socket, refused) = self.connect().await?;
-        let client = AgentClient::new(Client::new(socket));
-        match self.follow(&client, read).await {
+        let peer = Peer::new(Client::new(socket));
+        match self.follow(&peer, read).await {
             Err(_) if refused.is_some_and(|it| it.get()) => Err(LinkError::Oversized),
             other => other,
         }
     }
 
-    async fn follow(&mut self, client: &AgentClient, read: &mut Option<Instant>) -> Result<(), LinkError> {
+    async fn follow(&mut self, peer: &Peer, read: &mut Option<Instant>) -> Result<(), LinkError> {
         let request =
             HelloRequest { router_version: env!("CARGO_PKG_VERSION").to_owned(), ..HelloRequest::default() };
-        let hello = within("Hello", PATIENCE, client.hello(context(PATIENCE), &request)).await?;
-        let agent = greeting(hello).map_err(|source| LinkError::Malformed { call: "Hello", source })?;
+        let agent = greeting(peer.hello(&request).await?)
+            .map_err(|source| LinkError::Malformed { call: "Hello", source })?;
         let origin = Arc::new(Origin {
             source: self.source.name.clone(),
             mode: self.source.mode,
@@ -253,7 +247,7 @@ impl AgentSource {
             self.cursor = Cursor::new(agent.stream.clone());
             self.told.clear();
         }
-        self.look_over(client).await?;
+        self.look_over(peer).await?;
         *read = Some(Instant::now());
         if let Some(machine) = &mut self.machine {
             machine.up();
@@ -285,14 +279,9 @@ impl AgentSource {
                 }
                 continue;
             }
-            let answer = self.next(client).await?;
+            let answer = self.next(peer).await?;
             if answer.stream_id != self.cursor.stream {
                 return Err(LinkError::Stream);
-            }
-            if answer.signals.len() > BATCH as usize {
-                let (what, count, limit) = ("signals of an answer", answer.signals.len(), BATCH as usize);
-                let source = SignalError::TooMany { what, count, limit };
-                return Err(LinkError::Malformed { call: "NextSignals", source });
             }
             for signal in answer.signals {
                 if signal.seq <= self.cursor.after {
@@ -315,21 +304,21 @@ impl AgentSource {
                     );
                 }
                 self.gap().await;
-                if !self.make_good(client, &stream, &origin).await? {
+                if !self.make_good(peer, &stream, &origin).await? {
                     return Ok(());
                 }
             }
             if self.machine.is_some() && answer.appeared != self.cursor.appeared {
-                self.look_for_new(client, answer.appeared).await?;
+                self.look_for_new(peer, answer.appeared).await?;
             }
         }
     }
 
     /// Containers appeared: who lives is known within a fifth of a second, so that the end of each can be told if the guest is gone.
-    async fn look_for_new(&mut self, client: &AgentClient, appeared: u64) -> Result<(), LinkError> {
+    async fn look_for_new(&mut self, peer: &Peer, appeared: u64) -> Result<(), LinkError> {
         self.gap().await;
         self.cursor.appeared = appeared;
-        self.look_over(client).await
+        self.look_over(peer).await
     }
 
     /// Waits until a snapshot may be taken again.
@@ -341,7 +330,7 @@ impl AgentSource {
     }
 
     /// Waits for signals; meanwhile tells the agent what has been dealt with.
-    async fn next(&mut self, client: &AgentClient) -> Result<agent::NextSignalsResponse, LinkError> {
+    async fn next(&mut self, peer: &Peer) -> Result<agent::NextSignalsResponse, LinkError> {
         let cursor = &mut self.cursor;
         let request = NextSignalsRequest {
             stream_id: cursor.stream.clone(),
@@ -353,8 +342,7 @@ impl AgentSource {
             ..NextSignalsRequest::default()
         };
         cursor.acked = request.ack_seq;
-        let limit = WAIT + PATIENCE;
-        let next = within("NextSignals", limit, client.next_signals(context(limit), &request));
+        let next = peer.next_signals(&request, WAIT + PATIENCE);
         tokio::pin!(next);
         loop {
             tokio::select! {
@@ -369,7 +357,7 @@ impl AgentSource {
                         ..NextSignalsRequest::default()
                     };
                     cursor.acked = request.ack_seq;
-                    within("NextSignals", PATIENCE, client.next_signals(context(PATIENCE), &request)).await?;
+                    peer.next_signals(&request, PATIENCE).await?;
                 }
             }
         }
@@ -452,6 +440,10 @@ impl AgentSource {
         true
     }
 
+    fn most(&self) -> usize {
+        if self.guest.is_some() { THERE_IN_GUEST } else { THERE }
+    }
+
     fn living(&self) -> usize {
         self.told.values().filter(|told| !told.exited && !told.lost).count()
     }
@@ -466,8 +458,8 @@ impl AgentSource {
     }
 
     /// What is there at connect: forgets what the agent no longer knows.
-    async fn look_over(&mut self, client: &AgentClient) -> Result<(), LinkError> {
-        match snapshot(client).await {
+    async fn look_over(&mut self, peer: &Peer) -> Result<(), LinkError> {
+        match peer.snapshot(self.most()).await {
             Ok((containers, _)) => {
                 let there: std::collections::HashSet<&str> =
                     containers.iter().map(|it| it.id.as_str()).collect();
@@ -502,11 +494,11 @@ impl AgentSource {
     /// Signals were lost: tells what the snapshot has beyond what was told. False: nobody takes signals any more.
     async fn make_good(
         &mut self,
-        client: &AgentClient,
+        peer: &Peer,
         stream: &Stream,
         origin: &Arc<Origin>,
     ) -> Result<bool, LinkError> {
-        let (containers, as_of) = match snapshot(client).await {
+        let (containers, as_of) = match peer.snapshot(self.most()).await {
             Err(LinkError::Lacks { .. }) => return Ok(true),
             other => other?,
         };

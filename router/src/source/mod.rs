@@ -9,6 +9,7 @@ mod greeting;
 pub mod kata;
 mod machine;
 mod orders;
+mod peer;
 pub mod replay;
 mod watermark;
 mod words;

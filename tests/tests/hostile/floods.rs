@@ -57,7 +57,7 @@ async fn a_flood_of_pressure_holds_up_no_kill_and_no_exit_of_the_same_guest() {
     let seen = stand.guest("bad");
     let count = |key: &str| seen[key].as_u64().unwrap();
     assert_eq!((count("refused"), count("links")), (0, 1), "{seen:#}");
-    assert!(count("held_back") > 10 * count("signals"), "{seen:#}");
+    assert!(count("held-back") > 10 * count("signals"), "{seen:#}");
     for at in 0..PAIRS {
         let got = stand.published.of(&format!("own-{at}"));
         assert_eq!((got.ooms, got.exits.len()), (1, 1));

@@ -18,7 +18,7 @@ const VICES: [(&str, &str); 8] = [
     ("no-message", "NextSignals: undecodable"),
     ("no-response", "NextSignals: undecodable"),
     ("no-answer", "NextSignals: undecodable"),
-    ("backwards", "the agent's answer is out of order: seq 4 after 5"),
+    ("backwards", "the agent's answer is out of order: seq"),
     ("twice", "the agent's answer is out of order: seq 5 after 5"),
     ("crowd", "NextSignals: malformed: signals of an answer hold"),
     ("another-stream", "the stream changed within a link"),

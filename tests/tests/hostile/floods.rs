@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use coroner_proto::agent::{
-    Container, NextSignalsResponse, Pressure, PressureOf, SnapshotResponse, signal::Event,
+    Container, NextSignalsResponse, OomKill, Pressure, PressureOf, SnapshotResponse, signal::Event,
 };
 use coroner_tests::report::say;
+use coroner_tests::wait::until_quiet;
 
+use super::fakes::{FakeAgent, serve};
 use super::stand::Stand;
 use super::{STREAM, answer, exit, kill, told};
 
@@ -117,4 +119,28 @@ async fn a_guest_that_always_loses_or_always_has_more_is_asked_at_a_walk() {
         let seen = stand.guest(name);
         assert_eq!((&seen["links"], &seen["state"]), (&1.into(), &"up".into()), "{seen:#}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_guest_does_not_fill_the_line_to_containerd() {
+    const KILLS: u64 = 1500;
+    /// Of one guest's signals so many are in the router at once.
+    const IN_LINE: u64 = 512;
+    let mut stand = Stand::start("a line to containerd", "").await;
+    stand.published.refuse(true);
+    let eager = Arc::new(FakeAgent::default());
+    let _server = serve(&eager, &stand.router.path("eager.sock")).await;
+    for seq in 1..=KILLS {
+        let kill = OomKill { total: seq, added: 1, ..OomKill::default() };
+        eager.tell(told(seq, "own", Event::OomKill(kill)));
+    }
+    stand.follow("eager");
+    eager.read(1).await;
+    let read = async || Ok(*eager.read.lock().unwrap());
+    let read = until_quiet(Duration::from_secs(1), read).await.unwrap();
+    assert!((256..=IN_LINE).contains(&read), "{read} signals were read");
+    stand.published.refuse(false);
+    eager.acked(KILLS).await;
+    stand.published.wait("own", |it| it.ooms >= KILLS).await;
+    stand.beside(Duration::from_secs(1)).await;
 }

@@ -1,8 +1,9 @@
-//! A containerd that takes everything, and tells what it has of each container.
+//! A containerd that takes everything, unless it is told not to, and tells what it has of each container.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,6 +14,7 @@ use containerd_shim_protos::protobuf::well_known_types::empty::Empty;
 use containerd_shim_protos::shim_async::{Events, create_events};
 use tokio::sync::watch;
 use ttrpc::asynchronous::{Server, TtrpcContext};
+use ttrpc::{Code, Error, get_status};
 
 /// What comes at all comes within this, on a machine that is busy too.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,17 +32,24 @@ type All = HashMap<String, Of>;
 /// What was published.
 pub(crate) struct Published {
     all: watch::Receiver<All>,
+    refuses: Arc<AtomicBool>,
     _server: Server,
 }
 
-struct Service(watch::Sender<All>);
+struct Service {
+    all: watch::Sender<All>,
+    refuses: Arc<AtomicBool>,
+}
 
 #[async_trait]
 impl Events for Service {
     async fn forward(&self, _: &TtrpcContext, request: ForwardRequest) -> ttrpc::Result<Empty> {
+        if self.refuses.load(Ordering::SeqCst) {
+            return Err(Error::RpcStatus(get_status(Code::UNAVAILABLE, "not now")));
+        }
         let envelope = request.envelope.into_option().expect("a forward carries an envelope");
         let bytes = &envelope.event.value;
-        self.0.send_modify(|all| {
+        self.all.send_modify(|all| {
             if envelope.topic == "/tasks/oom" {
                 let oom = TaskOOM::parse_from_bytes(bytes).expect("what the topic says");
                 all.entry(oom.container_id).or_default().ooms += 1;
@@ -58,11 +67,18 @@ impl Events for Service {
 impl Published {
     pub(crate) async fn serve(socket: &Path) -> Self {
         let (sender, all) = watch::channel(All::new());
-        let services = create_events(Arc::new(Service(sender)));
+        let refuses = Arc::new(AtomicBool::new(false));
+        let service = Service { all: sender, refuses: Arc::clone(&refuses) };
+        let services = create_events(Arc::new(service));
         let address = format!("unix://{}", socket.display());
         let mut server = Server::new().bind(&address).unwrap().register_service(services);
         server.start().await.unwrap();
-        Self { all, _server: server }
+        Self { all, refuses, _server: server }
+    }
+
+    /// Whether it refuses all from now on.
+    pub(crate) fn refuse(&self, refuses: bool) {
+        self.refuses.store(refuses, Ordering::SeqCst);
     }
 
     /// What there is of a container so far.

@@ -96,12 +96,18 @@ impl Stand {
     {
         let socket = self.router.path(&format!("{name}.sock"));
         let bad = Bad::serve(&socket, script);
+        self.follow(name);
+        bad
+    }
+
+    /// Has the router follow the guest that answers on `NAME.sock`.
+    pub(crate) fn follow(&mut self, name: &str) {
+        let socket = self.router.path(&format!("{name}.sock"));
         let address = format!("unix://{}", socket.display());
         let add = ["guest", "add", name, "--address", &address, "--mode", "sole"];
         let added = self.router.command(&add).unwrap();
         assert!(added.status.success(), "{added:?}");
         self.bad += 1;
-        bad
     }
 
     /// What the router tells of a guest.

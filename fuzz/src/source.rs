@@ -17,7 +17,7 @@ mod decode;
 mod greeting;
 
 use crate::signal::{Event, Signal};
-use decode::{Stream, announced, container, decode, gone};
+use decode::{Stream, announced, container, count, decode, gone};
 use greeting::greeting;
 
 /// ttrpc's header: length, stream id, type, flags.
@@ -29,6 +29,7 @@ const SIGNAL: usize = 8 << 10;
 pub fn signals(bytes: &[u8]) {
     for payload in answers(bytes).iter().map(Vec::as_slice).chain([bytes]) {
         if let Ok(answer) = NextSignalsResponse::parse_from_bytes(payload) {
+            assert_eq!(count(payload, 2).ok(), Some(answer.signals.len()));
             for told in answer.signals {
                 if let Ok((signal, _)) = decode(told, &stream(), 3) {
                     check(&signal);
@@ -48,6 +49,7 @@ pub fn signals(bytes: &[u8]) {
 pub fn hello(bytes: &[u8]) {
     for payload in answers(bytes).iter().map(Vec::as_slice).chain([bytes]) {
         let Ok(answer) = HelloResponse::parse_from_bytes(payload) else { continue };
+        assert_eq!(count(payload, 4).ok(), Some(answer.capabilities.len()));
         let Ok(agent) = greeting(answer) else { continue };
         let plain = |text: &str| text.chars().count() <= 64 && !text.chars().any(char::is_control);
         assert!(plain(&agent.stream) && plain(&agent.version) && plain(&agent.placement), "{agent:?}");
@@ -62,6 +64,7 @@ pub fn hello(bytes: &[u8]) {
 pub fn snapshot(bytes: &[u8]) {
     for payload in answers(bytes).iter().map(Vec::as_slice).chain([bytes]) {
         let Ok(page) = SnapshotResponse::parse_from_bytes(payload) else { continue };
+        assert_eq!(count(payload, 1).ok(), Some(page.containers.len()));
         for told in page.containers {
             let Ok((kept, texts)) = container(told) else { continue };
             assert!(valid_container_id(&kept.id) && texts <= SIGNAL, "{kept:?}");

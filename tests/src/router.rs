@@ -120,6 +120,17 @@ impl Router {
         Ok(Memory { anonymous: of("Anonymous:")?, resident: of("Rss:")? })
     }
 
+    /// Processor time it took so far.
+    pub fn cpu(&self) -> Result<Duration> {
+        let process = self.process.as_ref().context("the router does not run")?;
+        let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid()))?;
+        // proc(5): the name ends with the last parenthesis; user and system time are the 12th and 13th after it, in hundredths of a second.
+        let (_, after) = stat.rsplit_once(')').context("a name in parentheses")?;
+        let ticks: Vec<u64> =
+            after.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+        Ok(Duration::from_millis(ticks.iter().sum::<u64>() * 10))
+    }
+
     /// A file in its folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.scratch.path(name)

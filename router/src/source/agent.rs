@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coroner_proto::agent::{self, HelloRequest, NextSignalsRequest};
-use coroner_proto::agent_ttrpc::AgentClient;
 use coroner_proto::guard::Refused;
 use coroner_proto::transport;
 use tokio::sync::mpsc;
@@ -15,12 +14,13 @@ use ttrpc::asynchronous::transport::Socket;
 
 use super::allowance::{self, Allowance};
 use super::backoff::{Backoff, LACKING_GAP};
-use super::calls::{LinkError, PATIENCE, context, snapshot, within};
+use super::calls::{LinkError, PATIENCE};
 use super::decode::{Stream, decode, gone};
 use super::greeting::greeting;
-use super::machine::Machine;
+use super::machine::{Machine, rest};
 use super::orders::{Order, Orders};
 use super::past::History;
+use super::peer::{BATCH, Peer};
 use super::reconcile::First;
 use super::watermark::Watermark;
 use super::words::Words;
@@ -28,15 +28,13 @@ use crate::arrival::{Ack, Arrival, Guest, Origin, unix_ms};
 use crate::config::Source;
 use crate::counts::SourceCounts;
 use crate::journal::{self, Lives};
-use crate::signal::{ContainerId, Event, SignalError};
+use crate::signal::{ContainerId, Event};
 
 /// Signals of this source that may be on their way at once. An agent tells state, and tells it again: what is not
 /// read yet is safe there.
 const UNDER_WAY: usize = 4096;
 /// The same of a guest. All of them wait in line for one containerd: the more of one guest's are in it, the longer the others' wait.
 const UNDER_WAY_OF_GUEST: usize = 512;
-/// Signals asked for in one call: some 100 bytes each, far below a frame.
-const BATCH: u32 = 256;
 /// How long the agent holds a call with nothing to tell.
 const WAIT: Duration = Duration::from_secs(30);
 /// Acks are told this long after the first of them, so that a burst costs one call.
@@ -46,6 +44,9 @@ const ACK_AFTER: Duration = Duration::from_millis(20);
 const SNAPSHOT_GAP: Duration = Duration::from_millis(200);
 /// Containers remembered of one guest, those that ended included.
 const REMEMBERED: usize = 2 * allowance::CONTAINERS;
+/// Containers of a snapshot: more than any agent has, on a node or in a guest.
+const THERE: usize = 16 << 10;
+const THERE_IN_GUEST: usize = 2 * REMEMBERED;
 
 /// Follows one agent through its restarts.
 #[derive(Debug)]
@@ -176,26 +177,20 @@ impl AgentSource {
                 reached = true;
             }
             let Err(error) = ended else { return };
-            let mut wait = backoff.after(&error, Instant::now());
+            let wait = backoff.after(&error, Instant::now());
             if std::mem::replace(&mut reached, false) && self.words.may() {
                 tracing::warn!(source = self.source.name, address = %self.source.address, %error, "agent link ended");
             }
             self.counts.troubled(Some(error.to_string()));
-            if let Some(machine) = &mut self.machine {
-                if let Some(reason) = machine.gone(&self.source.address, &error) {
-                    let for_good = machine.has_ended();
-                    self.lost(&reason).await;
-                    if for_good {
-                        let order = orders.heard().await;
-                        return self.leave(order).await;
-                    }
-                    wait = LACKING_GAP;
-                } else {
-                    wait = machine.look_after(wait);
-                }
-            }
+            let gone = tokio::select! {
+                gone = rest(self.machine.as_mut(), &self.source.address, &error, wait) => gone,
+                order = orders.heard() => return self.leave(order).await,
+            };
+            let Some(reason) = gone else { continue };
+            let for_good = self.machine.as_ref().is_some_and(Machine::has_ended);
+            self.lost(&reason).await;
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(LACKING_GAP), if !for_good => {}
                 order = orders.heard() => return self.leave(order).await,
             }
         }
@@ -264,18 +259,18 @@ impl AgentSource {
     /// One link's life. `Ok`: nobody takes signals any more. `read`: since when the agent answers.
     async fn link(&mut self, read: &mut Option<Instant>) -> Result<(), LinkError> {
         let (socket, refused) = self.connect().await?;
-        let client = AgentClient::new(Client::new(socket));
-        match self.follow(&client, read).await {
+        let peer = Peer::new(Client::new(socket));
+        match self.follow(&peer, read).await {
             Err(_) if refused.is_some_and(|it| it.get()) => Err(LinkError::Oversized),
             other => other,
         }
     }
 
-    async fn follow(&mut self, client: &AgentClient, read: &mut Option<Instant>) -> Result<(), LinkError> {
+    async fn follow(&mut self, peer: &Peer, read: &mut Option<Instant>) -> Result<(), LinkError> {
         let request =
             HelloRequest { router_version: env!("CARGO_PKG_VERSION").to_owned(), ..HelloRequest::default() };
-        let hello = within("Hello", PATIENCE, client.hello(context(PATIENCE), &request)).await?;
-        let agent = greeting(hello).map_err(|source| LinkError::Malformed { call: "Hello", source })?;
+        let agent = greeting(peer.hello(&request).await?)
+            .map_err(|source| LinkError::Malformed { call: "Hello", source })?;
         let origin = Arc::new(Origin {
             source: self.source.name.clone(),
             mode: self.source.mode,
@@ -288,7 +283,7 @@ impl AgentSource {
             self.told.clear();
         }
         let stream = self.stream();
-        let there = self.look_over(client, &stream).await?;
+        let there = self.look_over(peer, &stream).await?;
         if let (true, Some((containers, as_of))) = (self.first, &there) {
             self.before = *as_of;
             let lives = self.history.lives.clone();
@@ -329,14 +324,9 @@ impl AgentSource {
                 }
                 continue;
             }
-            let answer = self.next(client).await?;
+            let answer = self.next(peer).await?;
             if answer.stream_id != self.cursor.stream {
                 return Err(LinkError::Stream);
-            }
-            if answer.signals.len() > BATCH as usize {
-                let (what, count, limit) = ("signals of an answer", answer.signals.len(), BATCH as usize);
-                let source = SignalError::TooMany { what, count, limit };
-                return Err(LinkError::Malformed { call: "NextSignals", source });
             }
             for signal in answer.signals {
                 if signal.seq <= self.cursor.after {
@@ -359,26 +349,21 @@ impl AgentSource {
                     );
                 }
                 self.gap().await;
-                if !self.make_good(client, &stream, &origin).await? {
+                if !self.make_good(peer, &stream, &origin).await? {
                     return Ok(());
                 }
             }
             if self.asks_who_lives() && answer.appeared != self.cursor.appeared {
-                self.look_for_new(client, answer.appeared, &stream).await?;
+                self.look_for_new(peer, answer.appeared, &stream).await?;
             }
         }
     }
 
     /// Containers appeared: who lives is known within a fifth of a second, so that the end of each can be told if the guest is gone.
-    async fn look_for_new(
-        &mut self,
-        client: &AgentClient,
-        appeared: u64,
-        stream: &Stream,
-    ) -> Result<(), LinkError> {
+    async fn look_for_new(&mut self, peer: &Peer, appeared: u64, stream: &Stream) -> Result<(), LinkError> {
         self.gap().await;
         self.cursor.appeared = appeared;
-        self.look_over(client, stream).await.map(drop)
+        self.look_over(peer, stream).await.map(drop)
     }
 
     /// Waits until a snapshot may be taken again.
@@ -406,7 +391,7 @@ impl AgentSource {
     }
 
     /// Waits for signals; meanwhile tells the agent what has been dealt with.
-    async fn next(&mut self, client: &AgentClient) -> Result<agent::NextSignalsResponse, LinkError> {
+    async fn next(&mut self, peer: &Peer) -> Result<agent::NextSignalsResponse, LinkError> {
         self.write_cursor();
         let asks = self.asks_who_lives();
         let cursor = &mut self.cursor;
@@ -420,8 +405,7 @@ impl AgentSource {
             ..NextSignalsRequest::default()
         };
         cursor.acked = request.ack_seq;
-        let limit = WAIT + PATIENCE;
-        let next = within("NextSignals", limit, client.next_signals(context(limit), &request));
+        let next = peer.next_signals(&request, WAIT + PATIENCE);
         tokio::pin!(next);
         loop {
             let cursor = &mut self.cursor;
@@ -439,7 +423,7 @@ impl AgentSource {
                         ..NextSignalsRequest::default()
                     };
                     cursor.acked = request.ack_seq;
-                    within("NextSignals", PATIENCE, client.next_signals(context(PATIENCE), &request)).await?;
+                    peer.next_signals(&request, PATIENCE).await?;
                 }
             }
         }
@@ -525,6 +509,10 @@ impl AgentSource {
         true
     }
 
+    fn most(&self) -> usize {
+        if self.guest.is_some() { THERE_IN_GUEST } else { THERE }
+    }
+
     fn living(&self) -> usize {
         self.told.values().filter(|told| !told.exited && !told.lost).count()
     }
@@ -541,10 +529,10 @@ impl AgentSource {
     /// What is there at connect, and when something appeared: forgets what the agent no longer knows. `None`: it cannot say.
     async fn look_over(
         &mut self,
-        client: &AgentClient,
+        peer: &Peer,
         stream: &Stream,
     ) -> Result<Option<(Vec<agent::Container>, u64)>, LinkError> {
-        let (containers, as_of) = match snapshot(client).await {
+        let (containers, as_of) = match peer.snapshot(self.most()).await {
             Ok(there) => there,
             Err(LinkError::Lacks { call, reason }) => {
                 if self.words.may() {
@@ -582,11 +570,11 @@ impl AgentSource {
     /// Signals were lost: tells what the snapshot has beyond what was told. False: nobody takes signals any more.
     async fn make_good(
         &mut self,
-        client: &AgentClient,
+        peer: &Peer,
         stream: &Stream,
         origin: &Arc<Origin>,
     ) -> Result<bool, LinkError> {
-        let (containers, as_of) = match snapshot(client).await {
+        let (containers, as_of) = match peer.snapshot(self.most()).await {
             Err(LinkError::Lacks { .. }) => return Ok(true),
             other => other?,
         };

@@ -2,21 +2,12 @@
 
 use std::time::Duration;
 
-use coroner_proto::agent::{self, SnapshotRequest};
-use coroner_proto::agent_ttrpc::AgentClient;
 use ttrpc::Code;
 
-use super::decode;
 use crate::signal::{SignalError, excerpt};
 
 /// What a call may take before the link is given up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// Pages of a snapshot, the containers in all of them and the bytes of their texts: more than any agent has. A guest could otherwise have the router hold
-/// pages for as long as it makes them up.
-const PAGES: usize = 1024;
-const CONTAINERS: usize = 16 << 10;
-const TEXTS: usize = 4 << 20;
-
 /// Why a link ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
@@ -58,36 +49,6 @@ impl LinkError {
             | Self::Lacks { .. } => false,
         }
     }
-}
-
-/// Every page of the agent's state, and the sequence number the first page is good up to.
-pub(super) async fn snapshot(client: &AgentClient) -> Result<(Vec<agent::Container>, u64), LinkError> {
-    let mut containers: Vec<agent::Container> = Vec::new();
-    let (mut as_of, mut texts) = (None, 0);
-    for _ in 0..PAGES {
-        let request = SnapshotRequest {
-            after_container_id: containers.last().map(|it| it.id.clone()).unwrap_or_default(),
-            ..SnapshotRequest::default()
-        };
-        let page = within("Snapshot", PATIENCE, client.snapshot(context(PATIENCE), &request)).await?;
-        as_of.get_or_insert(page.as_of_seq);
-        let more = page.more && !page.containers.is_empty();
-        let malformed = |source| LinkError::Malformed { call: "Snapshot", source };
-        let within = |what, count, limit| {
-            if count <= limit { Ok(()) } else { Err(malformed(SignalError::TooMany { what, count, limit })) }
-        };
-        within("containers of a snapshot", containers.len() + page.containers.len(), CONTAINERS)?;
-        for container in page.containers {
-            let (container, bytes) = decode::container(container).map_err(malformed)?;
-            texts += bytes;
-            within("bytes of a snapshot", texts, TEXTS)?;
-            containers.push(container);
-        }
-        if !more {
-            break;
-        }
-    }
-    Ok((containers, as_of.unwrap_or(0)))
 }
 
 pub(super) fn context(limit: Duration) -> ttrpc::context::Context {

@@ -3,7 +3,8 @@
 use coroner_proto::agent;
 use coroner_proto::agent::signal::Event as Told;
 use coroner_proto::limits::valid_container_id;
-use protobuf::SpecialFields;
+use protobuf::rt::skip_field_for_tag;
+use protobuf::{CodedInputStream, SpecialFields};
 
 use crate::signal::{
     ContainerId, Event, Evidence, Exited, GuestLost, Level, Moment, OomKill, Other, Pressure, PressureOf,
@@ -113,6 +114,18 @@ pub(super) fn decode(told: agent::Signal, stream: &Stream, received_ms: u64) -> 
         attributes,
     };
     Ok((signal, usage_bytes))
+}
+
+/// How many entries a list has in a message that is not parsed yet; `field`: its number.
+pub(super) fn count(message: &[u8], field: u32) -> protobuf::Result<usize> {
+    let mut input = CodedInputStream::from_bytes(message);
+    let mut count = 0;
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        // Its number, and that what follows is length-delimited.
+        count += usize::from(tag == field << 3 | 2);
+        skip_field_for_tag(tag, &mut input)?;
+    }
+    Ok(count)
 }
 
 /// Checks a snapshot's container, and answers how many bytes its texts have. What this version does not know of it is dropped: a guest could else have
@@ -345,6 +358,22 @@ mod tests {
         padded.extend_from_slice(&[0xa2, 0x01, 0x02, 0x08, 0x01]);
         let padded = agent::Container::parse_from_bytes(&padded).unwrap();
         assert_eq!(container(padded).unwrap().0, good);
+    }
+
+    #[test]
+    fn entries_are_counted_before_they_are_parsed() {
+        let answer = agent::NextSignalsResponse {
+            stream_id: "s".to_owned(),
+            signals: vec![told(None); 300],
+            lost: 2,
+            ..Default::default()
+        };
+        let mut bytes = answer.write_to_bytes().unwrap();
+        assert_eq!(count(&bytes, 2).unwrap(), 300);
+        bytes.extend([0x12, 0].repeat(32_000));
+        assert_eq!(count(&bytes, 2).unwrap(), 32_300);
+        bytes.push(0x12);
+        assert!(count(&bytes, 2).is_err(), "a tag and nothing after it");
     }
 
     #[test]

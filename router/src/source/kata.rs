@@ -14,7 +14,7 @@ use super::allowance::Allowance;
 use super::backoff::{Backoff, LACKING_GAP};
 use super::calls::{LinkError, PATIENCE, classify, context, within};
 use super::decode::{Stream, announced};
-use super::machine::Machine;
+use super::machine::{Machine, rest};
 use super::orders::{Order, Orders};
 use super::words::Words;
 use crate::arrival::{Ack, Arrival, Guest, Origin, unix_ms};
@@ -74,22 +74,19 @@ impl KataSource {
                 told = false;
             }
             let Err(error) = ended else { return };
-            let mut wait = backoff.after(&error, Instant::now());
+            let wait = backoff.after(&error, Instant::now());
             if !std::mem::replace(&mut told, true) && words.may() {
                 tracing::warn!(source = self.source.name, address = %self.source.address, %error, "kata-agent not polled");
             }
             self.counts.troubled(Some(error.to_string()));
-            if let Some(machine) = &mut self.machine {
-                match machine.gone(&self.source.address, &error) {
-                    Some(reason) => {
-                        self.lost(&stream, &reason).await;
-                        wait = LACKING_GAP;
-                    }
-                    None => wait = machine.look_after(wait),
-                }
-            }
+            let gone = tokio::select! {
+                gone = rest(self.machine.as_mut(), &self.source.address, &error, wait) => gone,
+                order = orders.heard() => return self.leave(&stream, order).await,
+            };
+            let Some(reason) = gone else { continue };
+            self.lost(&stream, &reason).await;
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(LACKING_GAP) => {}
                 order = orders.heard() => return self.leave(&stream, order).await,
             }
         }

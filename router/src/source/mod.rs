@@ -10,6 +10,7 @@ pub mod kata;
 mod machine;
 mod orders;
 mod past;
+mod peer;
 mod reconcile;
 pub mod replay;
 mod watermark;

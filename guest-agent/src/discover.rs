@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 
-use crate::cgroup::Hierarchy;
+use crate::cgroup::{Hierarchy, POPULATION};
 use crate::log::log;
 use crate::names::{Place, Root, place};
 
@@ -46,12 +46,17 @@ pub(crate) enum Change {
     Counted {
         cgroup: Arc<str>,
     },
+    /// The first process came into it, or the last one left.
+    Peopled {
+        cgroup: Arc<str>,
+    },
 }
 
 #[derive(Clone, Debug)]
 enum Watched {
     Folder(Arc<str>),
     Counter(Arc<str>),
+    Population(Arc<str>),
 }
 
 struct Event {
@@ -162,6 +167,7 @@ impl Tree {
         }
         match watched {
             Watched::Counter(cgroup) => out.push(Change::Counted { cgroup }),
+            Watched::Population(cgroup) => out.push(Change::Peopled { cgroup }),
             Watched::Folder(above) if event.flags.contains(ReadFlags::ISDIR) => {
                 let cgroup = below(&above, &event.name);
                 if event.flags.contains(ReadFlags::CREATE) {
@@ -229,7 +235,9 @@ impl Tree {
         let mut watches = vec![watch];
         for file in self.hierarchy.notified_files() {
             if let Ok(watch) = self.watch(&folder.join(file), WatchFlags::MODIFY) {
-                self.watched.insert(watch, Watched::Counter(cgroup.clone()));
+                let population = *file == POPULATION;
+                let kind = if population { Watched::Population } else { Watched::Counter };
+                self.watched.insert(watch, kind(cgroup.clone()));
                 watches.push(watch);
             }
         }
@@ -328,6 +336,7 @@ mod tests {
             Change::Entered { cgroup } => format!(">{cgroup}"),
             Change::Limited { cgroup } => format!("={cgroup}"),
             Change::Counted { cgroup } => format!("#{cgroup}"),
+            Change::Peopled { cgroup } => format!("~{cgroup}"),
         }
     }
 
@@ -372,9 +381,12 @@ mod tests {
         let mut out = Vec::new();
         tree.search(&mut out);
         assert_eq!(out.iter().map(short).collect::<Vec<_>>(), ["+c1 /r/c1"]);
-        for (file, expect) in
-            [("memory.max", "=/r/c1"), ("cgroup.procs", ">/r/c1"), ("memory.events", "#/r/c1")]
-        {
+        for (file, expect) in [
+            ("memory.max", "=/r/c1"),
+            ("cgroup.procs", ">/r/c1"),
+            ("memory.events", "#/r/c1"),
+            ("cgroup.events", "~/r/c1"),
+        ] {
             fs::write(folder.join(file), "1").unwrap();
             assert!(told(&mut tree).iter().all(|it| it == expect), "{file}");
         }

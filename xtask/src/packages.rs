@@ -22,6 +22,7 @@ pub(crate) const GATE: &[&str] = &[
     "lld",
     "qemu-system-x86",
     "busybox-static",
+    "systemd",
 ];
 
 /// A compiler for wasm32-unknown-unknown with the standard library's sources.

@@ -115,6 +115,8 @@ pub enum DeliveredOutcome {
     Acked,
     /// The router stopped first.
     Unsent,
+    /// A sink other than containerd's gave it up; the error says why.
+    Dropped,
 }
 
 /// A policy chain, and what was refused when it was built.

@@ -5,9 +5,15 @@ mod metrics_address;
 mod policies;
 mod quantity;
 mod raw;
+mod routes;
+mod sinks;
+mod url;
 
 pub use metrics_address::MetricsAddress;
 pub use quantity::{size, time};
+pub use routes::{AUDIT, Pattern, Route};
+pub use sinks::{Jsonl, Overflow, Queue, Sink, SinkKind, Webhook};
+pub use url::Url;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -41,6 +47,8 @@ pub struct Config {
     pub guests_directory: PathBuf,
     /// At least one.
     pub sinks: Vec<Sink>,
+    /// What leads where; each sink but the one of containerd is named in one.
+    pub routes: Vec<Route>,
 }
 
 /// Where containerd is.
@@ -157,24 +165,6 @@ pub struct Machine {
     pub monitor_pid: Option<u32>,
     /// How long its link may be down before it counts as lost.
     pub lost_after: Duration,
-}
-
-/// Where actions and records go.
-#[derive(Clone, Debug)]
-pub struct Sink {
-    /// Unique.
-    pub name: String,
-    /// What it is.
-    pub kind: SinkKind,
-}
-
-/// The kinds of sink.
-#[derive(Clone, Debug)]
-pub enum SinkKind {
-    /// containerd's event exchange.
-    Containerd,
-    /// Audit records, one a line; `None` is standard output.
-    Jsonl(Option<PathBuf>),
 }
 
 /// A mistake and the key it stands under.

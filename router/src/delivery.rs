@@ -12,8 +12,8 @@ use crate::config::Mode;
 use crate::counts::Count;
 use crate::ruling::Action;
 use crate::signal::{Event, Signal};
-use crate::sink::Records;
 use crate::sink::containerd::{Publish, TaskEvent};
+use crate::sink::{Outlets, Planning};
 use crate::worker::Verdict;
 
 /// The lane of the one sink that publishes, and what it is called.
@@ -46,8 +46,8 @@ impl Lifecycle {
 pub struct Delivery {
     /// From every worker.
     pub rulings: mpsc::Receiver<Verdict>,
-    /// Where records go.
-    pub records: Records,
+    /// Where records go, and events beside containerd.
+    pub outlets: Outlets,
     /// Where TaskOOM and TaskExit go.
     pub lifecycle: Option<Lifecycle>,
     /// Kills that came after their container's exit.
@@ -61,41 +61,51 @@ impl Delivery {
             if matches!(&record.signal.event, Event::OomKill(kill) if kill.late) {
                 self.late_kills.one();
             }
-            let events = self.plan(&mut record);
-            self.records.tell(Record::Ruled(Box::new(record)));
+            let (events, beside) = self.plan(&mut record);
+            self.outlets.tell(Record::Ruled(Box::new(record)));
+            beside.iter().for_each(|planned| self.outlets.send(planned));
             if !self.publish(events, ack).await {
                 return;
             }
         }
     }
 
-    /// Writes down what becomes of each action, and gives the events to publish.
-    fn plan(&self, ruled: &mut Ruled) -> VecDeque<Publish> {
-        let mut events = VecDeque::new();
-        let withheld = |topic: String, because: &str| Planned {
-            sink: None,
-            topic,
-            state: PlannedState::Withheld,
-            because: Some(because.to_owned()),
-        };
-        for action in &ruled.actions {
-            let planned = match (event(action, &ruled.signal, ruled.mode), &self.lifecycle) {
-                (Err((topic, because)), _) => withheld(topic, because),
-                (Ok(event), None) => withheld(event.topic().to_owned(), "no sink publishes to containerd"),
-                (Ok(event), Some(lifecycle)) => {
-                    let topic = event.topic().to_owned();
-                    events.push_back(lifecycle.publish(&ruled.signal, event));
-                    Planned {
-                        sink: Some(lifecycle.sink.clone()),
-                        topic,
-                        state: PlannedState::Queued,
-                        because: None,
-                    }
+    /// Writes down what becomes of each action, and gives the events to publish, and what goes to other sinks.
+    fn plan(&self, ruled: &mut Ruled) -> (VecDeque<Publish>, Vec<Planning>) {
+        let (mut events, mut beside) = (VecDeque::new(), Vec::new());
+        let signal = &ruled.signal;
+        for (at, action) in ruled.actions.iter().enumerate() {
+            let mut planned = |sink: Option<&str>, because: Option<&str>| {
+                ruled.delivery.push(Planned {
+                    sink: sink.map(str::to_owned),
+                    topic: action.topic().to_owned(),
+                    state: if sink.is_some() { PlannedState::Queued } else { PlannedState::Withheld },
+                    because: because.map(str::to_owned),
+                });
+            };
+            let event = match event(action, signal, ruled.mode) {
+                Ok(event) => event,
+                Err(because) => {
+                    planned(None, Some(because));
+                    continue;
                 }
             };
-            ruled.delivery.push(planned);
+            let others = self.outlets.plan(signal, at, action, event.as_ref().and_then(TaskEvent::status));
+            let published = event.zip(self.lifecycle.as_ref());
+            match (&published, &others) {
+                (None, Err(because)) => planned(None, Some(because)),
+                (None, Ok(_)) | (Some(_), Ok(_) | Err(_)) => {}
+            }
+            if let Some((event, lifecycle)) = published {
+                planned(Some(&lifecycle.sink), None);
+                events.push_back(lifecycle.publish(signal, event));
+            }
+            if let Ok(others) = others {
+                self.outlets.sinks(&others).for_each(|sink| planned(Some(sink), None));
+                beside.push(others);
+            }
         }
-        events
+        (events, beside)
     }
 
     /// Queues the events in order. False: the lane is gone, which ends the router.
@@ -124,13 +134,11 @@ fn exited_at_ms(signal: &Signal) -> u64 {
     signal.at.wall_ms.filter(near).unwrap_or(received)
 }
 
-/// The event an action becomes in this mode, or its topic and why it goes nowhere.
-fn event(action: &Action, signal: &Signal, mode: Mode) -> Result<TaskEvent, (String, &'static str)> {
+/// The event an action becomes in this mode; `Ok(None)`: a report is none. Else why it goes nowhere.
+fn event(action: &Action, signal: &Signal, mode: Mode) -> Result<Option<TaskEvent>, &'static str> {
     match (action, mode) {
-        (Action::TaskOom, Mode::Beside | Mode::Sole) => Ok(TaskEvent::Oom),
-        (Action::TaskExit(_), Mode::Beside) => {
-            Err(("/tasks/exit".to_owned(), "in mode beside the shim publishes exits"))
-        }
+        (Action::TaskOom, Mode::Beside | Mode::Sole) => Ok(Some(TaskEvent::Oom)),
+        (Action::TaskExit(_), Mode::Beside) => Err("in mode beside the shim publishes exits"),
         (Action::TaskExit(status), Mode::Sole) => {
             let (pid, real) = match &signal.event {
                 Event::Exited(exited) => (exited.pid, exited.status),
@@ -140,15 +148,13 @@ fn event(action: &Action, signal: &Signal, mode: Mode) -> Result<TaskEvent, (Str
                 | Event::GuestLost(_)
                 | Event::Other(_) => (None, None),
             };
-            Ok(TaskEvent::Exit {
+            Ok(Some(TaskEvent::Exit {
                 exec_id: signal.target.exec_id.clone(),
                 pid,
                 status: status.or(real),
                 exited_at_ms: exited_at_ms(signal),
-            })
+            }))
         }
-        (Action::Report(report), Mode::Beside | Mode::Sole) => {
-            Err((report.topic.clone(), "no sink takes reports of this topic"))
-        }
+        (Action::Report(_), Mode::Beside | Mode::Sole) => Ok(None),
     }
 }

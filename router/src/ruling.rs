@@ -31,6 +31,17 @@ pub enum Action {
     Report(Report),
 }
 
+impl Action {
+    /// containerd's topic, or the report's.
+    pub fn topic(&self) -> &str {
+        match self {
+            Self::TaskOom => "/tasks/oom",
+            Self::TaskExit(_) => "/tasks/exit",
+            Self::Report(report) => &report.topic,
+        }
+    }
+}
+
 /// A policy's decision: it replaces the draft.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -18,9 +18,8 @@ use crate::identity::Identities;
 use crate::intake::{Intake, Task};
 use crate::metrics::{self, MetricsListener};
 use crate::policy::{Host, HostError, Keeper, Lineups, Outside, Policies};
-use crate::sink::Records;
 use crate::sink::containerd::{self, Containerd};
-use crate::sink::jsonl::Jsonl;
+use crate::sink::{Lanes, Outlets, Records};
 use crate::source::Orders;
 use crate::source::agent::AgentSource;
 use crate::source::kata::KataSource;
@@ -144,12 +143,13 @@ impl Router {
                 sinks: config.sinks.iter().map(|it| (it.name.clone(), Arc::default())).collect(),
                 guests: GuestCounts::default(),
                 late_kills: Arc::default(),
+                reports_unrouted: Arc::default(),
             }),
             node: config.node.clone(),
             stop,
             give_up,
         };
-        let lifecycle = router.sinks(config);
+        let (lifecycle, outlets) = router.sinks(config);
         let (rulings, from_workers) = mpsc::channel(STAGE);
         let count = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
         let workers: Vec<_> = (0..count)
@@ -169,8 +169,7 @@ impl Router {
         let intake = Intake { arrivals: from_sources, claims, identities: Identities::new(address), workers };
         router.add("intake".to_owned(), intake.run());
         let late_kills = Arc::clone(&router.counts.late_kills);
-        let records = router.records.clone();
-        let delivery = Delivery { rulings: from_workers, records, lifecycle, late_kills };
+        let delivery = Delivery { rulings: from_workers, outlets, lifecycle, late_kills };
         router.add("delivery".to_owned(), delivery.run());
         router
     }
@@ -260,19 +259,14 @@ impl Router {
     }
 
     /// Lanes and their sinks.
-    fn sinks(&mut self, config: &Config) -> Option<Lifecycle> {
-        let records = &mut Records::default();
-        for sink in &config.sinks {
-            if let SinkKind::Jsonl(path) = &sink.kind {
-                let counts = self.counts.sink(&sink.name);
-                let lines = records.add(&sink.name, Arc::clone(&counts));
-                let jsonl = Jsonl { name: sink.name.clone(), path: path.clone(), counts };
-                self.add_thread(format!("sink {}", sink.name), move || jsonl.run(lines));
-            }
+    fn sinks(&mut self, config: &Config) -> (Option<Lifecycle>, Outlets) {
+        let Lanes { lanes, records, outlets } = Lanes::new(config, &self.counts, &self.give_up.subscribe());
+        for lane in lanes {
+            self.add(format!("sink {}", lane.name()), lane.run());
         }
         let publisher = config.sinks.iter().find(|it| matches!(it.kind, SinkKind::Containerd));
         self.records = records.clone();
-        publisher.zip(config.containerd.as_ref()).map(|(sink, at)| {
+        let lifecycle = publisher.zip(config.containerd.as_ref()).map(|(sink, at)| {
             let (lane, actions) = mpsc::channel(containerd::ACTIONS);
             let publisher = Containerd {
                 name: sink.name.clone(),
@@ -283,7 +277,8 @@ impl Router {
             };
             self.add_counting(format!("sink {}", sink.name), publisher.run(actions));
             Lifecycle { sink: sink.name.clone(), namespace: at.namespace.clone(), lane }
-        })
+        });
+        (lifecycle, outlets)
     }
 
     /// Runs until `shutdown` resolves or a part ends by itself, then lets what was taken run dry.

@@ -74,6 +74,14 @@ impl TaskEvent {
             Self::Exit { .. } => "/tasks/exit",
         }
     }
+
+    /// The exit status that is published; `None`: it is not known, or there is none.
+    pub fn status(&self) -> Option<u32> {
+        match self {
+            Self::Oom => None,
+            Self::Exit { status, .. } => *status,
+        }
+    }
 }
 
 /// The lane to one containerd.
@@ -121,7 +129,7 @@ impl Containerd {
             match (outcome, head.ack) {
                 (DeliveredOutcome::Acked, Some(ack)) => ack.done(),
                 (DeliveredOutcome::Acked, None) => {}
-                (DeliveredOutcome::Unsent, _) => unsent += 1,
+                (DeliveredOutcome::Unsent | DeliveredOutcome::Dropped, _) => unsent += 1,
             }
         }
         unsent

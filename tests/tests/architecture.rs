@@ -110,6 +110,23 @@ fn the_example_configuration_is_good() {
 }
 
 #[test]
+fn the_example_with_sinks_is_good() {
+    let text = fs::read_to_string(root().join("examples/sinks.toml")).unwrap();
+    let config = coroner::config::Config::parse(&text).unwrap();
+    assert_eq!((config.sinks.len(), config.routes.len()), (4, 3), "the audit's route is its own");
+}
+
+#[test]
+fn the_page_on_sinks_shows_good_sinks() {
+    let page = fs::read_to_string(root().join("docs/sinks.md")).unwrap();
+    let block = |it: &str| it.split("```").next().unwrap().to_owned();
+    let shown: Vec<String> = page.split("```toml\n").skip(1).map(block).collect();
+    let text = format!("[guests]\n{}", shown.concat());
+    let config = coroner::config::Config::parse(&text).unwrap();
+    assert_eq!((shown.len(), config.sinks.len()), (3, 3));
+}
+
+#[test]
 fn the_configuration_page_shows_a_good_file() {
     let page = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
     let block = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();

@@ -203,3 +203,7 @@ impl Lanes {
         Self { lanes, outlets: Outlets { records: records.clone(), events, unrouted }, records }
     }
 }
+
+#[cfg(test)]
+#[path = "outlets_tests.rs"]
+mod tests;

@@ -14,7 +14,7 @@ use super::{Document, Sink, SinkError};
 #[derive(Debug)]
 pub(super) struct Unix {
     path: PathBuf,
-    /// Taken while it is written to: a line that was cut short ends with its connection.
+    /// Taken while it is written to: a line that was cut short ends with its connection. A reader that went away shows at the next write.
     stream: Option<UnixStream>,
 }
 
@@ -24,7 +24,7 @@ impl Unix {
     }
 
     async fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        let mut stream = match self.stream.take().filter(is_open) {
+        let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => UnixStream::connect(&self.path).await?,
         };
@@ -40,9 +40,4 @@ impl Sink for Unix {
         let written = self.write(&Document::lines(batch)).await;
         written.map_err(|error| SinkError::again(format!("{}: {error}", self.path.display())))
     }
-}
-
-/// A reader that went away between two batches shows as the end of what it could have said.
-fn is_open(stream: &UnixStream) -> bool {
-    !matches!(stream.try_read(&mut [0; 64]), Ok(0))
 }

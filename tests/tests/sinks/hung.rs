@@ -65,3 +65,18 @@ async fn what_is_left_at_a_stop_is_told_and_written_down() {
     );
     assert_eq!(told[0]["topic"], json!("app-crash"));
 }
+
+#[tokio::test]
+async fn a_receiver_that_is_slow_is_tried_again() {
+    let mut receiver = Receiver::clear(&[]).await;
+    let sinks = hook(receiver.address.port(), "timeout = \"200ms\"");
+    let mut stand = Stand::reporting(Scratch::new().unwrap(), &sinks).await;
+    receiver.answer(false);
+    stand.exits("c", 1).await;
+    let tries = receiver.documents(2).await;
+    assert_eq!(tries[0], tries[1]);
+    receiver.answer(true);
+    let told = &stand.delivered("hook", 1).await[0];
+    assert_eq!((&told["outcome"], &told["error"]), (&json!("acked"), &json!("no answer in 200ms")));
+    stand.router.stop().await.unwrap();
+}

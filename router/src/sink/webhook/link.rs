@@ -18,7 +18,7 @@ use crate::config::Webhook;
 #[derive(Debug)]
 pub(super) struct Link {
     requests: SendRequest<Full<Bytes>>,
-    carrier: JoinSet<()>,
+    _carrier: JoinSet<()>,
 }
 
 impl Link {
@@ -41,12 +41,12 @@ impl Link {
         let mut carrier = JoinSet::new();
         // How it ends shows at the request that is under way, or before the next.
         carrier.spawn(async { connection.await.unwrap_or(()) });
-        Ok(Self { requests, carrier })
+        Ok(Self { requests, _carrier: carrier })
     }
 
     /// Whether another request may be sent.
     pub(super) fn is_open(&self) -> bool {
-        !self.requests.is_closed() && !self.carrier.is_empty()
+        !self.requests.is_closed()
     }
 
     pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {

@@ -57,7 +57,9 @@ async fn a_file_that_logrotate_renames_is_made_anew_and_no_line_is_lost() {
     let (path, old) = (stand.router.path("copy.jsonl"), stand.router.path("old.jsonl"));
     stand.exits("one", 5).await;
     stand.sink("copy", |it| it["delivered"] == 5).await;
+    // As it does: the old one renamed, a new one made with the mode and owner it was told.
     std::fs::rename(&path, &old).unwrap();
+    std::fs::write(&path, "").unwrap();
     stand.exits("two", 5).await;
     stand.sink("copy", |it| it["delivered"] == 10).await;
     std::fs::remove_file(&path).unwrap();

@@ -119,7 +119,7 @@ pub enum DeliveredOutcome {
     Unsent,
     /// It was sent once more: containerd had come back.
     Repeated,
-    /// A sink gave it up.
+    /// A sink other than containerd's gave it up; the error says why.
     Dropped,
 }
 

@@ -1,5 +1,6 @@
 //! The control socket: answers `coroner status`, `coroner policy`, `coroner guest` and `coroner tap`.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use ttrpc::asynchronous::transport::Listener;
 use ttrpc::asynchronous::{Server, TtrpcContext};
 use ttrpc::{Code, Error, get_status};
 
-use crate::config::{Config, Mode, SinkKind, SourceKind};
+use crate::config::{Config, Mode, SourceKind};
 use crate::counts::Counts;
 use crate::guests::{GuestError, GuestStatus, Guests};
 use crate::policy::Policies;
@@ -68,10 +69,6 @@ pub struct About {
 impl About {
     /// Of a router with this configuration that starts now.
     pub fn new(config: &Config) -> Self {
-        let kind = |kind: &SinkKind| match kind {
-            SinkKind::Containerd => "containerd",
-            SinkKind::Jsonl(_) => "jsonl",
-        };
         Self {
             node: config.node.clone(),
             started: Instant::now(),
@@ -79,7 +76,7 @@ impl About {
             directory: config.policies.directory.as_ref().map(|path| path.display().to_string()),
             journal: config.journal.as_ref().map(|it| it.directory.display().to_string()),
             sources: config.sources.iter().map(|it| (it.name.clone(), it.kind, it.mode)).collect(),
-            sinks: config.sinks.iter().map(|it| (it.name.clone(), kind(&it.kind))).collect(),
+            sinks: config.sinks.iter().map(|it| (it.name.clone(), it.kind.name())).collect(),
         }
     }
 }
@@ -157,7 +154,7 @@ struct SinkStatus<'a> {
     r#type: &'static str,
     delivered: u64,
     failed: u64,
-    dropped: u64,
+    dropped: BTreeMap<&'static str, u64>,
 }
 
 impl Service {
@@ -181,7 +178,7 @@ impl Service {
                 r#type: kind,
                 delivered: counts.delivered.get(),
                 failed: counts.failed.get(),
-                dropped: counts.dropped_full.get() + counts.dropped_unwritten.get(),
+                dropped: counts.dropped.all().collect(),
             }
         };
         let about = &self.about;

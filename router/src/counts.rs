@@ -124,10 +124,60 @@ pub struct SinkCounts {
     pub delivered: Count,
     /// Tries that failed.
     pub failed: Count,
-    /// Records dropped because its lane was full.
-    pub dropped_full: Count,
-    /// Records dropped because they could not be written.
-    pub dropped_unwritten: Count,
+    /// Documents that gave way.
+    pub dropped: Dropped,
+}
+
+/// Why a document gave way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// Its queue was full.
+    Full,
+    /// It was not taken by its deadline.
+    Deadline,
+    /// The sink refused it.
+    Refused,
+    /// It was refused or given up, and the dead-letter file could not be written either.
+    Unwritten,
+    /// The router stopped.
+    Stopped,
+}
+
+impl DropReason {
+    /// Every reason, in the order of its number.
+    pub const ALL: [Self; 5] = [Self::Full, Self::Deadline, Self::Refused, Self::Unwritten, Self::Stopped];
+
+    /// As status, metrics and dead letters name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Deadline => "deadline",
+            Self::Refused => "refused",
+            Self::Unwritten => "unwritten",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// Documents that gave way, by reason.
+#[derive(Debug, Default)]
+pub struct Dropped([Count; DropReason::ALL.len()]);
+
+impl Dropped {
+    /// One more; answers how many there were before.
+    pub fn one(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize].one()
+    }
+
+    /// So far.
+    pub fn get(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize].get()
+    }
+
+    /// So far, by reason.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        DropReason::ALL.into_iter().map(|reason| (reason.name(), self.get(reason)))
+    }
 }
 
 /// Of the journal.
@@ -156,6 +206,8 @@ pub struct Counts {
     pub journal: Arc<JournalCounts>,
     /// Kills that were learnt after their container's exit had been ruled.
     pub late_kills: Arc<Count>,
+    /// Reports whose topic no route takes.
+    pub reports_unrouted: Arc<Count>,
 }
 
 impl Counts {

@@ -14,8 +14,8 @@ use crate::counts::Count;
 use crate::journal::{self, Accepting, Journal};
 use crate::ruling::{Action, TaskEvent};
 use crate::signal::{Event, Signal};
-use crate::sink::Records;
 use crate::sink::containerd::{Publish, Task};
+use crate::sink::{Outlets, Planning};
 use crate::worker::Verdict;
 
 /// Rulings carried out at once: what has come meanwhile is written together.
@@ -55,8 +55,8 @@ impl Lifecycle {
 pub struct Delivery {
     /// From every worker.
     pub rulings: mpsc::Receiver<Verdict>,
-    /// Where records go.
-    pub records: Records,
+    /// Where records go, and events beside containerd.
+    pub outlets: Outlets,
     /// Where rulings are written before they are delivered.
     pub journal: Option<Journal>,
     /// Ruled by an earlier run of this router, and not delivered.
@@ -83,22 +83,22 @@ impl Delivery {
                 if matches!(&verdict.record.signal.event, Event::OomKill(kill) if kill.late) {
                     self.late_kills.one();
                 }
-                let events = self.plan(&mut verdict.record);
+                let (events, beside) = self.plan(&mut verdict.record);
                 self.write_down(&verdict, &events, &mut lines);
-                planned.push((verdict, events));
+                planned.push((verdict, events, beside));
             }
             if let Some(journal) = &self.journal {
                 // What is not written is counted there, and delivered all the same.
                 let written = journal.write(lines).await;
-                for (verdict, _) in &planned {
+                for (verdict, ..) in &planned {
                     // It would else be taken for one whose end nobody saw.
                     if verdict.ended() && !(written && verdict.ack.number().is_some()) {
                         journal.gone(verdict.record.signal.target.container_id.clone());
                     }
                 }
             }
-            for (verdict, events) in planned {
-                if !self.carry_out(verdict, events).await {
+            for (verdict, events, beside) in planned {
+                if !self.carry_out(verdict, events, beside).await {
                     return;
                 }
             }
@@ -123,13 +123,14 @@ impl Delivery {
     }
 
     /// False: the lane is gone, which ends the router.
-    async fn carry_out(&self, verdict: Verdict, events: Vec<TaskEvent>) -> bool {
+    async fn carry_out(&self, verdict: Verdict, events: Vec<TaskEvent>, beside: Vec<Planning>) -> bool {
         let ended = verdict.case.oom_sent && verdict.ended();
         let Verdict { record, ack, .. } = verdict;
         let publish = |event| Some(self.lifecycle.as_ref()?.publish(&record.signal, event));
         let publishes: VecDeque<Publish> = events.into_iter().filter_map(publish).collect();
         let container = record.signal.target.container_id.to_string();
-        self.records.tell(Record::Ruled(Box::new(record)));
+        self.outlets.tell(Record::Ruled(Box::new(record)));
+        beside.iter().for_each(|planned| self.outlets.send(planned));
         let alive = self.publish(publishes, ack).await;
         match &self.lifecycle {
             // Whose TaskOOM may have to be sent again, for how long yet.
@@ -159,33 +160,42 @@ impl Delivery {
         self.publish(publishes, ack).await
     }
 
-    /// Says what becomes of each action, and gives the events to publish.
-    fn plan(&self, ruled: &mut Ruled) -> Vec<TaskEvent> {
-        let mut events = Vec::new();
-        let withheld = |topic: String, because: &str| Planned {
-            sink: None,
-            topic,
-            state: PlannedState::Withheld,
-            because: Some(because.to_owned()),
-        };
-        for action in &ruled.actions {
-            let planned = match (event(action, &ruled.signal, ruled.mode), &self.lifecycle) {
-                (Err((topic, because)), _) => withheld(topic, because),
-                (Ok(event), None) => withheld(event.topic().to_owned(), "no sink publishes to containerd"),
-                (Ok(event), Some(lifecycle)) => {
-                    let topic = event.topic().to_owned();
-                    events.push(event);
-                    Planned {
-                        sink: Some(lifecycle.sink.clone()),
-                        topic,
-                        state: PlannedState::Queued,
-                        because: None,
-                    }
+    /// Says what becomes of each action, and gives the events to publish, and what goes to other sinks.
+    fn plan(&self, ruled: &mut Ruled) -> (Vec<TaskEvent>, Vec<Planning>) {
+        let (mut events, mut beside) = (Vec::new(), Vec::new());
+        let signal = &ruled.signal;
+        for (at, action) in ruled.actions.iter().enumerate() {
+            let mut planned = |sink: Option<&str>, because: Option<&str>| {
+                ruled.delivery.push(Planned {
+                    sink: sink.map(str::to_owned),
+                    topic: action.topic().to_owned(),
+                    state: if sink.is_some() { PlannedState::Queued } else { PlannedState::Withheld },
+                    because: because.map(str::to_owned),
+                });
+            };
+            let event = match event(action, signal, ruled.mode) {
+                Ok(event) => event,
+                Err(because) => {
+                    planned(None, Some(because));
+                    continue;
                 }
             };
-            ruled.delivery.push(planned);
+            let others = self.outlets.plan(signal, at, action, event.as_ref().and_then(TaskEvent::status));
+            let published = event.zip(self.lifecycle.as_ref());
+            match (&published, &others) {
+                (None, Err(because)) => planned(None, Some(because)),
+                (None, Ok(_)) | (Some(_), Ok(_) | Err(_)) => {}
+            }
+            if let Some((event, lifecycle)) = published {
+                planned(Some(&lifecycle.sink), None);
+                events.push(event);
+            }
+            if let Ok(others) = others {
+                self.outlets.sinks(&others).for_each(|sink| planned(Some(sink), None));
+                beside.push(others);
+            }
         }
-        events
+        (events, beside)
     }
 
     /// Queues the events in order. False: the lane is gone, which ends the router.
@@ -214,13 +224,11 @@ fn exited_at_ms(signal: &Signal) -> u64 {
     signal.at.wall_ms.filter(near).unwrap_or(received)
 }
 
-/// The event an action becomes in this mode, or its topic and why it goes nowhere.
-fn event(action: &Action, signal: &Signal, mode: Mode) -> Result<TaskEvent, (String, &'static str)> {
+/// The event an action becomes in this mode; `Ok(None)`: a report is none. Else why it goes nowhere.
+fn event(action: &Action, signal: &Signal, mode: Mode) -> Result<Option<TaskEvent>, &'static str> {
     match (action, mode) {
-        (Action::TaskOom, Mode::Beside | Mode::Sole) => Ok(TaskEvent::Oom),
-        (Action::TaskExit(_), Mode::Beside) => {
-            Err(("/tasks/exit".to_owned(), "in mode beside the shim publishes exits"))
-        }
+        (Action::TaskOom, Mode::Beside | Mode::Sole) => Ok(Some(TaskEvent::Oom)),
+        (Action::TaskExit(_), Mode::Beside) => Err("in mode beside the shim publishes exits"),
         (Action::TaskExit(status), Mode::Sole) => {
             let (pid, real) = match &signal.event {
                 Event::Exited(exited) => (exited.pid, exited.status),
@@ -230,15 +238,13 @@ fn event(action: &Action, signal: &Signal, mode: Mode) -> Result<TaskEvent, (Str
                 | Event::GuestLost(_)
                 | Event::Other(_) => (None, None),
             };
-            Ok(TaskEvent::Exit {
+            Ok(Some(TaskEvent::Exit {
                 exec_id: signal.target.exec_id.clone(),
                 pid,
                 status: status.or(real),
                 exited_at_ms: exited_at_ms(signal),
-            })
+            }))
         }
-        (Action::Report(report), Mode::Beside | Mode::Sole) => {
-            Err((report.topic.clone(), "no sink takes reports of this topic"))
-        }
+        (Action::Report(_), Mode::Beside | Mode::Sole) => Ok(None),
     }
 }

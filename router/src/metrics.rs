@@ -207,10 +207,15 @@ impl Collector for Parts {
         let help = "Tries that failed";
         counter(&mut encoder, "coroner_sink_failed", help, sinks(|it| &it.failed))?;
         let dropped = counts.sinks.iter().flat_map(|(name, counts)| {
-            [("full", &counts.dropped_full), ("unwritten", &counts.dropped_unwritten)]
-                .map(|(reason, count)| (vec![("sink", name.as_str()), ("reason", reason)], count.get()))
+            counts
+                .dropped
+                .all()
+                .map(move |(reason, count)| (vec![("sink", name.as_str()), ("reason", reason)], count))
         });
-        counter(&mut encoder, "coroner_sink_dropped", "Records the sink did not take", dropped)?;
+        counter(&mut encoder, "coroner_sink_dropped", "Documents the sink did not take", dropped)?;
+        let help = "Reports whose topic no route takes";
+        let unrouted = [(Vec::new(), counts.reports_unrouted.get())];
+        counter(&mut encoder, "coroner_reports_unrouted", help, unrouted.into_iter())?;
         let journal = &counts.journal;
         let alone = |count: &Count| [(Vec::new(), count.get())].into_iter();
         let help = "Signals and rulings written to the journal";

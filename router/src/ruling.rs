@@ -58,6 +58,25 @@ impl TaskEvent {
             Self::Exit { .. } => "/tasks/exit",
         }
     }
+
+    /// The exit status that is published; `None`: it is not known, or there is none.
+    pub fn status(&self) -> Option<u32> {
+        match self {
+            Self::Oom => None,
+            Self::Exit { status, .. } => *status,
+        }
+    }
+}
+
+impl Action {
+    /// containerd's topic, or the report's.
+    pub fn topic(&self) -> &str {
+        match self {
+            Self::TaskOom => "/tasks/oom",
+            Self::TaskExit(_) => "/tasks/exit",
+            Self::Report(report) => &report.topic,
+        }
+    }
 }
 
 /// A policy's decision: it replaces the draft.

@@ -20,9 +20,8 @@ use crate::intake::{Earlier, Intake, Task, shard};
 use crate::journal::{self, Accepted, Journal, JournalError, Published, Recovered};
 use crate::metrics::{self, MetricsListener};
 use crate::policy::{Host, HostError, Keeper, Lineups, Outside, Policies};
-use crate::sink::Records;
 use crate::sink::containerd::Containerd;
-use crate::sink::jsonl::Jsonl;
+use crate::sink::{Lanes, Outlets, Records};
 use crate::source::agent::AgentSource;
 use crate::source::kata::KataSource;
 use crate::source::{Orders, Past};
@@ -168,7 +167,7 @@ impl Router {
             containers: recovered.cases.len(),
             damaged: recovered.damage.len(),
         };
-        let lifecycle = router.sinks(config, recovered.published);
+        let (lifecycle, outlets) = router.sinks(config, recovered.published);
         if found.signals + found.events + found.containers + found.damaged > 0 {
             let Recovery { signals, events, containers, damaged, .. } = found;
             tracing::info!(signals, events, containers, damaged, "going on with what the journal holds");
@@ -204,7 +203,7 @@ impl Router {
         router.add("intake".to_owned(), intake.run());
         let delivery = Delivery {
             rulings: from_workers,
-            records: router.records.clone(),
+            outlets,
             journal,
             resumed: recovered.undelivered,
             lifecycle,
@@ -318,19 +317,14 @@ impl Router {
     }
 
     /// Lanes and their sinks.
-    fn sinks(&mut self, config: &Config, published: Vec<Published>) -> Option<Lifecycle> {
-        let records = &mut Records::default();
-        for sink in &config.sinks {
-            if let SinkKind::Jsonl(path) = &sink.kind {
-                let counts = self.counts.sink(&sink.name);
-                let lines = records.add(&sink.name, Arc::clone(&counts));
-                let jsonl = Jsonl { name: sink.name.clone(), path: path.clone(), counts };
-                self.add_thread(format!("sink {}", sink.name), move || jsonl.run(lines));
-            }
+    fn sinks(&mut self, config: &Config, published: Vec<Published>) -> (Option<Lifecycle>, Outlets) {
+        let Lanes { lanes, records, outlets } = Lanes::new(config, &self.counts, &self.give_up.subscribe());
+        for lane in lanes {
+            self.add(format!("sink {}", lane.name()), lane.run());
         }
         let publisher = config.sinks.iter().find(|it| matches!(it.kind, SinkKind::Containerd));
         self.records = records.clone();
-        publisher.zip(config.containerd.as_ref()).map(|(sink, at)| {
+        let lifecycle = publisher.zip(config.containerd.as_ref()).map(|(sink, at)| {
             // The lane itself holds what waits.
             let (lane, actions) = mpsc::channel(STAGE);
             let publisher = Containerd {
@@ -344,7 +338,8 @@ impl Router {
             };
             self.add_counting(format!("sink {}", sink.name), publisher.run(actions));
             Lifecycle { sink: sink.name.clone(), namespace: at.namespace.clone(), lane }
-        })
+        });
+        (lifecycle, outlets)
     }
 
     /// Runs until `shutdown` resolves or a part ends by itself, then lets what was taken run dry.

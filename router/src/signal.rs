@@ -307,8 +307,11 @@ pub enum Event {
     Other(Other),
 }
 
+/// Every kind of signal, as the contracts name it.
+pub const KINDS: [&str; 6] = ["oom-kill", "exited", "pressure", "kill-request", "guest-lost", "other"];
+
 impl Event {
-    /// The kind's name in the contracts.
+    /// The kind's name in the contracts, one of [`KINDS`].
     pub fn kind(&self) -> &'static str {
         match self {
             Self::OomKill(_) => "oom-kill",

@@ -96,12 +96,16 @@ fn imports_point_one_way() {
 
 #[test]
 fn outside_worlds_stay_at_their_edge() {
-    let edges: [(&str, &[&str]); 5] = [
+    let edges: [(&str, &[&str]); 9] = [
         ("wasmtime::", &["policy/"]),
         ("ttrpc::", &["source/", "sink/containerd/", "control.rs", "asking/", "demo/"]),
         ("containerd_shim_protos::", &["sink/containerd/", "demo/stand_in.rs"]),
         ("tonic::", &["identity.rs"]),
-        ("hyper::", &["metrics.rs"]),
+        ("hyper::", &["metrics.rs", "sink/webhook/"]),
+        ("rustls::", &["sink/webhook/tls.rs"]),
+        ("tokio_rustls::", &["sink/webhook/tls.rs"]),
+        ("rustls_native_certs::", &["sink/webhook/tls.rs"]),
+        ("use ring::", &["sink/webhook/credentials.rs"]),
     ];
     for (file, code) in sources() {
         for (world, at) in edges {
@@ -117,6 +121,23 @@ fn the_example_configuration_is_good() {
     let text = fs::read_to_string(root().join("examples/coroner.toml")).unwrap();
     let config = coroner::config::Config::parse(&text).unwrap();
     assert_eq!((config.sources.len(), config.sinks.len()), (1, 2));
+}
+
+#[test]
+fn the_example_with_sinks_is_good() {
+    let text = fs::read_to_string(root().join("examples/sinks.toml")).unwrap();
+    let config = coroner::config::Config::parse(&text).unwrap();
+    assert_eq!((config.sinks.len(), config.routes.len()), (4, 3), "the audit's route is its own");
+}
+
+#[test]
+fn the_page_on_sinks_shows_good_sinks() {
+    let page = fs::read_to_string(root().join("docs/sinks.md")).unwrap();
+    let block = |it: &str| it.split("```").next().unwrap().to_owned();
+    let shown: Vec<String> = page.split("```toml\n").skip(1).map(block).collect();
+    let text = format!("[guests]\n{}", shown.concat());
+    let config = coroner::config::Config::parse(&text).unwrap();
+    assert_eq!((shown.len(), config.sinks.len()), (3, 3));
 }
 
 #[test]

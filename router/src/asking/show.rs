@@ -63,7 +63,7 @@ impl Show {
         say("");
         let sinks = rows(&value["sinks"], |it| {
             let (sink, kind) = (text(&it["sink"]), text(&it["type"]));
-            vec![sink, kind, number(&it["delivered"]), number(&it["failed"]), number(&it["dropped"])]
+            vec![sink, kind, number(&it["delivered"]), number(&it["failed"]), reasons(&it["dropped"])]
         });
         self.table(&["SINK", "TYPE", "DELIVERED", "FAILED", "DROPPED"], &sinks);
     }
@@ -273,6 +273,16 @@ fn text(value: &Value) -> String {
 
 fn number(value: &Value) -> String {
     value.as_u64().map_or_else(|| "?".to_owned(), |number| number.to_string())
+}
+
+/// `3 (full 2, refused 1)`
+fn reasons(value: &Value) -> String {
+    let told = value.as_object().into_iter().flatten();
+    let told: Vec<_> =
+        told.filter_map(|(reason, count)| Some((reason, count.as_u64().filter(|it| *it > 0)?))).collect();
+    let sum: u64 = told.iter().map(|(_, count)| count).sum();
+    let each: Vec<String> = told.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+    if each.is_empty() { "0".to_owned() } else { format!("{sum} ({})", each.join(", ")) }
 }
 
 fn words(value: &Value) -> String {

@@ -7,8 +7,7 @@ use std::time::Duration;
 use coroner_proto::address::Address;
 
 use super::{
-    Config, Containerd, Journal, Machine, MetricsAddress, Mistake, Mode, Sink, SinkKind, Source, SourceKind,
-    raw,
+    Config, Containerd, Journal, Machine, MetricsAddress, Mistake, Mode, SinkKind, Source, SourceKind, raw,
 };
 use crate::signal::ContainerId;
 
@@ -82,7 +81,10 @@ impl Check {
         let guests_directory = self.absolute("guests.directory", raw_guests.directory);
         let guests_directory = guests_directory.unwrap_or_else(|| PathBuf::from(GUESTS));
         let journal = Some(self.journal(raw.journal));
-        let sinks = raw.sink.into_iter().enumerate().filter_map(|(at, raw)| self.sink(at, raw)).collect();
+        let written = raw.sink.len();
+        let sinks: Vec<_> =
+            raw.sink.into_iter().enumerate().filter_map(|(at, raw)| self.sink(at, raw)).collect();
+        let routes = self.routes(raw.route, &sinks, sinks.len() == written);
         let config = Config {
             node,
             policies,
@@ -94,6 +96,7 @@ impl Check {
             guests_directory,
             journal,
             sinks,
+            routes,
         };
         self.whole(&config);
         config
@@ -221,31 +224,6 @@ impl Check {
         Some(Source { name: name?, kind, mode, guest: None, address: address?, machine: None })
     }
 
-    fn sink(&mut self, at: usize, raw: raw::Sink) -> Option<Sink> {
-        let key = |name: &str| format!("sink[{at}].{name}");
-        self.unknown(&key(""), &raw.unknown);
-        let name = self.name(&key("name"), raw.name);
-        let jsonl = self.choice(&key("type"), raw.r#type, &[("containerd", false), ("jsonl", true)])?;
-        let kind = match (jsonl, self.text(&key("path"), raw.path)) {
-            (false, None) => SinkKind::Containerd,
-            (false, Some(_)) => {
-                self.mistake(&key("path"), "is not a key of type \"containerd\"");
-                return None;
-            }
-            (true, Some(path)) if path == "-" => SinkKind::Jsonl(None),
-            (true, Some(path)) if path.starts_with('/') => SinkKind::Jsonl(Some(PathBuf::from(path))),
-            (true, Some(path)) => {
-                self.mistake(&key("path"), &format!("`{path}` is neither an absolute path nor \"-\""));
-                return None;
-            }
-            (true, None) => {
-                self.required(&key("path"), "a file, or \"-\" for standard output");
-                return None;
-            }
-        };
-        Some(Sink { name: name?, kind })
-    }
-
     /// What can only be seen across sections.
     fn whole(&mut self, config: &Config) {
         // A section whose entries were refused has its mistakes already.
@@ -286,7 +264,7 @@ impl Check {
         }
     }
 
-    fn name(&mut self, key: &str, value: Option<toml::Value>) -> Option<String> {
+    pub(super) fn name(&mut self, key: &str, value: Option<toml::Value>) -> Option<String> {
         let Some(name) = self.text(key, value) else {
             self.required(key, "a name for logs and audit records");
             return None;
@@ -299,7 +277,12 @@ impl Check {
         None
     }
 
-    fn choice<T: Copy>(&mut self, key: &str, value: Option<toml::Value>, choices: &[(&str, T)]) -> Option<T> {
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        key: &str,
+        value: Option<toml::Value>,
+        choices: &[(&str, T)],
+    ) -> Option<T> {
         let names: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
         let Some(text) = self.text(key, value) else {
             self.required(key, &format!("one of {}", names.join(", ")));
@@ -312,7 +295,7 @@ impl Check {
         found
     }
 
-    fn text(&mut self, key: &str, value: Option<toml::Value>) -> Option<String> {
+    pub(super) fn text(&mut self, key: &str, value: Option<toml::Value>) -> Option<String> {
         match value? {
             toml::Value::String(text) => Some(text),
             other => {
@@ -354,10 +337,15 @@ impl Check {
         parsed.map_err(|error| self.mistake(key, &error)).ok()
     }
 
-    fn required(&mut self, key: &str, what: &str) {
+    pub(super) fn required(&mut self, key: &str, what: &str) {
         if !self.mistakes.iter().any(|it| it.key == key) {
             self.mistake(key, &format!("is missing: {what}"));
         }
+    }
+
+    /// Mistakes so far.
+    pub(super) fn count(&self) -> usize {
+        self.mistakes.len()
     }
 
     pub(super) fn mistake(&mut self, key: &str, message: &str) {

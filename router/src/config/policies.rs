@@ -19,12 +19,12 @@ impl Check {
             memory: self.size(&key("memory"), raw.memory).unwrap_or(standard.limits.memory),
             call: self.time(&key("call"), raw.call).unwrap_or(standard.limits.call),
             configure: self.time(&key("configure"), raw.configure).unwrap_or(standard.limits.configure),
-            table_elements: self.count(
+            table_elements: self.number(
                 &key("table_elements"),
                 raw.table_elements,
                 standard.limits.table_elements,
             ),
-            log_rate: self.count(&key("log_rate"), raw.log_rate, standard.limits.log_rate),
+            log_rate: self.number(&key("log_rate"), raw.log_rate, standard.limits.log_rate),
         };
         Settings {
             directory: self.absolute(&key("directory"), raw.directory),
@@ -33,7 +33,7 @@ impl Check {
             limits,
             signal: self.time(&key("signal"), raw.signal).unwrap_or(standard.signal),
             file: self.size(&key("file"), raw.file).unwrap_or(standard.file),
-            instances: self.count(&key("instances"), raw.instances, standard.instances),
+            instances: self.number(&key("instances"), raw.instances, standard.instances),
             stack: self
                 .size(&key("stack"), raw.stack)
                 .map_or(standard.stack, |bytes| self.stack(&key("stack"), bytes)),
@@ -69,7 +69,7 @@ impl Check {
         let standard = Quarantine::default();
         let key = |name: &str| format!("policies.quarantine.{name}");
         let quarantine = Quarantine {
-            faults: self.count(&key("faults"), raw.faults, standard.faults),
+            faults: self.number(&key("faults"), raw.faults, standard.faults),
             window: self.time(&key("window"), raw.window).unwrap_or(standard.window),
             burnt: self.time(&key("burnt"), raw.burnt).unwrap_or(standard.burnt),
             shortest: self.time(&key("shortest"), raw.shortest).unwrap_or(standard.shortest),
@@ -81,7 +81,7 @@ impl Check {
         quarantine
     }
 
-    fn count<T: TryFrom<u64>>(&mut self, key: &str, value: Option<toml::Value>, standard: T) -> T {
+    fn number<T: TryFrom<u64>>(&mut self, key: &str, value: Option<toml::Value>, standard: T) -> T {
         let Some(number) = self.positive(key, value) else { return standard };
         T::try_from(number).unwrap_or_else(|_| {
             self.mistake(key, "is too large");

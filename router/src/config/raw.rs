@@ -27,6 +27,8 @@ pub(super) struct Config {
     pub(super) journal: Journal,
     #[serde(default)]
     pub(super) sink: Vec<Sink>,
+    #[serde(default)]
+    pub(super) route: Vec<Route>,
     #[serde(flatten)]
     pub(super) unknown: Unknown,
 }
@@ -127,11 +129,27 @@ pub(super) struct Source {
     pub(super) unknown: Unknown,
 }
 
+/// A sink; which other keys it may have depends on its type.
 #[derive(Deserialize)]
 pub(super) struct Sink {
     pub(super) name: Option<toml::Value>,
     pub(super) r#type: Option<toml::Value>,
-    pub(super) path: Option<toml::Value>,
+    #[serde(flatten)]
+    pub(super) keys: Unknown,
+}
+
+impl Sink {
+    pub(super) fn take(&mut self, key: &str) -> Option<toml::Value> {
+        self.keys.remove(key)
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Route {
+    pub(super) topics: Option<toml::Value>,
+    pub(super) kinds: Option<toml::Value>,
+    pub(super) namespaces: Option<toml::Value>,
+    pub(super) sinks: Option<toml::Value>,
     #[serde(flatten)]
     pub(super) unknown: Unknown,
 }

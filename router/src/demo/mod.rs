@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use coroner::audit::{Line, Record};
-use coroner::config::{Config, Containerd, Mode, Sink, SinkKind, Source, SourceKind};
+use coroner::config::{Config, Containerd, Jsonl, Mode, Queue, Route, Sink, SinkKind, Source, SourceKind};
 use coroner::policy::{Compile, Settings};
 use coroner::signal::Event;
 use coroner::source::replay;
@@ -207,7 +207,7 @@ impl Set {
         let socket = folder.join("containerd.sock.ttrpc");
         let (containerd, messages) = stand_in::StandIn::start(&socket).await?;
         let compile = Compile { program: Some(this_program()), ..Compile::default() };
-        let sink = |name: &str, kind| Sink { name: name.to_owned(), kind };
+        let sink = |name: &str, kind| Sink { name: name.to_owned(), kind, queue: Queue::default() };
         let audit = PathBuf::from(format!("/proc/self/fd/{}", writer.as_raw_fd()));
         let config = Config {
             node: "demo".to_owned(),
@@ -225,8 +225,9 @@ impl Set {
             journal: None,
             sinks: vec![
                 sink("containerd", SinkKind::Containerd),
-                sink("audit", SinkKind::Jsonl(Some(audit))),
+                sink("audit", SinkKind::Jsonl(Jsonl::at(Some(audit)))),
             ],
+            routes: vec![Route::of_audit("audit")],
         };
         let records = lines(reader);
         let told = Told { records, messages };

@@ -21,8 +21,8 @@ pub(super) fn of(config: &Config) -> Result<Vec<Files>, String> {
         .sinks
         .iter()
         .filter_map(|sink| match &sink.kind {
-            SinkKind::Jsonl(path) => path.as_ref(),
-            SinkKind::Containerd => None,
+            SinkKind::Jsonl(settings) => settings.path.as_ref(),
+            SinkKind::Containerd | SinkKind::Webhook(_) | SinkKind::Unix(_) => None,
         })
         .collect();
     if paths.is_empty() {

@@ -1,65 +1,71 @@
-//! Places actions and records go, one file each; `jsonl` is the smallest and the one to read first.
+//! Places documents go, one file each behind one small trait; `unix` is the smallest and the one to read first.
 
+mod books;
 pub mod containerd;
-pub mod jsonl;
+mod dead_letter;
+mod document;
+mod jsonl;
+mod lane;
+mod outlets;
+mod unix;
+mod waiting;
+mod webhook;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::mpsc;
+use async_trait::async_trait;
 
-use crate::audit::Record;
-use crate::counts::SinkCounts;
-use crate::tap::Tap;
+pub use document::Document;
+pub use lane::Lane;
+pub use outlets::{Lanes, Outlets, Planning, Records};
 
-/// Lines a record lane holds. A disk that stalls for seconds on a busy node is ridden out; what
-/// comes after is dropped and counted, because a record must never delay an exit.
-pub const LINES: usize = 8192;
+use crate::config::SinkKind;
 
-/// Hands audit records to every sink that takes them. Never waits.
-#[derive(Clone, Debug, Default)]
-pub struct Records {
-    lanes: Vec<Lane>,
-    tap: Tap,
+/// A place that takes documents. Queue, batches, retries, deadlines and counts are its lane's.
+#[async_trait]
+pub trait Sink: Send + std::fmt::Debug {
+    /// Hands over a batch, the oldest first; never an empty one. Answers once all of it is taken, or why not: then all of it may come again.
+    ///
+    /// The lane drops this future when the documents' time is over. What it was in the midst of is to be left such that the
+    /// next call starts afresh: take a connection out of `self`, and put it back when all went well.
+    async fn deliver(&mut self, batch: &[Arc<Document>]) -> Result<(), SinkError>;
+
+    /// Documents it takes in one call at most.
+    fn most(&self) -> usize {
+        usize::MAX
+    }
 }
 
-#[derive(Clone, Debug)]
-struct Lane {
-    sink: String,
-    lines: mpsc::Sender<Arc<str>>,
-    counts: Arc<SinkCounts>,
+/// Why a batch was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// It may be taken later.
+    #[error("{error}")]
+    Again {
+        /// Why it was not now.
+        error: String,
+        /// When the sink wants to be asked again; `None`: it did not say.
+        after: Option<Duration>,
+    },
+    /// The sink will never take it.
+    #[error("{0}")]
+    Refused(String),
 }
 
-impl Records {
-    /// Adds a sink's lane and gives its end.
-    pub fn add(&mut self, sink: &str, counts: Arc<SinkCounts>) -> mpsc::Receiver<Arc<str>> {
-        let (lines, end) = mpsc::channel(LINES);
-        self.lanes.push(Lane { sink: sink.to_owned(), lines, counts });
-        end
+impl SinkError {
+    /// Not now, for this reason.
+    pub fn again(error: impl ToString) -> Self {
+        Self::Again { error: error.to_string(), after: None }
     }
+}
 
-    /// Where the records of now are read along.
-    pub fn tap(&self) -> Tap {
-        self.tap.clone()
-    }
-
-    /// Tells every lane; a lane that is full drops the line and counts it.
-    pub fn tell(&self, record: Record) {
-        let tapped = self.tap.wants(&record);
-        if self.lanes.is_empty() && tapped.is_none() {
-            return;
-        }
-        let line: Arc<str> = record.to_line().into();
-        if let Some(about) = tapped {
-            self.tap.keep(about, &line);
-        }
-        for lane in &self.lanes {
-            if lane.lines.try_send(Arc::clone(&line)).is_err() {
-                lane.counts.dropped_full.one();
-                let dropped = lane.counts.dropped_full.get();
-                if dropped.is_power_of_two() {
-                    tracing::warn!(sink = lane.sink, dropped, "audit records dropped, the sink is too slow");
-                }
-            }
-        }
+/// A sink with a lane of this kind; `None`: containerd's, whose lane is its own.
+pub fn open(kind: &SinkKind, node: &str) -> Option<Box<dyn Sink>> {
+    match kind {
+        SinkKind::Containerd => None,
+        SinkKind::Jsonl(settings) => Some(Box::new(jsonl::Jsonl::new(settings.clone()))),
+        SinkKind::Webhook(settings) => Some(Box::new(webhook::Webhook::new((**settings).clone(), node))),
+        SinkKind::Unix(path) => Some(Box::new(unix::Unix::new(path.clone()))),
     }
 }

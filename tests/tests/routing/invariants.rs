@@ -88,15 +88,15 @@ async fn invariant_6_a_stuck_sink_delays_no_exit() {
     let stuck = places.path("stuck");
     rustix::fs::mkfifoat(rustix::fs::CWD, &stuck, rustix::fs::Mode::RWXU).unwrap();
     for sink in &mut config.sinks {
-        if let coroner::config::SinkKind::Jsonl(path) = &mut sink.kind {
-            *path = Some(stuck.clone());
+        if let coroner::config::SinkKind::Jsonl(file) = &mut sink.kind {
+            file.path = Some(stuck.clone());
         }
     }
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
     let agent = Arc::new(FakeAgent::default());
     let _server = serve(&agent, &places.path("agent.sock")).await;
-    // More than the lane holds: what is over is dropped, and holds up nothing.
-    let count = coroner::sink::LINES as u64 + 100;
+    // More than the lane and its inbox hold: what is over is dropped, and holds up nothing.
+    let count = 8192 + 4096 + 100;
     for at in 0..count {
         agent.tell(exit(at + 1, &format!("c{at}"), 0));
     }

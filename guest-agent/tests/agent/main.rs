@@ -10,4 +10,5 @@ mod harness;
 mod imitated;
 mod kills;
 mod links;
+mod pollers;
 mod readers;

@@ -46,6 +46,8 @@ struct Cursor {
     begun: bool,
     taken: u64,
     given: u64,
+    /// When whoever was told `given` may have stopped waiting for it, if it had a deadline.
+    doubt: Option<Instant>,
 }
 
 impl Consumer {
@@ -57,7 +59,8 @@ impl Consumer {
         change(&mut self.cursor.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What the last call told is taken. The first call goes on where a consumer ended, the one furthest behind first.
+    /// What the last call told is taken, unless its caller may have left by then: that is told once more. The first call goes on where a consumer ended, the
+    /// one furthest behind first.
     fn begin(&self) -> u64 {
         self.with(|cursor| {
             if !cursor.begun {
@@ -68,7 +71,9 @@ impl Consumer {
                 });
                 cursor.given = left.unwrap_or(0);
             }
-            cursor.taken = cursor.given;
+            if !cursor.doubt.take().is_some_and(|doubt| Instant::now() >= doubt) {
+                cursor.taken = cursor.given;
+            }
             cursor.taken
         })
     }
@@ -96,6 +101,7 @@ impl AgentService for Consumer {
         let Ok(_permit) = self.waiting.try_acquire() else {
             return Err(refused(Code::RESOURCE_EXHAUSTED, "too many calls wait already"));
         };
+        let has_deadline = context.timeout_nano > 0;
         let patience = match u64::try_from(context.timeout_nano) {
             Ok(nanoseconds) if nanoseconds > 0 => {
                 let whole = Duration::from_nanos(nanoseconds);
@@ -109,7 +115,11 @@ impl AgentService for Consumer {
         loop {
             told.mark_unchanged();
             if let Some((seq, container_id)) = self.shared.with(|state| state.next_kill(after)) {
-                self.with(|cursor| cursor.given = cursor.given.max(seq));
+                self.with(|cursor| {
+                    // Once: who takes longer over each than it waits for the next would else never get on.
+                    cursor.doubt = (has_deadline && seq > cursor.given).then_some(until);
+                    cursor.given = cursor.given.max(seq);
+                });
                 return Ok(OOMEvent { container_id, ..OOMEvent::default() });
             }
             if told.borrow().stopping {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::case::Known;
 use crate::config::Mode;
@@ -50,8 +50,12 @@ pub struct Guest {
 }
 
 /// Tells whoever keeps a signal that it is dealt with: its source, or once it is written, the journal. Dropped without that, it is told again.
+/// Until then it holds a place among those that its source may have under way.
 #[derive(Debug)]
-pub struct Ack(Keeper);
+pub struct Ack {
+    keeper: Keeper,
+    place: Option<OwnedSemaphorePermit>,
+}
 
 #[derive(Debug)]
 enum Keeper {
@@ -60,25 +64,41 @@ enum Keeper {
     Journal(u64, Journal),
 }
 
+impl Keeper {
+    fn done(self) {
+        match self {
+            Self::Nobody => {}
+            // The source keeps fewer signals under way than the channel holds; closed, it has begun a new stream.
+            Self::Source(seq, done) => done.try_send(seq).unwrap_or(()),
+            Self::Journal(n, journal) => journal.done(n),
+        }
+    }
+}
+
 impl Ack {
     /// To a source, for a sequence number.
-    pub fn new(seq: u64, done: mpsc::Sender<u64>) -> Self {
-        Self(Keeper::Source(seq, done))
+    pub fn new(seq: u64, done: mpsc::Sender<u64>, place: Option<OwnedSemaphorePermit>) -> Self {
+        Self { keeper: Keeper::Source(seq, done), place }
     }
 
-    /// To the journal, for the number it gave.
-    pub fn journaled(n: u64, journal: Journal) -> Self {
-        Self(Keeper::Journal(n, journal))
+    /// To the journal, for the number it gave in an earlier run of the router.
+    pub fn resumed(n: u64, journal: Journal) -> Self {
+        Self { keeper: Keeper::Journal(n, journal), place: None }
     }
 
     /// An ack nobody waits for: replayed signals have none.
     pub fn nobody() -> Self {
-        Self(Keeper::Nobody)
+        Self { keeper: Keeper::Nobody, place: None }
+    }
+
+    /// The journal has the signal under this number: who kept it need not any more.
+    pub fn journaled(&mut self, n: u64, journal: Journal) {
+        std::mem::replace(&mut self.keeper, Keeper::Journal(n, journal)).done();
     }
 
     /// The number that the journal gave, if it has the signal.
     pub fn number(&self) -> Option<u64> {
-        match &self.0 {
+        match &self.keeper {
             Keeper::Journal(n, _) => Some(*n),
             Keeper::Nobody | Keeper::Source(..) => None,
         }
@@ -86,12 +106,8 @@ impl Ack {
 
     /// The signal needs no more care.
     pub fn done(self) {
-        match self.0 {
-            Keeper::Nobody => {}
-            // The source keeps fewer signals under way than the channel holds; closed, it has begun a new stream.
-            Keeper::Source(seq, done) => done.try_send(seq).unwrap_or(()),
-            Keeper::Journal(n, journal) => journal.done(n),
-        }
+        self.keeper.done();
+        drop(self.place);
     }
 }
 

@@ -150,7 +150,7 @@ impl Delivery {
             ack: None,
         };
         let publishes: VecDeque<Publish> = ruled.events.iter().map(publish).collect();
-        let ack = self.journal.as_ref().map_or_else(Ack::nobody, |it| Ack::journaled(ruled.n, it.clone()));
+        let ack = self.journal.as_ref().map_or_else(Ack::nobody, |it| Ack::resumed(ruled.n, it.clone()));
         if self.lifecycle.is_none() {
             // The sink was taken out of the configuration meanwhile.
             ack.done();

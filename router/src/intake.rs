@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::arrival::{Ack, Arrival};
+use crate::arrival::Arrival;
 use crate::case::Known;
 use crate::claims::{Claims, Foreign};
 use crate::identity::{Answer, Identities, Identity};
@@ -132,8 +132,7 @@ impl Intake {
             kept.iter().map(|arrival| journal.accept(&mut lines, |n| accepted(n, arrival))).collect();
         if journal.write(lines).await {
             for (arrival, n) in kept.iter_mut().zip(numbers) {
-                let journaled = Ack::journaled(n, journal.clone());
-                std::mem::replace(&mut arrival.ack, journaled).done();
+                arrival.ack.journaled(n, journal.clone());
             }
         }
         kept

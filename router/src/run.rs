@@ -422,7 +422,7 @@ impl Router {
 fn resumed(accepted: Accepted<'static>, journal: Option<&Journal>) -> Option<Arrival> {
     let Accepted { n, source, mode, known, usage_bytes, signal } = accepted;
     let origin = Origin { source: source.into_owned(), mode, known: known.into_owned(), guest: None };
-    let ack = Ack::journaled(n, journal?.clone());
+    let ack = Ack::resumed(n, journal?.clone());
     Some(Arrival { signal: signal.into_owned(), origin: Arc::new(origin), usage_bytes, ack })
 }
 

@@ -125,3 +125,22 @@ fn the_configuration_page_shows_a_good_file() {
     let block = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
     coroner::config::Config::parse(block).unwrap();
 }
+
+#[test]
+fn systemd_takes_the_unit_for_guest_images() {
+    let image = tempfile::tempdir().unwrap();
+    let (units, programs) = (image.path().join("etc/systemd/system"), image.path().join("usr/sbin"));
+    fs::create_dir_all(&units).unwrap();
+    fs::create_dir_all(&programs).unwrap();
+    let unit = "coroner-agent.service";
+    fs::copy(root().join("examples/deploy/guest").join(unit), units.join(unit)).unwrap();
+    fs::copy("/bin/true", programs.join("coroner-agent")).unwrap();
+    let verify = std::process::Command::new("systemd-analyze")
+        .args(["verify", "--root"])
+        .arg(image.path())
+        .arg(unit)
+        .output()
+        .expect("systemd-analyze, of the package systemd");
+    // What it does not know it only warns of.
+    assert!(verify.status.success() && verify.stderr.is_empty(), "{verify:?}");
+}

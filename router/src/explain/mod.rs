@@ -52,16 +52,11 @@ fn find(whom: &str, config: &Path, files: &[PathBuf]) -> Result<(Found, u64), (u
     for group in groups {
         search.begin();
         for (path, file) in group.files {
-            let mut failed = Ok(());
-            broken += lines::each(file, |bytes, line| {
+            let read = lines::each(file, |bytes, line| {
                 progress.more(bytes);
                 line.is_none_or(|line| search.take(line))
-            })
-            .unwrap_or_else(|error| {
-                failed = Err((FAILED, format!("cannot read {}: {error}", path.display())));
-                0
             });
-            failed?;
+            broken += read.map_err(|error| (FAILED, format!("cannot read {}: {error}", path.display())))?;
         }
     }
     search.begin();

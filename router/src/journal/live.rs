@@ -10,8 +10,10 @@ use crate::signal::ContainerId;
 
 /// Cases of containers that ended, as many as the workers remember: for kills that are told late.
 const DEPARTED: usize = 1024;
-/// Cases in all, and containers known to live: whose end is never told would else stay for good.
-const MOST: usize = 16_384;
+/// Cases in all. Each takes one or two kilobytes here and in each new file; a container whose end is never told would else keep its for good.
+const CASES: usize = 4096;
+/// Containers known to live.
+const LIVING: usize = 8192;
 
 type Line = Arc<[u8]>;
 
@@ -50,10 +52,10 @@ impl Default for Live {
             open: BTreeMap::new(),
             kept: HashMap::new(),
             order: BTreeMap::new(),
-            cases: Shares::new(MOST),
+            cases: Shares::new(CASES),
             departed: Shares::new(DEPARTED),
             lives: HashMap::new(),
-            living: Shares::new(MOST),
+            living: Shares::new(LIVING),
             cursors: HashMap::new(),
             bytes: 0,
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use coroner_proto::agent::{self, HelloRequest, NextSignalsRequest};
 use coroner_proto::guard::Refused;
 use coroner_proto::transport;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use ttrpc::asynchronous::Client;
 use ttrpc::asynchronous::transport::Socket;
@@ -63,6 +63,8 @@ pub struct AgentSource {
     /// What was told of each container in this stream, for the time when something was lost.
     told: HashMap<String, Told>,
     cursor: Cursor,
+    /// For signals that are not dealt with yet.
+    places: Arc<Semaphore>,
     is_lost: bool,
     pub(super) history: History,
     /// The agent has not answered this run of the router yet.
@@ -141,6 +143,7 @@ impl AgentSource {
         if let Some(machine) = machine.as_mut().filter(|_| !told.is_empty()) {
             machine.up();
         }
+        let places = Arc::new(Semaphore::new(if guest.is_some() { UNDER_WAY_OF_GUEST } else { UNDER_WAY }));
         let allowance = Allowance::new();
         let words = Words::of(&source.name, guest.is_some());
         Self {
@@ -154,6 +157,7 @@ impl AgentSource {
             machine,
             told,
             cursor,
+            places,
             is_lost: false,
             history,
             first: true,
@@ -313,14 +317,13 @@ impl AgentSource {
                 "agent link up"
             );
         }
-        let most = if self.guest.is_some() { UNDER_WAY_OF_GUEST } else { UNDER_WAY };
         loop {
             self.collect_acks();
-            if self.cursor.mark.under_way() + BATCH as usize > most {
+            if self.places.available_permits() < BATCH as usize {
                 // Nothing is read until something is dealt with: the agent keeps it.
-                match self.cursor.acks.recv().await {
-                    Some(seq) => self.cursor.mark.done(seq),
-                    None => return Ok(()),
+                tokio::select! {
+                    room = self.places.acquire_many(BATCH) => drop(room),
+                    Some(seq) = self.cursor.acks.recv() => self.cursor.mark.done(seq),
                 }
                 continue;
             }
@@ -466,7 +469,9 @@ impl AgentSource {
             told.exited |= exited;
         }
         self.cursor.mark.begin(seq);
-        let ack = Ack::new(seq, self.cursor.done.clone());
+        // There is one: no more are read than there are places.
+        let place = Arc::clone(&self.places).try_acquire_owned().ok();
+        let ack = Ack::new(seq, self.cursor.done.clone(), place);
         let arrival = Arrival { signal, origin: Arc::clone(origin), usage_bytes, ack };
         self.counts.signals.one();
         self.arrivals.send(arrival).await.is_ok()

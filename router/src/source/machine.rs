@@ -73,23 +73,21 @@ impl Machine {
 
     /// Waits, and looks at the machine meanwhile: a guest that is to be dialled only after a while may be gone before. Answers why it is gone for good, if it is.
     async fn rest(&mut self, address: &Address, error: &LinkError, wait: Duration) -> Option<String> {
-        let until = Instant::now() + wait;
-        loop {
-            let gone = self.gone(address, error);
+        let now = Instant::now();
+        let mut gone = self.gone(address, error);
+        // A guest that is held off is dialled once more before it counts as lost: it may well be there.
+        let lost = self.down_since.map(|since| since + self.lost_after);
+        let until = lost.map_or(now + wait, |lost| lost.min(now + wait));
+        while gone.is_none() {
             let left = until.saturating_duration_since(Instant::now());
-            if gone.is_some() || left.is_zero() {
-                return gone;
+            let look = if matches!(self.monitor, Monitor::Running(_)) { LOOK } else { left };
+            tokio::time::sleep(left.min(look)).await;
+            if Instant::now() >= until {
+                return None;
             }
-            tokio::time::sleep(self.look_after(left)).await;
+            gone = self.gone(address, error);
         }
-    }
-
-    /// How long to wait at most before it is looked at again.
-    fn look_after(&self, wait: Duration) -> Duration {
-        let left = self.down_since.map_or(wait, |since| self.lost_after.saturating_sub(since.elapsed()));
-        // Not at once again: what is due now may be due a moment later.
-        let wait = wait.min(left.max(Duration::from_millis(5)));
-        if matches!(self.monitor, Monitor::Running(_)) { wait.min(LOOK) } else { wait }
+        gone
     }
 
     /// Whether it can never come again.
@@ -152,6 +150,19 @@ mod tests {
         let (begun, wait) = (Instant::now(), 3 * LOOK);
         assert_eq!(machine.rest(&address, &error, wait).await, None);
         assert!(begun.elapsed() >= wait);
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_is_held_off_is_dialled_once_more_before_it_is_lost() {
+        let lost_after = Duration::from_millis(200);
+        let known = config::Machine { containers: None, monitor_pid: None, lost_after };
+        let (mut machine, address) = (Machine::new(&known), "unix:///nowhere".parse().unwrap());
+        machine.up();
+        let (begun, error) = (Instant::now(), LinkError::Order { seq: 1, after: 2 });
+        assert_eq!(machine.rest(&address, &error, Duration::from_secs(600)).await, None);
+        assert!(begun.elapsed() >= lost_after);
+        let lost = machine.rest(&address, &error, Duration::from_secs(600)).await;
+        assert_eq!(lost.as_deref(), Some("its link was down for 200ms"));
     }
 
     #[tokio::test]

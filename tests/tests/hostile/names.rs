@@ -124,7 +124,7 @@ fn names_made_up_push_out_no_other_sources_case() {
     settings.compile.program = Some(binary::find("coroner", "coroner").unwrap());
     let host = Arc::new(Host::new(settings).expect("the engine runs here"));
     let lineups = Keeper::start(Arc::clone(&host)).lineups();
-    let mut worker = Worker::new(host, lineups);
+    let mut worker = Worker::new(host, lineups, Vec::new());
     worker.rule(arrival("good", "mine"));
     for at in 0..40_000 {
         worker.rule(arrival("bad", &format!("c{at}")));

@@ -127,7 +127,7 @@ async fn the_socket_outlives_the_router_and_who_asks_in_between_waits() {
 }
 
 #[tokio::test]
-async fn ready_is_not_told_before_the_router_serves_and_not_at_all_if_it_fails() {
+async fn what_is_no_control_socket_fails_the_start_and_nobody_is_told_that_it_is_ready() {
     let manager = Manager::new();
     manager.told.set_nonblocking(true).unwrap();
     for (passed, why) in [

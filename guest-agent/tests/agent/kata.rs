@@ -20,7 +20,7 @@ const LIMIT: u64 = 16 << 20;
 /// Far below what a kill takes: most of such calls end with nothing.
 const SHORT: Duration = Duration::from_millis(40);
 /// Links cut.
-const CUTS: usize = 20;
+const CUTS: usize = 50;
 /// u32 length, u32 stream, type, flags.
 const HEADER: usize = 10;
 
@@ -173,14 +173,18 @@ async fn a_call_whose_time_is_up_says_so_and_loses_nothing() {
     let mut reader = agent.reader().await;
     let poller = Poller::of(&agent.address).await;
     let ids: BTreeSet<String> = (0..5).map(|at| format!("timed-{at}")).collect();
-    let (mut told, mut in_vain, begun) = (BTreeSet::new(), 0, Instant::now());
+    let (mut told, begun) = (BTreeSet::new(), Instant::now());
+    // Nothing is killed yet: the agent's word on that comes, be it after some that the caller's clock forestalled.
+    while !is_the_agents(&poller.poll(SHORT).await.expect_err("nothing was killed yet")) {
+        assert!(begun.elapsed() < PATIENCE, "the agent never says that the time is up");
+    }
     tokio::join!(
         async {
             while told != ids {
                 assert!(begun.elapsed() < PATIENCE, "of {ids:?} only {told:?} were told");
                 match poller.poll(SHORT).await {
                     Ok(id) => drop(told.insert(id)),
-                    Err(error) => in_vain += usize::from(is_the_agents(&error)),
+                    Err(error) => drop(is_the_agents(&error)),
                 }
             }
         },
@@ -190,7 +194,6 @@ async fn a_call_whose_time_is_up_says_so_and_loses_nothing() {
             }
         }
     );
-    assert!(in_vain > 0);
 }
 
 #[tokio::test]

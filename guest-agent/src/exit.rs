@@ -336,12 +336,11 @@ impl Watcher {
     }
 
     fn depart_if_over(&mut self, key: u32) {
-        let over = |container: &&Box<crate::watcher::Container>| {
-            container.gone && container.init.is_none() && container.execs.is_empty()
-        };
-        let Some(container) = self.containers.get(&key).filter(over) else { return };
-        self.shared.with(|state| state.depart(&container.id));
-        self.remove(key);
+        let Some(container) = self.containers.get(&key) else { return };
+        if container.gone && container.init.is_none() && container.execs.is_empty() {
+            self.shared.with(|state| state.depart(&container.id));
+            self.remove(key);
+        }
     }
 }
 

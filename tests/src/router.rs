@@ -120,6 +120,19 @@ impl Router {
         Ok(Memory { anonymous: of("Anonymous:")?, resident: of("Rss:")? })
     }
 
+    /// The processor time that it took so far, in steps of ten milliseconds.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let process = self.process.as_ref().context("the router does not run")?;
+        let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid()))?;
+        // proc_pid_stat(5): utime and stime are fields 14 and 15, in hundredths of a second. The name before them may hold blanks, and ends with the
+        // last parenthesis.
+        let (_, rest) = stat.rsplit_once(')').context("a name in parentheses")?;
+        let ticks = |field: usize| -> Result<u64> {
+            Ok(rest.split_whitespace().nth(field - 3).context("a field of stat")?.parse()?)
+        };
+        Ok(Duration::from_millis(10 * (ticks(14)? + ticks(15)?)))
+    }
+
     /// A file in its folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.scratch.path(name)

@@ -25,6 +25,9 @@ use crate::counts::SourceCounts;
 const FIRST_LOOK: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_secs(30);
 const CALL: &str = "GetOOMEvent";
+/// An outage is over once the peer told something of use, or was well for so long. One that refuses each poll after a while, or tells nothing but names that
+/// are none, would otherwise be well and gone again every second, and say so each time.
+const STEADY: Duration = Duration::from_secs(20);
 
 /// Follows one kata-agent.
 #[derive(Debug)]
@@ -37,6 +40,10 @@ pub struct KataSource {
     allowance: Allowance,
     machine: Option<Machine>,
     seq: u64,
+    /// It is out until it is steady again.
+    out: bool,
+    /// That it is polled was said, and holds.
+    told: bool,
 }
 
 impl KataSource {
@@ -49,7 +56,18 @@ impl KataSource {
         guest: Option<Arc<Guest>>,
     ) -> Self {
         let machine = source.machine.as_ref().map(Machine::new);
-        Self { source, node, arrivals, counts, guest, allowance: Allowance::new(), machine, seq: 0 }
+        Self {
+            source,
+            node,
+            arrivals,
+            counts,
+            guest,
+            allowance: Allowance::new(),
+            machine,
+            seq: 0,
+            out: false,
+            told: false,
+        }
     }
 
     /// Polls until told to stop. One line for each outage, whatever the peer answers.
@@ -60,7 +78,7 @@ impl KataSource {
             guest: self.source.guest.clone(),
             id: format!("kata-{:016x}", rand::random::<u64>()),
         };
-        let (mut backoff, mut told) = (Backoff::new(), false);
+        let mut backoff = Backoff::new();
         let mut words = Words::of(&self.source.name, self.guest.is_some());
         loop {
             let mut answered = None;
@@ -71,13 +89,13 @@ impl KataSource {
             self.counts.connected(false);
             if let Some(since) = answered {
                 backoff.up(since, Instant::now());
-                told = false;
             }
             let Err(error) = ended else { return };
             let wait = backoff.after(&error, Instant::now());
-            if !std::mem::replace(&mut told, true) && words.may() {
+            if !std::mem::replace(&mut self.out, true) && words.may() {
                 tracing::warn!(source = self.source.name, address = %self.source.address, %error, "kata-agent not polled");
             }
+            self.told = false;
             self.counts.troubled(Some(error.to_string()));
             let gone = tokio::select! {
                 gone = rest(self.machine.as_mut(), &self.source.address, &error, wait) => gone,
@@ -149,6 +167,7 @@ impl KataSource {
             self.seq += 1;
             match announced(event.container_id, stream, self.seq, unix_ms()) {
                 Ok(signal) => {
+                    self.steady(words);
                     // A stranger that answers at once, for ever, is read at this pace.
                     self.allowance.lifecycle(true).await;
                     self.counts.signals.one();
@@ -186,15 +205,18 @@ impl KataSource {
             tokio::select! {
                 event = &mut poll => {
                     let event = event.map_err(|error| classify(CALL, error))?;
-                    self.up(answered, words);
+                    self.up(answered);
                     return Ok(event);
                 }
                 () = tokio::time::sleep(gap) => {
                     let check = CheckRequest::default();
                     match within("Check", PATIENCE, health.check(context(PATIENCE), &check)).await {
                         // Whoever refuses a call is there.
-                        Ok(_) | Err(LinkError::Lacks { .. }) => self.up(answered, words),
+                        Ok(_) | Err(LinkError::Lacks { .. }) => self.up(answered),
                         Err(error) => return Err(error),
+                    }
+                    if !self.out || answered.is_some_and(|since| since.elapsed() >= STEADY) {
+                        self.steady(words);
                     }
                     gap = LOOK;
                 }
@@ -202,7 +224,7 @@ impl KataSource {
         }
     }
 
-    fn up(&mut self, answered: &mut Option<Instant>, words: &mut Words) {
+    fn up(&mut self, answered: &mut Option<Instant>) {
         if answered.is_some() {
             return;
         }
@@ -214,7 +236,11 @@ impl KataSource {
         self.counts.lost_for_good(false);
         self.counts.connected(true);
         self.counts.troubled(None);
-        if words.may() {
+    }
+    /// The outage, if there was one, is over.
+    fn steady(&mut self, words: &mut Words) {
+        self.out = false;
+        if !std::mem::replace(&mut self.told, true) && words.may() {
             tracing::info!(source = self.source.name, "kata-agent polled");
         }
     }

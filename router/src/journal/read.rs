@@ -28,6 +28,9 @@ pub struct Published {
     pub ended_ms: Option<u64>,
 }
 
+/// A file, and a part of it that was left out.
+pub type Damaged = (PathBuf, Damage);
+
 /// What a router goes on with.
 #[derive(Debug, Default)]
 pub struct Recovered {
@@ -46,7 +49,7 @@ pub struct Recovered {
     /// Ids of signals that were taken: they need not be taken again.
     pub ids: HashSet<String>,
     /// What was left out.
-    pub damage: Vec<(PathBuf, Damage)>,
+    pub damage: Vec<Damaged>,
     /// The number of the next signal.
     pub(super) next: u64,
     /// The number of the last file.
@@ -54,7 +57,7 @@ pub struct Recovered {
 }
 
 /// Every whole entry of a journal, in order, and what is not. A folder that is not there holds none.
-pub fn read(directory: &Path) -> io::Result<(Vec<Entry<'static>>, Vec<(PathBuf, Damage)>)> {
+pub fn read(directory: &Path) -> io::Result<(Vec<Entry<'static>>, Vec<Damaged>)> {
     let (mut entries, mut damage) = (Vec::new(), Vec::new());
     if !directory.exists() {
         return Ok((entries, damage));

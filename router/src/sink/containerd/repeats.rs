@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(100);
 /// Kept at once: as many as cases.
 const MOST: usize = 16_384;
+/// When it is full, those that ended long ago are looked for this often: each look goes through all of them, and kills may come by the thousand.
+const PRUNE_GAP: Duration = Duration::from_secs(1);
 
 struct Oom {
     signal: String,
@@ -34,6 +36,7 @@ pub(super) struct Repeats {
     ooms: HashMap<String, Oom>,
     /// The connection that all of them went over, or over an earlier one.
     generation: u64,
+    pruned: Option<Instant>,
 }
 
 impl Repeats {
@@ -48,14 +51,14 @@ impl Repeats {
         };
         let ooms: HashMap<String, Oom> = published.into_iter().filter_map(oom).collect();
         // With none from before, the first connection has nothing to hear again.
-        Self { grpc, generation: u64::from(ooms.is_empty()), ooms }
+        Self { grpc, generation: u64::from(ooms.is_empty()), ooms, pruned: None }
     }
 
     /// An event has gone out.
     pub(super) fn published(&mut self, publish: &Publish) {
         match &publish.event {
             TaskEvent::Oom => {
-                if self.ooms.len() >= MOST {
+                if self.ooms.len() >= MOST && self.pruned.is_none_or(|at| at.elapsed() >= PRUNE_GAP) {
                     self.prune();
                 }
                 if self.ooms.len() < MOST {
@@ -77,7 +80,9 @@ impl Repeats {
     }
 
     fn prune(&mut self) {
-        self.ooms.retain(|_, oom| oom.ended.is_none_or(|at| at.elapsed() < DEAD));
+        let now = Instant::now();
+        self.ooms.retain(|_, oom| oom.ended.is_none_or(|at| now - at < DEAD));
+        self.pruned = Some(now);
     }
 
     /// Resolves when containerd has come back and hears again.

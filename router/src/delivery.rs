@@ -181,9 +181,13 @@ impl Delivery {
                 }
             };
             let others = self.outlets.plan(signal, at, action, event.as_ref().and_then(TaskEvent::status));
+            let report = event.is_none();
             let published = event.zip(self.lifecycle.as_ref());
             match (&published, &others) {
-                (None, Err(because)) => planned(None, Some(because)),
+                (None, Err(because)) if report => planned(None, Some(because)),
+                (None, Err(_)) => {
+                    planned(None, Some("no sink publishes to containerd, and no route takes it"))
+                }
                 (None, Ok(_)) | (Some(_), Ok(_) | Err(_)) => {}
             }
             if let Some((event, lifecycle)) = published {

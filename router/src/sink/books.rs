@@ -73,7 +73,7 @@ impl Books {
         let before = self.counts.dropped.one(reason);
         if (before + 1).is_power_of_two() {
             let (reason, dropped) = (reason.name(), before + 1);
-            tracing::warn!(sink = self.sink, reason, dropped, "documents dropped");
+            tracing::warn!(sink = self.sink, reason, dropped, error, "documents dropped");
         }
         self.tell(document, DeliveredOutcome::Dropped, attempts, Some(because(reason, error)));
     }

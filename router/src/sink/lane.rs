@@ -63,22 +63,22 @@ impl Lane {
             }
             let batch = tokio::select! {
                 biased;
-                () = &mut over => return self.stop(Vec::new()).await,
+                () = &mut over => return self.stop().await,
                 batch = self.waiting.batch(self.batch, &self.books) => batch,
             };
             let Some(batch) = batch else { return };
-            if let Some(left) = self.deliver(batch, over.as_mut()).await {
-                return self.stop(left).await;
+            if !self.deliver(batch, over.as_mut()).await {
+                return self.stop().await;
             }
         }
     }
 
-    /// Delivers a batch, or gives it up. `Some`: what was left of it when the lane's time was over.
+    /// Delivers a batch, or gives it up. False: the lane's time is over.
     async fn deliver(
         &mut self,
         mut batch: Vec<Arc<Document>>,
         mut over: Pin<&mut impl Future<Output = ()>>,
-    ) -> Option<Vec<Arc<Document>>> {
+    ) -> bool {
         let mut gaps = backon::ExponentialBuilder::default()
             .with_min_delay(FIRST_GAP)
             .with_max_delay(LONGEST_GAP)
@@ -92,35 +92,47 @@ impl Lane {
             let (late, rest) = batch.into_iter().partition(|it| it.made + self.deadline <= now);
             self.bury(late, DropReason::Deadline, attempts, last.as_deref()).await;
             batch = rest;
-            let until = batch.last()?.made + self.deadline;
+            let Some(youngest) = batch.last() else { return true };
+            let until = youngest.made + self.deadline;
             attempts += 1;
             let Self { sink, waiting, books, .. } = self;
             let tried = tokio::select! {
                 biased;
-                () = over.as_mut() => return Some(batch),
-                tried = waiting.meanwhile(timeout_at(until, sink.deliver(&batch)), books) => tried,
+                () = over.as_mut() => None,
+                tried = waiting.meanwhile(timeout_at(until, sink.deliver(&batch)), books) => Some(tried),
             };
-            let (error, after) = match tried.unwrap_or_else(|_| Err(SinkError::again("it does not answer"))) {
-                Ok(()) => {
+            let tried = tried.map(|it| it.unwrap_or_else(|_| Err(SinkError::again("it does not answer"))));
+            let wanted = match tried {
+                Some(Ok(())) => {
                     self.took(&batch, attempts, last.as_deref());
-                    return None;
+                    return true;
                 }
-                Err(SinkError::Refused(error)) => {
-                    self.failed(&error, attempts);
+                Some(Err(SinkError::Refused(error))) => {
+                    self.books.failed();
                     self.bury(batch, DropReason::Refused, attempts, Some(&error)).await;
-                    return None;
+                    return true;
                 }
-                Err(SinkError::Again { error, after }) => (error, after),
+                Some(Err(SinkError::Again { error, after })) => {
+                    self.failed(&error, attempts);
+                    last = Some(error);
+                    after
+                }
+                None => {
+                    self.bury(batch, DropReason::Stopped, attempts, last.as_deref()).await;
+                    return false;
+                }
             };
-            self.failed(&error, attempts);
-            last = Some(error);
-            let gap = after.or_else(|| gaps.next()).unwrap_or(LONGEST_GAP);
+            let gap = wanted.or_else(|| gaps.next()).unwrap_or(LONGEST_GAP);
             // What the sink asks for may be any number; nothing is waited for beyond the deadline.
             let then = Instant::now().checked_add(gap).unwrap_or(until).min(until);
-            tokio::select! {
+            let stopped = tokio::select! {
                 biased;
-                () = over.as_mut() => return Some(batch),
-                () = self.waiting.meanwhile(sleep_until(then), &self.books) => {}
+                () = over.as_mut() => true,
+                () = self.waiting.meanwhile(sleep_until(then), &self.books) => false,
+            };
+            if stopped {
+                self.bury(batch, DropReason::Stopped, attempts, last.as_deref()).await;
+                return false;
             }
         }
     }
@@ -151,8 +163,8 @@ impl Lane {
     }
 
     /// Its time is over: what is left is dropped.
-    async fn stop(mut self, mut left: Vec<Arc<Document>>) {
-        left.extend(self.waiting.close());
+    async fn stop(mut self) {
+        let left = self.waiting.close();
         if !left.is_empty() {
             tracing::warn!(
                 sink = self.name(),

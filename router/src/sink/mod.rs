@@ -6,6 +6,7 @@ mod dead_letter;
 mod document;
 mod jsonl;
 mod lane;
+mod lanes;
 mod outlets;
 mod unix;
 mod waiting;
@@ -18,7 +19,8 @@ use async_trait::async_trait;
 
 pub use document::Document;
 pub use lane::Lane;
-pub use outlets::{Lanes, Outlets, Planning, Records};
+pub use lanes::Lanes;
+pub use outlets::{Outlets, Planning, Records};
 
 use crate::config::SinkKind;
 

@@ -2,44 +2,39 @@
 
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, watch};
 
+use super::Document;
 use super::books::Books;
-use super::lane::Lane;
-use super::waiting::Inbox;
-use super::{Document, open};
 use crate::audit::Record;
-use crate::config::{AUDIT, Config, Route, Sink};
-use crate::counts::{Count, Counts, DropReason};
+use crate::config::{AUDIT, Route};
+use crate::counts::{Count, DropReason};
 use crate::ruling::Action;
 use crate::signal::Signal;
 use crate::tap::Tap;
 
-/// Documents on their way into one lane, whose task only moves them into its queue: they wait for a processor, not for the sink.
-const INBOX: usize = 4096;
-
 /// Hands audit records to every sink that takes them. Never waits.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
-    outlets: Arc<Vec<Outlet>>,
-    tap: Tap,
+    pub(super) outlets: Arc<Vec<Outlet>>,
+    pub(super) tap: Tap,
 }
 
 /// Hands audit records and events to every sink that takes them. Never waits.
 #[derive(Debug, Default)]
 pub struct Outlets {
-    records: Records,
-    events: Vec<Outlet>,
-    unrouted: Arc<Count>,
+    pub(super) records: Records,
+    pub(super) events: Vec<Outlet>,
+    pub(super) unrouted: Arc<Count>,
 }
 
 /// The way into one lane.
 #[derive(Debug)]
-struct Outlet {
-    routes: Vec<Route>,
-    inbox: mpsc::Sender<Arc<Document>>,
-    books: Books,
+pub(super) struct Outlet {
+    pub(super) routes: Vec<Route>,
+    pub(super) inbox: mpsc::Sender<Arc<Document>>,
+    pub(super) books: Books,
 }
 
 impl Outlet {
@@ -154,67 +149,3 @@ impl Outlets {
         }
     }
 }
-
-/// The lanes of a configuration, and the way into them.
-#[derive(Debug)]
-pub struct Lanes {
-    /// Each to be run by a task of its own.
-    pub lanes: Vec<Lane>,
-    /// For what tells audit records alone.
-    pub records: Records,
-    /// For delivery.
-    pub outlets: Outlets,
-}
-
-impl Lanes {
-    /// A lane for each sink but the one of containerd. `give_up` turns true when the router's time to drain is over.
-    pub fn new(config: &Config, counts: &Counts, give_up: &watch::Receiver<bool>) -> Self {
-        let mut of_records = Vec::new();
-        let mut of_events = Vec::new();
-        let mut ends = Vec::new();
-        for sink in &config.sinks {
-            let Some(place) = open(&sink.kind, &config.node) else { continue };
-            let named = |route: &&Route| route.sinks.contains(&sink.name);
-            let routes: Vec<Route> = config.routes.iter().filter(named).cloned().collect();
-            let mut inbox = Inbox::default();
-            if routes.iter().any(|route| route.is_for(AUDIT)) {
-                let (way, end) = mpsc::channel(INBOX);
-                of_records.push((sink, routes.clone(), way));
-                inbox.records = Some(end);
-            }
-            if routes.iter().any(Route::is_for_events) {
-                let (way, end) = mpsc::channel(INBOX);
-                of_events.push((sink, routes, way));
-                inbox.events = Some(end);
-            }
-            ends.push((sink, place, inbox));
-        }
-        let books = |sink: &Sink, records: Option<Records>| Books {
-            sink: sink.name.clone(),
-            counts: counts.sink(&sink.name),
-            records,
-            dead_letter: sink.queue.dead_letter.clone(),
-        };
-        let outlets = of_records.into_iter().map(|(sink, routes, inbox)| {
-            // Of a record's own fate nothing is told.
-            Outlet { routes, inbox, books: books(sink, None) }
-        });
-        let records = Records { outlets: Arc::new(outlets.collect()), tap: Tap::default() };
-        let outlets = of_events.into_iter().map(|(sink, routes, inbox)| {
-            let books = books(sink, Some(records.clone()));
-            Outlet { routes, inbox, books }
-        });
-        let events = outlets.collect();
-        let lane = |(sink, place, inbox): (&Sink, _, Inbox)| {
-            let told = inbox.events.is_some().then(|| records.clone());
-            Lane::new(&sink.queue, place, inbox, books(sink, told), give_up.clone())
-        };
-        let lanes = ends.into_iter().map(lane).collect();
-        let unrouted = Arc::clone(&counts.reports_unrouted);
-        Self { lanes, outlets: Outlets { records: records.clone(), events, unrouted }, records }
-    }
-}
-
-#[cfg(test)]
-#[path = "outlets_tests.rs"]
-mod tests;

@@ -4,10 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::audit::Line;
-use crate::config::Config;
-use crate::ruling::Report;
-use crate::signal::Owner;
+use crate::audit::{Line, Record};
+use crate::ruling::{Action, Report};
+use crate::signal::{Owner, Signal};
 
 /// A kill of the bundled recording, of a pod in this namespace.
 fn signal(namespace: Option<&str>) -> Signal {

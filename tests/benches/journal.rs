@@ -1,6 +1,7 @@
 //! What the journal adds to a signal's way, and how many signals a second go along it.
 
 mod paired;
+#[expect(dead_code, reason = "shared with another benchmark, which uses the rest")]
 mod way;
 
 use std::sync::Arc;

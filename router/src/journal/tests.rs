@@ -308,7 +308,7 @@ fn a_new_file_says_what_all_before_it_said() {
         let totals: Vec<_> = recovered.cases.iter().map(|(_, _, case)| case.kills_total().unwrap()).collect();
         assert_eq!(totals, [195, 196, 197, 198, 199], "the last of each");
         assert_eq!(recovered.cursors["agent"], cursor(9));
-        assert_eq!(recovered.lives, [lives.clone()]);
+        assert_eq!(recovered.lives, std::slice::from_ref(&lives));
         assert_eq!(recovered.published.len(), 5);
         live
     };

@@ -86,7 +86,7 @@ async fn measure(agents: usize, sections: &str) -> Result<Measured> {
     // Timers of the start are over, and what was allocated for it has been given back.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let idle = router.memory()?;
-    let before = router.processor_time()?;
+    let before = router.cpu()?;
     let (mut latencies, mut rate) = (Vec::new(), 0.0);
     if agents > 0 {
         simulated.go()?;
@@ -96,7 +96,7 @@ async fn measure(agents: usize, sections: &str) -> Result<Measured> {
         latencies.sort_unstable();
         simulated.done()?;
     }
-    let busy = router.processor_time()? - before;
+    let busy = router.cpu()? - before;
     let after = router.memory()?;
     router.stop().await?;
     simulated.end()?;

@@ -29,9 +29,9 @@ async fn a_guest_dates_no_exit_into_the_past_or_the_future() {
         link.answer(&asked, &answer(signals)).await?;
         link.idle().await
     });
-    for at in 0..clocks.len() {
+    for (at, clock) in clocks.iter().enumerate() {
         let got = stand.published.wait(&format!("c{at}"), |it| it.ooms == 1 && it.exits.len() == 1).await;
-        assert!(got.exits[0].abs_diff(now) <= NEAR, "{:?}: {got:?}", clocks[at]);
+        assert!(got.exits[0].abs_diff(now) <= NEAR, "{clock:?}: {got:?}");
     }
     stand.beside(Duration::from_secs(1)).await;
     let seen = stand.guest("bad");

@@ -35,6 +35,7 @@ pub(crate) fn run(path: &Path, shadow_all: bool) -> ExitCode {
             return FAILED.into();
         }
     };
+    raise_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -69,6 +70,16 @@ pub(crate) fn run(path: &Path, shadow_all: bool) -> ExitCode {
             tracing::error!(error, "the router failed");
             FAILED.into()
         }
+    }
+}
+
+/// A guest takes a descriptor, and the usual limit is 1,024.
+fn raise_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays where it is");
     }
 }
 

@@ -92,8 +92,9 @@ struct Cursor {
     acked: u64,
     /// As the journal has it.
     written: u64,
-    /// Containers that had appeared when they were looked for.
+    /// Containers that had appeared when it was last told, and whether they are to be looked for.
     appeared: u64,
+    unlooked: bool,
     /// When the last snapshot was taken.
     looked: Option<Instant>,
     pressure_lost: u64,
@@ -118,6 +119,7 @@ impl Cursor {
             acked: 0,
             written: seq,
             appeared: 0,
+            unlooked: false,
             looked: None,
             pressure_lost: 0,
         }
@@ -357,23 +359,31 @@ impl AgentSource {
                 }
             }
             if self.asks_who_lives() && answer.appeared != self.cursor.appeared {
-                self.look_for_new(peer, answer.appeared, &stream).await?;
+                (self.cursor.appeared, self.cursor.unlooked) = (answer.appeared, true);
             }
+            self.look_for_new(peer, &stream).await?;
         }
     }
 
-    /// Containers appeared: who lives is known within a fifth of a second, so that the end of each can be told if the guest is gone.
-    async fn look_for_new(&mut self, peer: &Peer, appeared: u64, stream: &Stream) -> Result<(), LinkError> {
-        self.gap().await;
-        self.cursor.appeared = appeared;
+    /// Containers appeared: who lives is known within a fifth of a second, so that the end of each can be told if the guest is gone. Until then signals are
+    /// read on: a kill waits for no snapshot.
+    async fn look_for_new(&mut self, peer: &Peer, stream: &Stream) -> Result<(), LinkError> {
+        if !self.cursor.unlooked || !self.until_look().is_zero() {
+            return Ok(());
+        }
+        self.cursor.unlooked = false;
+        self.cursor.looked = Some(Instant::now());
         self.look_over(peer, stream).await.map(drop)
+    }
+
+    /// Until a snapshot may be taken again.
+    fn until_look(&self) -> Duration {
+        self.cursor.looked.map_or(Duration::ZERO, |looked| SNAPSHOT_GAP.saturating_sub(looked.elapsed()))
     }
 
     /// Waits until a snapshot may be taken again.
     async fn gap(&mut self) {
-        if let Some(looked) = self.cursor.looked {
-            tokio::time::sleep(SNAPSHOT_GAP.saturating_sub(looked.elapsed())).await;
-        }
+        tokio::time::sleep(self.until_look()).await;
         self.cursor.looked = Some(Instant::now());
     }
 
@@ -397,13 +407,15 @@ impl AgentSource {
     async fn next(&mut self, peer: &Peer) -> Result<agent::NextSignalsResponse, LinkError> {
         self.write_cursor();
         let asks = self.asks_who_lives();
+        // No longer than until those that appeared may be looked for; not so short that it would be asked again at once.
+        let wait = if self.cursor.unlooked { self.until_look().max(Duration::from_millis(5)) } else { WAIT };
         let cursor = &mut self.cursor;
         let request = NextSignalsRequest {
             stream_id: cursor.stream.clone(),
             after_seq: cursor.after,
             ack_seq: cursor.mark.level(),
             max: BATCH,
-            wait_ms: u32::try_from(WAIT.as_millis()).expect("thirty seconds"),
+            wait_ms: u32::try_from(wait.as_millis()).expect("thirty seconds at most"),
             appeared: asks.then_some(cursor.appeared),
             ..NextSignalsRequest::default()
         };

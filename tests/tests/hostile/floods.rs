@@ -77,15 +77,17 @@ async fn a_guest_that_always_loses_or_always_has_more_is_asked_at_a_walk() {
         ..NextSignalsResponse::default()
     };
     let asked = [(); 3].map(|()| Arc::new(AtomicUsize::new(0)));
+    let snapshots = Arc::new(AtomicUsize::new(0));
     let mut guests = Vec::new();
     for (name, count) in ["lost", "more", "nothing"].into_iter().zip(&asked) {
-        let count = Arc::clone(count);
+        let (count, snapshots) = (Arc::clone(count), Arc::clone(&snapshots));
         guests.push(stand.bad(name, move |mut link| {
-            let count = Arc::clone(&count);
+            let (count, snapshots) = (Arc::clone(&count), Arc::clone(&snapshots));
             async move {
                 let mut call = link.up(STREAM).await?;
                 for round in 1_u64.. {
                     if call.method == "Snapshot" {
+                        snapshots.fetch_add(1, Ordering::SeqCst);
                         let own = Container {
                             id: "own".to_owned(),
                             kills_total: Some(round),
@@ -110,10 +112,11 @@ async fn a_guest_that_always_loses_or_always_has_more_is_asked_at_a_walk() {
     say(format_args!(
         "asked for signals: {lost} times who always loses, {more} who always has more, {nothing} who has nothing"
     ));
-    // Five a second, and what the machine takes beside.
-    assert!(lost <= 40 && more <= 40, "{lost} {more}");
+    // Five a second of each, and what the machine takes beside.
+    let snapshots = snapshots.load(Ordering::SeqCst);
+    assert!(lost <= 40 && snapshots <= 80, "{lost}, {snapshots} snapshots");
     // No faster than frames are read of a guest.
-    assert!(nothing <= 1000 + 250 * 8, "{nothing}");
+    assert!(more.max(nothing) <= 1000 + 250 * 8, "{more} {nothing}");
     assert!(stand.router.logged("dropped signals").unwrap() <= 20);
     for name in ["lost", "more", "nothing"] {
         let seen = stand.guest(name);

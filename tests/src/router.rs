@@ -1,6 +1,7 @@
 //! The real `coroner run`, with its configuration, policies, audit file and log in a folder of its own.
 
 use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -165,6 +166,24 @@ impl Router {
         whole
             .map(|line| serde_json::from_str(line).with_context(|| format!("an audit line: {line}")))
             .collect()
+    }
+
+    /// Waits until the audit says that containerd has what was ruled on the signal with this sequence number.
+    pub async fn wait_delivered(&self, seq: u64) -> Result<()> {
+        const DEADLINE: Duration = Duration::from_secs(60);
+        /// Of a file that may be large, the end: some hundred records.
+        const END: i64 = 512 << 10;
+        let wanted = format!(":{seq}\",\"sink\":\"containerd\"");
+        let file = self.scratch.path("audit.jsonl");
+        until(&format!("the delivery of signal {seq}"), DEADLINE, async || {
+            let mut file = fs::File::open(&file)?;
+            let length = i64::try_from(file.metadata()?.len())?;
+            file.seek(SeekFrom::End(-END.min(length)))?;
+            let mut end = Vec::new();
+            file.read_to_end(&mut end)?;
+            Ok(String::from_utf8_lossy(&end).contains(&wanted).then_some(()))
+        })
+        .await
     }
 
     /// Waits for the first audit record that `wanted` accepts.

@@ -99,6 +99,7 @@ impl Stand {
     /// Waits until all that was told is dealt with.
     async fn dealt_with(&self) {
         self.agent.acked(self.seq).await;
+        self.router.wait_delivered(self.seq).await.unwrap();
     }
 }
 

@@ -84,6 +84,7 @@ impl Stand {
     /// Waits until all that was told is dealt with.
     async fn dealt_with(&self) {
         self.agent.acked(self.seq).await;
+        self.router.wait_delivered(self.seq).await.unwrap();
     }
 
     /// Waits until the audit file holds so many deliveries to this topic.

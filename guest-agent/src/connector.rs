@@ -100,20 +100,21 @@ impl Connector {
         self.lost
     }
 
-    /// Hands over what has come.
-    pub(crate) fn drain(&mut self, mut take: impl FnMut(Event)) {
+    /// The next event that has come.
+    pub(crate) fn next(&mut self) -> Option<Event> {
         let mut buffer = [0; 512];
         loop {
             match self.receive(&mut buffer) {
                 Ok(Some(length)) => {
-                    if let Some(message) = Message::parse(&buffer[..length]) {
-                        self.count(&message);
-                        message.event().into_iter().for_each(&mut take);
+                    let Some(message) = Message::parse(&buffer[..length]) else { continue };
+                    self.count(&message);
+                    if let Some(event) = message.event() {
+                        return Some(event);
                     }
                 }
                 Ok(None) | Err(Errno::INTR) => {}
                 Err(Errno::NOBUFS) => self.lost += 1,
-                Err(_) => return,
+                Err(_) => return None,
             }
         }
     }
@@ -262,10 +263,12 @@ mod tests {
         while codes.is_empty() {
             let mut fds = [PollFd::new(&connector, PollFlags::IN)];
             assert!(rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).unwrap() > 0);
-            connector.drain(|event| match event {
-                Event::Exit { pid, code } if pid == child.id() => codes.push(code),
-                _ => {}
-            });
+            while let Some(event) = connector.next() {
+                match event {
+                    Event::Exit { pid, code } if pid == child.id() => codes.push(code),
+                    _ => {}
+                }
+            }
         }
         assert_eq!(codes, [7 << 8]);
         assert!(crate::process::has_ended(&handle));

@@ -12,7 +12,7 @@ use coroner_proto::agent::Exited;
 use rustix::event::epoll;
 use tokio::time::Instant;
 
-use crate::connector::Event;
+use crate::connector::{Connector, Event};
 use crate::log::log;
 use crate::placement::Placement;
 use crate::process;
@@ -20,9 +20,9 @@ use crate::shared::now;
 use crate::watcher::{PROCESS, Watcher};
 
 /// The kernel wakes who waits for a process's end, and then queues its process event: exit_notify and
-/// proc_exit_connector in do_exit. This is for the moment between, on a machine that is out of breath.
-const GRACE: Duration = Duration::from_millis(100);
-const GRACE_STEP: Duration = Duration::from_millis(1);
+/// proc_exit_connector in do_exit. The dying process may not run in between while a hundred others do: 100 ms were too few for a storm
+/// of 50 containers on one processor. That an event never comes, because the kernel had no room for it, is rare, and told as late as this.
+const GRACE: Duration = Duration::from_secs(2);
 /// A cgroup without processes is a container's end after this long: a runtime may try it out before the container begins.
 const EMPTIED: Duration = Duration::from_millis(100);
 /// Ends kept of processes that nobody has named yet: a shim may name its init after it ended.
@@ -108,7 +108,11 @@ impl Watcher {
             return;
         }
         let Some(container) = self.containers.get_mut(&key) else { return };
-        let tracked = Tracked { pid, handle, code: None, is_last: false, ended: None };
+        // It may have ended before it was looked at, and that may have been heard.
+        let is_last = process::has_ended(&handle);
+        let heard = self.recent.iter().rev().find(|(ended, _)| is_last && *ended == pid);
+        let code = heard.map(|(_, code)| *code);
+        let tracked = Tracked { pid, handle, code, is_last, ended: None };
         self.recent.retain(|(ended, _)| *ended != pid);
         self.by_pid.insert(pid, (key, exec.map(str::to_owned)));
         let before = match exec {
@@ -129,22 +133,23 @@ impl Watcher {
     /// Takes in how processes ended. Called before anything is told of an end.
     pub(crate) fn drain_connector(&mut self) {
         self.reap();
-        let Some(mut connector) = self.connector.take() else { return };
-        let lost = connector.lost();
-        connector.drain(|event| self.process_event(event));
-        if connector.lost() > lost {
-            log!(
-                Warn,
-                "process events were lost; some exits may lack their status",
-                lost = connector.lost() - lost
-            );
+        let lost = |watcher: &Self| watcher.connector.as_ref().map_or(0, Connector::lost);
+        let before = lost(self);
+        while let Some(event) = self.connector.as_mut().and_then(Connector::next) {
+            self.process_event(event);
         }
-        self.connector = Some(connector);
+        let lost = lost(self) - before;
+        if lost > 0 {
+            log!(Warn, "process events were lost; some exits may lack their status", lost = lost);
+        }
     }
 
     fn process_event(&mut self, event: Event) {
         match event {
             Event::Began { pid } => {
+                // Another that had its number is over. Its folder was made before it was.
+                self.recent.retain(|(ended, _)| *ended != pid);
+                self.learn();
                 if !self.starting.is_empty() && process::init_depth(pid).is_some() {
                     let key =
                         process::cgroup(pid, &self.hierarchy).and_then(|cgroup| self.container_at(&cgroup));
@@ -204,18 +209,17 @@ impl Watcher {
         let deaf = self.connector.is_none() && !self.reaps;
         let init = container.init.iter().map(|tracked| (None, tracked));
         let execs = container.execs.iter().map(|(exec, tracked)| (Some(exec.clone()), tracked));
-        let (mut complete, mut waiting) = (Vec::new(), false);
+        let (mut complete, mut until) = (Vec::new(), None);
         for (exec, tracked) in execs.chain(init) {
             let Some(ended) = tracked.ended else { continue };
             if deaf || tracked.code.is_some() && tracked.is_last || now >= ended + GRACE {
                 complete.push(exec);
             } else {
-                waiting = true;
+                until = Some(ended + GRACE);
             }
         }
-        if waiting {
-            self.due.insert((now + GRACE_STEP, key));
-        }
+        // The event itself is heard of sooner.
+        self.due.extend(until.map(|at| (at, key)));
         for exec in complete {
             self.tell_tracked(key, exec.as_deref());
         }
@@ -278,15 +282,15 @@ impl Watcher {
         }
     }
 
-    /// `cgroup.events` changed.
-    pub(crate) fn population_changed(&mut self, key: u32) {
+    /// Looks whether processes are in a container. `changed`: the kernel says that this changed, so that one which is empty was not always so.
+    pub(crate) fn population_changed(&mut self, key: u32, changed: bool) {
         if self.placement != Placement::Namespaced {
             return;
         }
         let Some(container) = self.containers.get_mut(&key) else { return };
         match self.hierarchy.populated(&container.cgroup) {
             Some(true) => (container.populated, container.emptied) = (true, None),
-            Some(false) if container.populated && container.emptied.is_none() => {
+            Some(false) if (changed || container.populated) && container.emptied.is_none() => {
                 container.emptied = Some(Instant::now());
                 self.due.insert((Instant::now() + EMPTIED, key));
             }
@@ -332,12 +336,11 @@ impl Watcher {
     }
 
     fn depart_if_over(&mut self, key: u32) {
-        let over = |container: &&Box<crate::watcher::Container>| {
-            container.gone && container.init.is_none() && container.execs.is_empty()
-        };
-        let Some(container) = self.containers.get(&key).filter(over) else { return };
-        self.shared.with(|state| state.depart(&container.id));
-        self.remove(key);
+        let Some(container) = self.containers.get(&key) else { return };
+        if container.gone && container.init.is_none() && container.execs.is_empty() {
+            self.shared.with(|state| state.depart(&container.id));
+            self.remove(key);
+        }
     }
 }
 

@@ -12,80 +12,79 @@ use tokio::time::{Instant, timeout_at};
 use ttrpc::asynchronous::TtrpcContext;
 use ttrpc::{Code, Error, get_status};
 
+use crate::log::log;
+use crate::polls;
 use crate::shared::Shared;
 
-/// Cursors kept of connections that ended. Whoever opens and closes connections could leave one behind with each.
-const ABANDONED: usize = 16;
 /// A reply this shortly before the caller's own deadline may find it gone.
 const MARGIN: Duration = Duration::from_millis(100);
 /// Without a deadline of the caller's: a day. Kata's shims wait for as long as the pod lives.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Cursors of consumers whose connection ended, for those that come next.
-#[derive(Debug, Default)]
-pub(crate) struct Abandoned(Mutex<Vec<u64>>);
-
-impl Abandoned {
-    fn with<T>(&self, change: impl FnOnce(&mut Vec<u64>) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
 /// One connection's consumer.
 #[derive(Debug)]
 pub(crate) struct Consumer {
     shared: Arc<Shared>,
-    abandoned: Arc<Abandoned>,
     waiting: Arc<Semaphore>,
     cursor: Mutex<Cursor>,
 }
 
-/// Kills up to `taken` are the consumer's; `given` was told, and is taken when it asks again.
+/// Who it is once it has polled. Kills up to `taken` are the consumer's; `given` was told, and is taken when it asks again.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cursor {
-    begun: bool,
+    consumer: Option<polls::Consumer>,
     taken: u64,
     given: u64,
+    /// When whoever was told `given` may have given the call up, if it has a deadline.
+    doubt: Option<Instant>,
 }
 
 impl Consumer {
-    pub(crate) fn new(shared: Arc<Shared>, abandoned: Arc<Abandoned>, waiting: Arc<Semaphore>) -> Self {
-        Self { shared, abandoned, waiting, cursor: Mutex::default() }
+    pub(crate) fn new(shared: Arc<Shared>, waiting: Arc<Semaphore>) -> Self {
+        Self { shared, waiting, cursor: Mutex::default() }
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut Cursor) -> T) -> T {
         change(&mut self.cursor.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What the last call told is taken. The first call goes on where a consumer ended, the one furthest behind first.
+    /// What the last call told is taken, unless its caller may have given up before the answer came: that is told once more. The first call
+    /// goes on where a consumer ended.
     fn begin(&self) -> u64 {
+        let (taken, lost) = self.with(|cursor| {
+            self.shared.with(|state| {
+                if let Some(consumer) = cursor.consumer {
+                    if cursor.doubt.take().is_none_or(|doubt| Instant::now() < doubt) {
+                        cursor.taken = cursor.given;
+                    }
+                    state.polls.took(consumer, cursor.taken);
+                } else {
+                    let (consumer, from) = state.polls.begin();
+                    (cursor.consumer, cursor.taken, cursor.given) = (Some(consumer), from, from);
+                }
+                (cursor.taken, state.polls.lost())
+            })
+        });
+        if lost > 0 {
+            log!(Warn, "kills were dropped before every poller had taken them", lost = lost);
+        }
+        taken
+    }
+
+    /// A kill is on its way; `until`: the caller waits no longer than that.
+    fn give(&self, seq: u64, until: Option<Instant>) {
         self.with(|cursor| {
-            if !cursor.begun {
-                cursor.begun = true;
-                let left = self.abandoned.with(|all| {
-                    let lowest = all.iter().enumerate().min_by_key(|(_, at)| **at).map(|(place, _)| place);
-                    lowest.map(|place| all.swap_remove(place))
-                });
-                cursor.given = left.unwrap_or(0);
-            }
-            cursor.taken = cursor.given;
-            cursor.taken
-        })
+            // In doubt once: a caller that takes longer over each than it waits for the next would else be told the same for ever.
+            cursor.doubt = until.filter(|_| seq > cursor.given);
+            cursor.given = cursor.given.max(seq);
+        });
     }
 }
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        let cursor = self.with(|cursor| *cursor);
-        if cursor.begun {
-            self.abandoned.with(|all| {
-                if all.len() == ABANDONED {
-                    // The one furthest ahead misses the least by beginning anew.
-                    let highest = all.iter().enumerate().max_by_key(|(_, at)| **at).map(|(place, _)| place);
-                    highest.map(|place| all.swap_remove(place));
-                }
-                all.push(cursor.taken);
-            });
+        if let Some(consumer) = self.with(|cursor| cursor.consumer) {
+            self.shared.with(|state| state.polls.end(consumer));
         }
     }
 }
@@ -96,20 +95,18 @@ impl AgentService for Consumer {
         let Ok(_permit) = self.waiting.try_acquire() else {
             return Err(refused(Code::RESOURCE_EXHAUSTED, "too many calls wait already"));
         };
-        let patience = match u64::try_from(context.timeout_nano) {
-            Ok(nanoseconds) if nanoseconds > 0 => {
-                let whole = Duration::from_nanos(nanoseconds);
-                whole - MARGIN.min(whole / 4)
-            }
-            _ => LONGEST,
-        };
+        let deadline = u64::try_from(context.timeout_nano).ok().filter(|nanoseconds| *nanoseconds > 0);
+        let patience = deadline.map_or(LONGEST, |nanoseconds| {
+            let whole = Duration::from_nanos(nanoseconds);
+            whole - MARGIN.min(whole / 4)
+        });
         let until = Instant::now() + patience;
         let mut told = self.shared.told();
         let after = self.begin();
         loop {
             told.mark_unchanged();
             if let Some((seq, container_id)) = self.shared.with(|state| state.next_kill(after)) {
-                self.with(|cursor| cursor.given = cursor.given.max(seq));
+                self.give(seq, deadline.map(|_| until));
                 return Ok(OOMEvent { container_id, ..OOMEvent::default() });
             }
             if told.borrow().stopping {

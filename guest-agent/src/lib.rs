@@ -10,7 +10,7 @@
 //! ```
 //!
 //! In the order a signal meets them: `names` and `discover` find containers; `cgroup`, `kmsg`, `connector`, `child` and `process`
-//! read what the kernel says; `watcher` waits for all of it, and with `oom`, `exit`, `reap`, `pressure` and `request` makes `state` of it;
+//! read what the kernel says; `watcher` waits for all of it, and with `news`, `oom`, `exit`, `reap`, `pressure` and `request` makes `state` of it, with the cursors in `polls`;
 //! `server` and `kata` let readers follow that state, `links` each reader on its own. `placement` says what can be known here, `command` is
 //! the program it may be the reaper of. [`run`] ties them together and owns the tasks.
 
@@ -27,9 +27,11 @@ mod links;
 pub mod log;
 mod looks;
 mod names;
+mod news;
 mod oom;
 mod packed;
 mod placement;
+mod polls;
 mod pressure;
 mod process;
 mod ready;
@@ -65,7 +67,7 @@ pub use crate::pressure::{Rule, RuleError, Trigger};
 use crate::command::Running;
 use crate::connector::Connector;
 use crate::discover::Tree;
-use crate::kata::{Abandoned, Consumer, Pulse};
+use crate::kata::{Consumer, Pulse};
 use crate::kmsg::Kmsg;
 use crate::log::log;
 use crate::names::Root;
@@ -162,16 +164,16 @@ pub async fn run(
     let (requests, asked) = mpsc::channel(QUESTIONS);
     let waiting = Arc::new(Semaphore::new(server::MAX_WAITING));
     let service = Service::new(Arc::clone(&shared), hierarchy, hello, requests.clone(), Arc::clone(&waiting));
-    let (service, abandoned) = (Arc::new(service), Arc::new(Abandoned::default()));
+    let service = Arc::new(service);
     let mut tasks = JoinSet::new();
     for address in &options.listen {
         let incoming = transport::incoming(address)
             .map_err(|source| Error::Listen { address: address.clone(), source })?;
         let (agent, shared) = (service.clone(), Arc::clone(&shared));
-        let (abandoned, waiting, told) = (Arc::clone(&abandoned), Arc::clone(&waiting), shared.told());
+        let (waiting, told) = (Arc::clone(&waiting), shared.told());
         let services = move || {
             let agent: Arc<dyn coroner_proto::agent_ttrpc::Agent + Send + Sync> = agent.clone();
-            let consumer = Consumer::new(Arc::clone(&shared), Arc::clone(&abandoned), Arc::clone(&waiting));
+            let consumer = Consumer::new(Arc::clone(&shared), Arc::clone(&waiting));
             let mut services = create_agent(agent);
             services.extend(create_agent_service(Arc::new(consumer)));
             services.extend(create_health(Arc::new(Pulse)));

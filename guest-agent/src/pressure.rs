@@ -20,6 +20,9 @@ use crate::watcher::{PRESSURE, Watcher};
 
 /// Between two signals of one line of one container.
 const GAP: Duration = Duration::from_secs(1);
+/// A new container's triggers are armed after this long. For each the kernel starts a thread, and whoever asks waits for that: long enough for
+/// a container to begin and end unseen. One that is short of something is so for longer.
+const ARMED_AFTER: Duration = Duration::from_millis(100);
 /// Lines there are: memory, cpu and io, some and full.
 pub(crate) const LINES: usize = 6;
 /// What the kernel takes as a window: psi_trigger_create in kernel/sched/psi.c.
@@ -158,6 +161,8 @@ impl Line {
 #[derive(Debug, Default)]
 pub(crate) struct Watched {
     armed: Vec<(Line, OwnedFd)>,
+    /// When the usual ones are armed.
+    arm_at: Option<Instant>,
     told: Vec<Told>,
     /// `high` of memory.events, as last told.
     high: Option<u64>,
@@ -171,12 +176,37 @@ struct Told {
 }
 
 impl Watcher {
+    /// The triggers that the agent was told of are armed in a moment.
+    pub(crate) fn plan_pressure(&mut self, key: u32) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        let at = Instant::now() + ARMED_AFTER;
+        container.pressure.arm_at = Some(at);
+        self.due.insert((at, key));
+    }
+
+    /// Arms them if it is time to; whether it was.
+    pub(crate) fn tend_pressure(&mut self, key: u32, now: Instant) -> bool {
+        let Some(container) = self.containers.get_mut(&key) else { return false };
+        let is_due = container.pressure.arm_at.take_if(|at| *at <= now).is_some();
+        if is_due {
+            self.arm_usual_pressure(key);
+        }
+        is_due
+    }
+
+    pub(crate) fn arm_usual_pressure(&mut self, key: u32) {
+        let Some(container) = self.containers.get(&key) else { return };
+        let triggers = for_container(&self.pressure, &container.id);
+        self.arm_pressure(key, &triggers);
+    }
+
     /// Sets a container's triggers, in place of those it had.
     pub(crate) fn arm_pressure(&mut self, key: u32, triggers: &[Trigger]) {
         if self.hierarchy.version() == Version::V1 {
             return;
         }
         let Some(container) = self.containers.get_mut(&key) else { return };
+        container.pressure.arm_at = None;
         container.pressure.armed.clear();
         let folder = self.hierarchy.folder(&container.cgroup);
         for trigger in triggers {

@@ -22,7 +22,19 @@ impl Watcher {
         if !self.reaps {
             return;
         }
+        let mut looked_for = None;
         while let Some(dead) = child::next_dead() {
+            if !self.places(dead.pid) {
+                // Dead it waits until its folder is known, which was made before it was.
+                if self.learning {
+                    return;
+                }
+                if looked_for != Some(dead.pid) {
+                    looked_for = Some(dead.pid);
+                    self.learn();
+                    continue;
+                }
+            }
             self.note(dead);
             child::reap(dead.pid);
             if let Some(command) = self.command.take_if(|command| command.pid == dead.pid) {
@@ -30,6 +42,12 @@ impl Watcher {
                 command.ended.send(dead.code).ok();
             }
         }
+    }
+
+    /// Whether it is known of what container a dead child was.
+    fn places(&self, pid: u32) -> bool {
+        self.by_pid.contains_key(&pid)
+            || process::cgroup(pid, &self.hierarchy).is_some_and(|it| self.container_at(&it).is_some())
     }
 
     fn note(&mut self, Dead { pid, code }: Dead) {

@@ -10,6 +10,7 @@ use coroner_proto::agent::{self, Exited, OomKill, Pressure, Signal, signal};
 use protobuf::{Message, MessageField};
 
 use crate::packed::Packed;
+use crate::polls::Polls;
 
 /// Containers that are there. Every one costs about a kilobyte here and two descriptors; a node runs some hundred, a guest a
 /// few. Without a bound, who may make cgroups below a root could fill the agent's memory.
@@ -124,6 +125,8 @@ pub(crate) struct State {
     pressure: VecDeque<Packed>,
     dropped_pressure: Dropped,
     appeared: u64,
+    /// Cursors of those who only ask for kills.
+    pub(crate) polls: Polls,
 }
 
 impl Default for State {
@@ -138,6 +141,7 @@ impl Default for State {
             pressure: VecDeque::new(),
             dropped_pressure: Dropped::new(KEPT_DROPPED_PRESSURE),
             appeared: 0,
+            polls: Polls::default(),
         }
     }
 }
@@ -294,9 +298,12 @@ impl State {
     pub(crate) fn forget(&mut self, id: &str) {
         self.departed.retain(|gone| **gone != *id);
         self.pressure.retain(|signal| signal.open().container_id != id);
-        if let Some(container) = self.containers.remove(id) {
-            for (_, signal) in &container.slots {
+        if let Some((id, container)) = self.containers.remove_entry(id) {
+            for (slot, signal) in &container.slots {
                 self.index.remove(&signal.seq());
+                if *slot == Slot::Kill {
+                    self.polls.owe(signal.seq(), &id);
+                }
             }
         }
     }
@@ -339,10 +346,13 @@ impl State {
         news
     }
 
-    /// The first kill above `after`, and its container.
+    /// The first kill above `after`, and its container, of those that are kept for consumers of Kata's call too.
     pub(crate) fn next_kill(&self, after: u64) -> Option<(u64, String)> {
         let above = self.index.range(after.checked_add(1)?..);
-        above.filter(|(_, (_, slot))| *slot == Slot::Kill).map(|(seq, (id, _))| (*seq, id.to_string())).next()
+        let known =
+            above.filter(|(_, (_, slot))| *slot == Slot::Kill).map(|(seq, (id, _))| (*seq, id)).next();
+        let (seq, id) = known.into_iter().chain(self.polls.owed(after)).min()?;
+        Some((seq, id.to_string()))
     }
 
     /// Containers after `id`, as many as fit.
@@ -413,8 +423,11 @@ impl State {
 
     fn discard(&mut self, id: &str, slot: &Slot) {
         if let Some(signal) = self.containers.get_mut(id).and_then(|container| container.take(slot)) {
-            self.index.remove(&signal.seq());
+            let forgotten = self.index.remove(&signal.seq());
             self.dropped.add(signal.seq());
+            if let Some((id, Slot::Kill)) = forgotten {
+                self.polls.owe(signal.seq(), &id);
+            }
         }
     }
 

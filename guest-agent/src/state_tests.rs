@@ -266,3 +266,52 @@ fn pressure_comes_in_its_place_and_only_the_latest_is_kept() {
     state.forget("c1");
     assert_eq!(seqs(&state), []);
 }
+
+/// Reads kills as Kata's runtimes do, one call after the other.
+fn polled(state: &mut State, consumer: crate::polls::Consumer, mut after: u64) -> Vec<String> {
+    let mut told = Vec::new();
+    while let Some((seq, id)) = state.next_kill(after) {
+        told.push(id);
+        after = seq;
+        state.polls.took(consumer, after);
+    }
+    told
+}
+
+#[test]
+fn kills_that_a_poller_has_not_taken_outlive_their_containers() {
+    let mut state = State::default();
+    let (consumer, from) = state.polls.begin();
+    let ids: Vec<String> = (0..3 * KEPT_ACKED).map(|at| format!("c{at:02}")).collect();
+    for id in &ids {
+        state.appear(id, &Arc::from("/c"), Some(0));
+        state.kill(id, kill(1), Moment::default());
+        state.exit(id, None, exited(137), Moment::default());
+        // The router is quick, and one of them is watched no more.
+        if *id == ids[3] {
+            state.forget(id);
+        } else {
+            state.depart(id);
+        }
+        state.ack(state.seq());
+    }
+    assert_eq!(state.containers.len(), KEPT_ACKED);
+    let kept = state.next(0, ALL, ALL).signals.len();
+    assert_eq!(kept, 2 * KEPT_ACKED, "what is owed to pollers is told to nobody else");
+    assert_eq!(polled(&mut state, consumer, from), ids);
+    assert_eq!(state.polls.owed(0), None);
+}
+
+#[test]
+fn a_container_that_is_killed_again_after_it_was_forgotten_is_told_in_order() {
+    let mut state = State::default();
+    let (consumer, from) = state.polls.begin();
+    for id in ["a", "b", "a"] {
+        state.appear(id, &Arc::from("/c"), Some(0));
+        state.kill(id, kill(1), Moment::default());
+        state.forget(id);
+    }
+    state.appear("c", &Arc::from("/c"), Some(0));
+    state.kill("c", kill(1), Moment::default());
+    assert_eq!(polled(&mut state, consumer, from), ["a", "b", "a", "c"]);
+}

@@ -96,6 +96,8 @@ pub(crate) struct Watcher {
     pub(crate) by_pid: HashMap<u32, (u32, Option<String>)>,
     /// Containers whose init is being looked for.
     pub(crate) starting: HashSet<u32>,
+    /// What the tree told is being taken in.
+    pub(crate) learning: bool,
     /// How processes ended that nobody had named yet, by pid, the latest last.
     pub(crate) recent: VecDeque<(u32, u32)>,
     pub(crate) due: BTreeSet<(Instant, u32)>,
@@ -103,7 +105,7 @@ pub(crate) struct Watcher {
     /// Processes whose parents ended become this one's children.
     pub(crate) reaps: bool,
     pub(crate) command: Option<reap::Command>,
-    pressure: Vec<pressure::Rule>,
+    pub(crate) pressure: Vec<pressure::Rule>,
     next_key: u32,
     full: bool,
 }
@@ -125,6 +127,7 @@ impl Watcher {
             by_id: HashMap::new(),
             by_pid: HashMap::new(),
             starting: HashSet::new(),
+            learning: false,
             recent: VecDeque::new(),
             due: BTreeSet::new(),
             placement,
@@ -212,14 +215,8 @@ impl Watcher {
             .collect();
         let is_ready = |token| ready.iter().any(|(it, _)| *it == token);
         // Folders first, so that a process event finds its container; then how processes ended, then that they did.
-        let mut changes = Vec::new();
         if is_ready(TREE) {
-            self.tree.drain(&mut changes);
-        }
-        for change in changes {
-            self.apply(change);
-            // Between them too: a process that has just begun may not live for long.
-            self.drain_connector();
+            self.learn();
         }
         self.drain_connector();
         if is_ready(KMSG) {
@@ -235,36 +232,6 @@ impl Watcher {
             }
         }
         Ok(count > 0)
-    }
-
-    pub(crate) fn apply(&mut self, change: Change) {
-        let of = |watcher: &Self, cgroup: &str| watcher.by_cgroup.get(cgroup).copied();
-        match change {
-            Change::Appeared { id, cgroup } => {
-                self.appear(&id, &cgroup, Origin::Now);
-            }
-            Change::Gone { cgroup } => {
-                if let Some(key) = of(self, &cgroup) {
-                    self.cgroup_gone(key);
-                }
-            }
-            Change::Entered { cgroup } => {
-                if let Some(key) = of(self, &cgroup) {
-                    self.entered(key);
-                }
-            }
-            Change::Limited { cgroup } => {
-                if let Some(key) = of(self, &cgroup) {
-                    self.read_limit(key);
-                }
-            }
-            Change::Counted { cgroup } => {
-                if let Some(key) = of(self, &cgroup) {
-                    self.look_at_kills(key);
-                    self.population_changed(key);
-                }
-            }
-        }
     }
 
     /// Begins to watch a container. None: there are too many.
@@ -316,12 +283,16 @@ impl Watcher {
         self.containers.insert(key, Box::new(container));
         self.by_cgroup.insert(Arc::clone(cgroup), key);
         self.by_id.insert(id.to_owned(), key);
+        // First: a process that has just begun may not live for long.
+        self.entered(key);
         self.arm(key);
-        self.arm_pressure(key, &pressure::for_container(&self.pressure, id));
         self.read_limit(key);
         self.look_at_kills(key);
-        self.population_changed(key);
-        self.entered(key);
+        self.population_changed(key, false);
+        match origin {
+            Origin::Now => self.plan_pressure(key),
+            Origin::Earlier | Origin::Requested => self.arm_usual_pressure(key),
+        }
         Some(key)
     }
 
@@ -355,6 +326,10 @@ impl Watcher {
             self.tend_init(key, now);
             self.tend_exits(key, now);
             self.tend_emptied(key, now);
+            if self.tend_pressure(key, now) {
+                // What came meanwhile is looked at first.
+                return;
+            }
         }
     }
 

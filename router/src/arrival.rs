@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::case::Known;
 use crate::config::Mode;
 use crate::counts::SourceCounts;
+use crate::journal::Journal;
 use crate::signal::{ContainerId, Signal};
 
 /// One signal as a source hands it on.
@@ -47,26 +49,70 @@ pub struct Guest {
     pub counts: Arc<SourceCounts>,
 }
 
-/// Tells the source that a signal is dealt with. Dropped without that, the source tells the signal again.
+/// Tells whoever keeps a signal that it is dealt with: its source, or once it is written, the journal. Dropped without that, it is told again.
+/// Until then it holds a place among those that its source may have under way.
 #[derive(Debug)]
-pub struct Ack(Option<(u64, mpsc::Sender<u64>)>);
+pub struct Ack {
+    keeper: Keeper,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Debug)]
+enum Keeper {
+    Nobody,
+    Source(u64, mpsc::Sender<u64>),
+    Journal(u64, Journal),
+}
+
+impl Keeper {
+    fn done(self) {
+        match self {
+            Self::Nobody => {}
+            // The source keeps fewer signals under way than the channel holds; closed, it has begun a new stream.
+            Self::Source(seq, done) => done.try_send(seq).unwrap_or(()),
+            Self::Journal(n, journal) => journal.done(n),
+        }
+    }
+}
 
 impl Ack {
-    /// An ack for a sequence number.
-    pub fn new(seq: u64, done: mpsc::Sender<u64>) -> Self {
-        Self(Some((seq, done)))
+    /// To a source, for a sequence number.
+    pub fn new(seq: u64, done: mpsc::Sender<u64>, place: Option<OwnedSemaphorePermit>) -> Self {
+        Self { keeper: Keeper::Source(seq, done), place }
+    }
+
+    /// To the journal, for the number it gave in an earlier run of the router.
+    pub fn resumed(n: u64, journal: Journal) -> Self {
+        Self { keeper: Keeper::Journal(n, journal), place: None }
     }
 
     /// An ack nobody waits for: replayed signals have none.
     pub fn nobody() -> Self {
-        Self(None)
+        Self { keeper: Keeper::Nobody, place: None }
+    }
+
+    /// The journal has the signal under this number: who kept it need not any more.
+    pub fn journaled(&mut self, n: u64, journal: Journal) {
+        std::mem::replace(&mut self.keeper, Keeper::Journal(n, journal)).done();
+    }
+
+    /// The number that the journal gave, if it has the signal.
+    pub fn number(&self) -> Option<u64> {
+        match &self.keeper {
+            Keeper::Journal(n, _) => Some(*n),
+            Keeper::Nobody | Keeper::Source(..) => None,
+        }
     }
 
     /// The signal needs no more care.
     pub fn done(self) {
-        if let Some((seq, done)) = self.0 {
-            // The source keeps fewer signals under way than the channel holds; closed, it has begun a new stream.
-            done.try_send(seq).ok();
-        }
+        self.keeper.done();
+        drop(self.place);
     }
+}
+
+/// The wall clock, unix milliseconds.
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

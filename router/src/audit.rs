@@ -8,7 +8,7 @@ use crate::ruling::{Action, Opinion, Shadow};
 use crate::signal::Signal;
 
 /// The version of the line format.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The versions that can be read.
 pub const READ: std::ops::RangeInclusive<u32> = 1..=VERSION;
 
@@ -32,6 +32,8 @@ pub enum Record {
     Delivered(Delivered),
     /// The policy chain was swapped, or something new was refused.
     Chain(Chain),
+    /// The journal had something to go on with.
+    Recovered(Recovery),
 }
 
 /// A signal and what was made of it.
@@ -115,8 +117,26 @@ pub enum DeliveredOutcome {
     Acked,
     /// The router stopped first.
     Unsent,
+    /// It was sent once more: containerd had come back.
+    Repeated,
     /// A sink other than containerd's gave it up; the error says why.
     Dropped,
+}
+
+/// What a router found in its journal at the start.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Recovery {
+    /// Unix milliseconds.
+    pub at_ms: u64,
+    /// Accepted and not ruled.
+    pub signals: usize,
+    /// Ruled and not delivered.
+    pub events: usize,
+    /// Containers whose cases are known.
+    pub containers: usize,
+    /// Parts that were left out.
+    pub damaged: usize,
 }
 
 /// A policy chain, and what was refused when it was built.

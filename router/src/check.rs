@@ -11,12 +11,16 @@ use serde::Serialize;
 
 use crate::cli::{FAILED, WRONG};
 use crate::serve::read;
+use crate::service;
 
 #[derive(Serialize)]
 struct Report {
     ok: bool,
     mistakes: Vec<Mistake>,
     chain: Vec<Link>,
+    /// For a person: no mistake, and good to know.
+    #[serde(skip)]
+    notes: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -37,10 +41,12 @@ pub(crate) fn run(path: &Path, json: bool) -> ExitCode {
                 return FAILED.into();
             }
         },
-        Err(ConfigError::Mistakes { mistakes, .. }) => Report { ok: false, mistakes, chain: Vec::new() },
+        Err(ConfigError::Mistakes { mistakes, .. }) => {
+            Report { ok: false, mistakes, chain: Vec::new(), notes: Vec::new() }
+        }
         Err(error @ ConfigError::Read { .. }) => {
             let mistake = Mistake { key: String::new(), message: error.to_string() };
-            Report { ok: false, mistakes: vec![mistake], chain: Vec::new() }
+            Report { ok: false, mistakes: vec![mistake], chain: Vec::new(), notes: Vec::new() }
         }
     };
     print(path, &report, json);
@@ -72,7 +78,12 @@ fn chain(config: &Config) -> Result<Report, String> {
     chain.sort_by(|one, other| one.policy.cmp(&other.policy));
     let mistake =
         |refused: &Refused| Mistake { key: "policies.directory".to_owned(), message: refused.reason.clone() };
-    Ok(Report { ok: refused.is_empty(), mistakes: refused.iter().map(mistake).collect(), chain })
+    Ok(Report {
+        ok: refused.is_empty(),
+        mistakes: refused.iter().map(mistake).collect(),
+        chain,
+        notes: service::note(config).into_iter().collect(),
+    })
 }
 
 #[expect(clippy::print_stdout, reason = "the report is what the command is for")]
@@ -92,6 +103,9 @@ fn print(path: &Path, report: &Report, json: bool) {
             (link.version.as_deref().unwrap_or("?"), link.digest.as_deref().unwrap_or("?"));
         let mode = link.mode.map_or("?", PolicyMode::name);
         println!("{:<24} {version:<10} {mode:<8} {digest}", link.policy);
+    }
+    for note in &report.notes {
+        println!("{}: {note}", path.display());
     }
     if report.ok {
         println!("{}: good", path.display());

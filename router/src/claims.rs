@@ -1,15 +1,19 @@
 //! Whose a container is: a guest speaks for its own, and for nobody else's.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 
 use crate::arrival::Guest;
+use crate::shares::Shares;
 use crate::signal::ContainerId;
 
-/// Claims kept. Guests may name as many containers as they like, a thousand at once each: without a bound the names of a year's pods would stay.
-const CLAIMS: usize = 16_384;
+/// Claims kept. Guests may name as many containers as they like, a thousand at once each: without a bound the names of a year's pods would stay. Past it
+/// the guest that has most gives way: a guest could otherwise make up names until another's claims are forgotten, and then have its containers.
+const CLAIMS: usize = 65_536;
+/// Whose share the claims of the node are; no guest is named so.
+const NODE: &str = "";
 
 /// Containers that guests were registered with, by who registers them; read at every signal.
 #[derive(Clone, Debug, Default)]
@@ -52,27 +56,26 @@ enum Owner {
 pub struct Claims {
     registered: Registered,
     owners: HashMap<ContainerId, Owner>,
-    /// By age; ids of claims that are gone stay until it is their turn.
-    order: VecDeque<ContainerId>,
+    shares: Shares,
 }
 
 impl Claims {
     /// None yet.
     pub fn new(registered: Registered) -> Self {
-        Self { registered, owners: HashMap::new(), order: VecDeque::new() }
+        Self { registered, owners: HashMap::new(), shares: Shares::new(CLAIMS) }
     }
 
     /// Whether this speaker, a guest or the node itself, speaks for this container; the first to do so has it.
     pub fn check(&mut self, id: &ContainerId, speaker: Option<&Arc<Guest>>) -> Result<(), Foreign> {
         let Some(guest) = speaker else {
-            self.own(id, Owner::Node);
+            self.own(id, NODE, Owner::Node);
             return Ok(());
         };
         if let Some(own) = &guest.containers {
             if !own.contains(id) {
                 return Err(Foreign::NotRegistered);
             }
-            self.own(id, Owner::Guest(Arc::downgrade(guest)));
+            self.own(id, &guest.name, Owner::Guest(Arc::downgrade(guest)));
             return Ok(());
         }
         let registered = self.registered.0.load().get(id).and_then(Weak::upgrade);
@@ -89,19 +92,14 @@ impl Claims {
             }
             None => {}
         }
-        self.own(id, Owner::Guest(Arc::downgrade(guest)));
+        self.own(id, &guest.name, Owner::Guest(Arc::downgrade(guest)));
         Ok(())
     }
 
-    fn own(&mut self, id: &ContainerId, owner: Owner) {
-        if self.owners.insert(id.clone(), owner).is_some() {
-            return;
-        }
-        self.order.push_back(id.clone());
-        while self.order.len() > CLAIMS
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.owners.remove(&oldest);
+    fn own(&mut self, id: &ContainerId, name: &str, owner: Owner) {
+        self.owners.insert(id.clone(), owner);
+        if let Some(gone) = self.shares.add(id, name) {
+            self.owners.remove(&gone);
         }
     }
 }
@@ -153,12 +151,16 @@ mod tests {
     }
 
     #[test]
-    fn claims_are_bounded() {
+    fn claims_are_bounded_and_names_made_up_push_out_nobody_elses() {
         let mut claims = Claims::new(Registered::default());
-        let bad = guest("bad", None);
+        let (good, bad) = (guest("good", None), guest("bad", None));
+        claims.check(&id("mine"), Some(&good)).unwrap();
+        claims.check(&id("the-nodes"), None).unwrap();
         for at in 0..CLAIMS + 100 {
             claims.check(&id(&format!("c{at}")), Some(&bad)).unwrap();
         }
-        assert_eq!((claims.owners.len(), claims.order.len()), (CLAIMS, CLAIMS));
+        assert_eq!((claims.owners.len(), claims.shares.len()), (CLAIMS, CLAIMS));
+        assert_eq!(claims.check(&id("mine"), Some(&bad)), Err(Foreign::Another("good".to_owned())));
+        assert_eq!(claims.check(&id("the-nodes"), Some(&bad)), Err(Foreign::Node));
     }
 }

@@ -30,6 +30,8 @@ Examples:
   coroner check --config /etc/coroner/coroner.toml
   coroner run --config /etc/coroner/coroner.toml
   coroner status                                   what a running router does
+  coroner tap --namespace shop                     what it rules and delivers, as it happens
+  coroner explain shop/web-1/app                   all that is known of one container
   coroner policy --help                            its policies
   coroner guest --help                             its guests";
 
@@ -48,6 +50,28 @@ pub(crate) enum Command {
     Status {
         #[command(flatten)]
         ask: Ask,
+    },
+    /// Show rulings and deliveries as they happen
+    Tap {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Tell all that is known of one container, from the audit files and the journal
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain {
+        /// A container id, the start of one that is unique, or namespace/pod/container
+        whom: String,
+        /// The configuration that names the audit files
+        #[arg(long, default_value = "/etc/coroner/coroner.toml", value_name = "FILE")]
+        config: PathBuf,
+        /// Read this audit file instead; may be given more than once, the oldest first
+        #[arg(long = "file", value_name = "FILE", conflicts_with = "config")]
+        files: Vec<PathBuf>,
+        /// For machines
+        #[arg(long)]
+        json: bool,
     },
     /// Look at, reload and promote the policies of a running router
     #[command(after_help = POLICY_EXAMPLES)]
@@ -83,6 +107,32 @@ pub(crate) enum Command {
         megabytes: usize,
     },
 }
+
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  coroner explain shop/web-1/app                   the latest container of that name
+  coroner explain 4f2a                             the one whose id begins so
+  coroner demo --json > demo.jsonl; coroner explain --file demo.jsonl 0000";
+
+/// Which records to show; those that fit all that is given.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Which {
+    /// Of the container with this id, or with one that begins so
+    #[arg(long, value_name = "ID")]
+    pub(crate) container: Option<String>,
+    /// Of this pod
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pod: Option<String>,
+    /// Of pods in this namespace
+    #[arg(long, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    /// Of signals of this kind, and what was delivered of them
+    #[arg(long, value_parser = KINDS)]
+    pub(crate) kind: Option<String>,
+}
+
+/// The kinds of signal, as the contracts name them.
+const KINDS: [&str; 6] = ["oom-kill", "exited", "pressure", "kill-request", "guest-lost", "other"];
 
 /// Where to ask, and how to answer.
 #[derive(Debug, clap::Args)]
@@ -216,6 +266,7 @@ impl Command {
         match self {
             Self::Run { .. } => false,
             Self::Status { .. } | Self::Policy { .. } | Self::Guest { .. } => true,
+            Self::Tap { .. } | Self::Explain { .. } => true,
             Self::Check { .. } | Self::Demo { .. } | Self::DemoVictim { .. } => true,
         }
     }

@@ -46,6 +46,8 @@ pub struct Config {
     pub guests: Vec<Source>,
     /// Where guests that are added while the router runs are kept.
     pub guests_directory: PathBuf,
+    /// Where what was accepted is written; `None`: nowhere, and sources keep what is not delivered.
+    pub journal: Option<Journal>,
     /// At least one.
     pub sinks: Vec<Sink>,
     /// What leads where; each sink but the one of containerd is named in one.
@@ -61,6 +63,15 @@ pub struct Containerd {
     pub ttrpc_address: PathBuf,
     /// For containers whose own namespace is not known.
     pub namespace: String,
+}
+
+/// Where the journal is, and how large it may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Journal {
+    /// Its folder.
+    pub directory: PathBuf,
+    /// Bytes.
+    pub size: u64,
 }
 
 /// Who else speaks for a source's containers. What is published follows from it.

@@ -1,15 +1,17 @@
-//! The control socket: answers `coroner status`, `coroner policy` and `coroner guest`.
+//! The control socket: answers `coroner status`, `coroner policy`, `coroner guest` and `coroner tap`.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use coroner_proto::control::{
     AddGuestRequest, Answer, InspectPolicyRequest, ListGuestsRequest, ListPoliciesRequest,
     PromotePolicyRequest, ReleasePolicyRequest, ReloadPoliciesRequest, RemoveGuestRequest, StatusRequest,
+    TapRequest, TapResponse,
 };
 use coroner_proto::control_ttrpc::{Control, create_control};
 use serde::Serialize;
@@ -23,6 +25,7 @@ use crate::counts::Counts;
 use crate::guests::{GuestError, GuestStatus, Guests};
 use crate::policy::Policies;
 use crate::policy::report::Listing;
+use crate::tap::{Filter, Tap};
 
 /// Why nobody can ask this router.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +46,10 @@ pub struct Service {
     pub guests: Guests,
     /// What is counted.
     pub counts: Arc<Counts>,
+    /// The records of now.
+    pub tap: Tap,
+    /// Turns true when nobody is to wait for an answer any more.
+    pub stop: watch::Receiver<bool>,
     /// What does not change.
     pub about: About,
 }
@@ -54,6 +61,7 @@ pub struct About {
     started: Instant,
     shadow_all: bool,
     directory: Option<String>,
+    journal: Option<String>,
     sources: Vec<(String, SourceKind, Mode)>,
     sinks: Vec<(String, &'static str)>,
 }
@@ -66,6 +74,7 @@ impl About {
             started: Instant::now(),
             shadow_all: config.policies.shadow_all,
             directory: config.policies.directory.as_ref().map(|path| path.display().to_string()),
+            journal: config.journal.as_ref().map(|it| it.directory.display().to_string()),
             sources: config.sources.iter().map(|it| (it.name.clone(), it.kind, it.mode)).collect(),
             sinks: config.sinks.iter().map(|it| (it.name.clone(), it.kind.name())).collect(),
         }
@@ -79,6 +88,13 @@ pub fn listen(path: &Path) -> Result<Listener, ControlError> {
         std::fs::create_dir(folder).map_err(failed)?;
     }
     coroner_proto::transport::private(path).map_err(failed)
+}
+
+/// Takes a socket that was opened by whoever started this process, and outlives it: who connects before the router serves waits.
+pub fn passed(listener: std::os::unix::net::UnixListener) -> Result<Listener, ControlError> {
+    let path = listener.local_addr().ok().and_then(|it| Some(it.as_pathname()?.display().to_string()));
+    let failed = |source| ControlError { path: path.unwrap_or_default(), source };
+    coroner_proto::transport::adopted(listener).map_err(failed)
 }
 
 /// Answers until told to stop.
@@ -106,6 +122,17 @@ struct Status<'a> {
     sources: Vec<SourceStatus<'a>>,
     guests: Vec<GuestStatus>,
     sinks: Vec<SinkStatus<'a>>,
+    journal: Option<JournalStatus<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct JournalStatus<'a> {
+    directory: &'a str,
+    bytes: u64,
+    written: u64,
+    unjournaled: u64,
+    failing: bool,
 }
 
 #[derive(Serialize)]
@@ -166,6 +193,13 @@ impl Service {
             sources: about.sources.iter().map(source).collect(),
             guests,
             sinks: about.sinks.iter().map(sink).collect(),
+            journal: about.journal.as_deref().map(|directory| JournalStatus {
+                directory,
+                bytes: self.counts.journal.bytes.load(Ordering::Relaxed),
+                written: self.counts.journal.written.get(),
+                unjournaled: self.counts.journal.unjournaled.get(),
+                failing: self.counts.journal.failing.load(Ordering::Relaxed),
+            }),
         }
     }
 
@@ -247,5 +281,19 @@ impl Control for Service {
     async fn list_guests(&self, _: &TtrpcContext, _: ListGuestsRequest) -> ttrpc::Result<Answer> {
         let guests = self.guests.list().await.map_err(|error| unanswered(&error))?;
         Ok(json(&serde_json::json!({ "guests": guests })))
+    }
+
+    async fn tap(&self, _: &TtrpcContext, request: TapRequest) -> ttrpc::Result<TapResponse> {
+        let given = |text: String| (!text.is_empty()).then_some(text);
+        let filter = Filter {
+            container: given(request.container),
+            pod: given(request.pod),
+            namespace: given(request.namespace),
+            kind: given(request.kind),
+        };
+        let wait = Duration::from_millis(request.wait_ms.into());
+        let page = self.tap.read(request.after, &filter, wait, self.stop.clone()).await;
+        let records = page.records.iter().map(|line| line.trim_end().to_owned()).collect();
+        Ok(TapResponse { records, next: page.next, missed: page.missed, ..TapResponse::default() })
     }
 }

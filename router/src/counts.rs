@@ -180,6 +180,19 @@ impl Dropped {
     }
 }
 
+/// Of the journal.
+#[derive(Debug, Default)]
+pub struct JournalCounts {
+    /// Signals and rulings written.
+    pub written: Count,
+    /// Signals and rulings that could not be written, or not in time.
+    pub unjournaled: Count,
+    /// Bytes of its current file.
+    pub bytes: AtomicU64,
+    /// The last write failed.
+    pub failing: AtomicBool,
+}
+
 /// The counts of a router, by the names of its parts.
 #[derive(Debug, Default)]
 pub struct Counts {
@@ -189,6 +202,8 @@ pub struct Counts {
     pub guests: GuestCounts,
     /// In the order of the configuration.
     pub sinks: Vec<(String, Arc<SinkCounts>)>,
+    /// Of the journal.
+    pub journal: Arc<JournalCounts>,
     /// Kills that were learnt after their container's exit had been ruled.
     pub late_kills: Arc<Count>,
     /// Reports whose topic no route takes.

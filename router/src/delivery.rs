@@ -1,5 +1,6 @@
 //! Carries rulings out: what the mode lets the router publish goes to the sinks' lanes, everything to the audit.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -10,11 +11,15 @@ use crate::arrival::Ack;
 use crate::audit::{Planned, PlannedState, Record, Ruled};
 use crate::config::Mode;
 use crate::counts::Count;
-use crate::ruling::Action;
+use crate::journal::{self, Accepting, Journal};
+use crate::ruling::{Action, TaskEvent};
 use crate::signal::{Event, Signal};
-use crate::sink::containerd::{Publish, TaskEvent};
+use crate::sink::containerd::{Publish, Task};
 use crate::sink::{Outlets, Planning};
 use crate::worker::Verdict;
+
+/// Rulings carried out at once: what has come meanwhile is written together.
+const AT_ONCE: usize = 256;
 
 /// The lane of the one sink that publishes, and what it is called.
 #[derive(Debug)]
@@ -24,18 +29,22 @@ pub struct Lifecycle {
     /// For containers whose containerd namespace is not known.
     pub namespace: String,
     /// Its lane.
-    pub lane: mpsc::Sender<Publish>,
+    pub lane: mpsc::Sender<Task>,
 }
 
 impl Lifecycle {
+    fn namespace<'a>(&'a self, signal: &'a Signal) -> &'a str {
+        signal.target.containerd_namespace.as_ref().unwrap_or(&self.namespace)
+    }
+
     fn publish(&self, signal: &Signal, event: TaskEvent) -> Publish {
-        let namespace = signal.target.containerd_namespace.as_ref().unwrap_or(&self.namespace);
         Publish {
             signal: signal.id.clone(),
             container: signal.target.container_id.to_string(),
-            namespace: namespace.clone(),
+            namespace: self.namespace(signal).to_owned(),
             event,
             ruled: Instant::now(),
+            repeat: false,
             ack: None,
         }
     }
@@ -48,6 +57,10 @@ pub struct Delivery {
     pub rulings: mpsc::Receiver<Verdict>,
     /// Where records go, and events beside containerd.
     pub outlets: Outlets,
+    /// Where rulings are written before they are delivered.
+    pub journal: Option<Journal>,
+    /// Ruled by an earlier run of this router, and not delivered.
+    pub resumed: Vec<journal::Ruled<'static>>,
     /// Where TaskOOM and TaskExit go.
     pub lifecycle: Option<Lifecycle>,
     /// Kills that came after their container's exit.
@@ -57,22 +70,99 @@ pub struct Delivery {
 impl Delivery {
     /// Runs until every worker has ended.
     pub async fn run(mut self) {
-        while let Some(Verdict { mut record, ack }) = self.rulings.recv().await {
-            if matches!(&record.signal.event, Event::OomKill(kill) if kill.late) {
-                self.late_kills.one();
-            }
-            let (events, beside) = self.plan(&mut record);
-            self.outlets.tell(Record::Ruled(Box::new(record)));
-            beside.iter().for_each(|planned| self.outlets.send(planned));
-            if !self.publish(events, ack).await {
+        for ruled in std::mem::take(&mut self.resumed) {
+            if !self.resume(ruled).await {
                 return;
+            }
+        }
+        let mut verdicts = Vec::with_capacity(AT_ONCE);
+        while self.rulings.recv_many(&mut verdicts, AT_ONCE).await > 0 {
+            let mut lines = Accepting::default();
+            let mut planned = Vec::with_capacity(verdicts.len());
+            for mut verdict in verdicts.drain(..) {
+                if matches!(&verdict.record.signal.event, Event::OomKill(kill) if kill.late) {
+                    self.late_kills.one();
+                }
+                let (events, beside) = self.plan(&mut verdict.record);
+                self.write_down(&verdict, &events, &mut lines);
+                planned.push((verdict, events, beside));
+            }
+            if let Some(journal) = &self.journal {
+                // What is not written is counted there, and delivered all the same.
+                let written = journal.write(lines).await;
+                for (verdict, ..) in &planned {
+                    // It would else be taken for one whose end nobody saw.
+                    if verdict.ended() && !(written && verdict.ack.number().is_some()) {
+                        journal.gone(verdict.record.signal.target.container_id.clone());
+                    }
+                }
+            }
+            for (verdict, events, beside) in planned {
+                if !self.carry_out(verdict, events, beside).await {
+                    return;
+                }
             }
         }
     }
 
-    /// Writes down what becomes of each action, and gives the events to publish, and what goes to other sinks.
-    fn plan(&self, ruled: &mut Ruled) -> (VecDeque<Publish>, Vec<Planning>) {
-        let (mut events, mut beside) = (VecDeque::new(), Vec::new());
+    fn write_down(&self, verdict: &Verdict, events: &[TaskEvent], lines: &mut Accepting) {
+        let (Some(journal), Some(n)) = (&self.journal, verdict.ack.number()) else { return };
+        let signal = &verdict.record.signal;
+        let namespace = self.lifecycle.as_ref().map_or("", |lifecycle| lifecycle.namespace(signal));
+        let ruled = journal::Ruled {
+            n,
+            id: Cow::Borrowed(&signal.id),
+            source: Cow::Borrowed(&verdict.record.source),
+            container: Cow::Borrowed(&signal.target.container_id),
+            namespace: Cow::Borrowed(namespace),
+            at_ms: signal.at.received_ms,
+            events: Cow::Borrowed(events),
+            case: Cow::Borrowed(&verdict.case),
+        };
+        journal.rule(lines, ruled);
+    }
+
+    /// False: the lane is gone, which ends the router.
+    async fn carry_out(&self, verdict: Verdict, events: Vec<TaskEvent>, beside: Vec<Planning>) -> bool {
+        let ended = verdict.case.oom_sent && verdict.ended();
+        let Verdict { record, ack, .. } = verdict;
+        let publish = |event| Some(self.lifecycle.as_ref()?.publish(&record.signal, event));
+        let publishes: VecDeque<Publish> = events.into_iter().filter_map(publish).collect();
+        let container = record.signal.target.container_id.to_string();
+        self.outlets.tell(Record::Ruled(Box::new(record)));
+        beside.iter().for_each(|planned| self.outlets.send(planned));
+        let alive = self.publish(publishes, ack).await;
+        match &self.lifecycle {
+            // Whose TaskOOM may have to be sent again, for how long yet.
+            Some(lifecycle) if alive && ended => lifecycle.lane.send(Task::Ended(container)).await.is_ok(),
+            _ => alive,
+        }
+    }
+
+    /// Delivers what was ruled before, as it was ruled.
+    async fn resume(&self, ruled: journal::Ruled<'static>) -> bool {
+        let publish = |event: &TaskEvent| Publish {
+            signal: ruled.id.clone().into_owned(),
+            container: ruled.container.to_string(),
+            namespace: ruled.namespace.clone().into_owned(),
+            event: event.clone(),
+            ruled: Instant::now(),
+            repeat: false,
+            ack: None,
+        };
+        let publishes: VecDeque<Publish> = ruled.events.iter().map(publish).collect();
+        let ack = self.journal.as_ref().map_or_else(Ack::nobody, |it| Ack::resumed(ruled.n, it.clone()));
+        if self.lifecycle.is_none() {
+            // The sink was taken out of the configuration meanwhile.
+            ack.done();
+            return true;
+        }
+        self.publish(publishes, ack).await
+    }
+
+    /// Says what becomes of each action, and gives the events to publish, and what goes to other sinks.
+    fn plan(&self, ruled: &mut Ruled) -> (Vec<TaskEvent>, Vec<Planning>) {
+        let (mut events, mut beside) = (Vec::new(), Vec::new());
         let signal = &ruled.signal;
         for (at, action) in ruled.actions.iter().enumerate() {
             let mut planned = |sink: Option<&str>, because: Option<&str>| {
@@ -102,7 +192,7 @@ impl Delivery {
             }
             if let Some((event, lifecycle)) = published {
                 planned(Some(&lifecycle.sink), None);
-                events.push_back(lifecycle.publish(signal, event));
+                events.push(event);
             }
             if let Ok(others) = others {
                 self.outlets.sinks(&others).for_each(|sink| planned(Some(sink), None));
@@ -120,7 +210,7 @@ impl Delivery {
         }
         for event in events {
             let Some(lifecycle) = &self.lifecycle else { return false };
-            if lifecycle.lane.send(event).await.is_err() {
+            if lifecycle.lane.send(Task::Publish(Box::new(event))).await.is_err() {
                 return false;
             }
         }

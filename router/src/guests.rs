@@ -15,9 +15,9 @@ use crate::arrival::{Arrival, Guest};
 use crate::claims::Registered;
 use crate::config::{Config, Mistake, Mode, Source, SourceKind};
 use crate::counts::{Counts, SourceCounts};
-use crate::source::Orders;
 use crate::source::agent::AgentSource;
 use crate::source::kata::KataSource;
+use crate::source::{Orders, Past};
 
 /// Questions that may wait; each is answered in microseconds.
 const QUESTIONS: usize = 16;
@@ -168,6 +168,7 @@ pub struct Keeper {
     arrivals: mpsc::Sender<Arrival>,
     counts: Arc<Counts>,
     registered: Registered,
+    past: Past,
     stop: watch::Receiver<bool>,
     followed: BTreeMap<String, Followed>,
     /// The only tasks that are not the router's own: they come and go, and one that fails ends nobody else.
@@ -181,6 +182,7 @@ impl Keeper {
         arrivals: mpsc::Sender<Arrival>,
         counts: Arc<Counts>,
         registered: Registered,
+        past: Past,
         stop: watch::Receiver<bool>,
     ) -> Self {
         let mut keeper = Self {
@@ -190,6 +192,7 @@ impl Keeper {
             arrivals,
             counts,
             registered,
+            past,
             stop,
             followed: BTreeMap::new(),
             tasks: JoinSet::new(),
@@ -198,6 +201,9 @@ impl Keeper {
             keeper.follow(guest.clone(), true);
         }
         keeper.take_kept();
+        keeper.past.forget(|source| {
+            keeper.taken.iter().any(|it| it == source) || keeper.followed.contains_key(source)
+        });
         keeper
     }
 
@@ -214,7 +220,7 @@ impl Keeper {
                 _ = stop.wait_for(|it| *it) => break,
             }
         }
-        drop(self.arrivals);
+        drop((self.arrivals, self.past));
         while let Some(ended) = self.tasks.join_next().await {
             ended_early(ended);
         }
@@ -274,10 +280,10 @@ impl Keeper {
         let (removed, heard) = watch::channel(false);
         let orders = Orders { stop: self.stop.clone(), removed: Some(heard) };
         let (node, arrivals) = (self.node.clone(), self.arrivals.clone());
-        let (followed, told) = (source.clone(), Arc::clone(&counts));
+        let (followed, told, past) = (source.clone(), Arc::clone(&counts), self.past.of(&source.name));
         match source.kind {
             SourceKind::Agent => {
-                let agent = AgentSource::new(followed, node, arrivals, told, Some(guest));
+                let agent = AgentSource::new(followed, node, arrivals, told, Some(guest), past);
                 self.tasks.spawn(agent.run(orders));
             }
             SourceKind::Kata => {
@@ -327,7 +333,9 @@ fn ended_early(ended: Result<(), tokio::task::JoinError>) {
 /// Written beside and renamed: what is there is whole. For root and the router's own user alone.
 fn keep(directory: &Path, path: &Path, json: &str) -> io::Result<()> {
     if !directory.is_dir() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        // Those above it are for others too: the control socket is there.
+        directory.parent().map_or(Ok(()), fs::create_dir_all)?;
+        fs::DirBuilder::new().mode(0o700).create(directory)?;
     }
     let partial = path.with_extension("partial");
     let mut file =

@@ -20,10 +20,14 @@ use crate::signal::{ContainerId, Owner};
 const CACHE: usize = 8192;
 /// A name that was not found is asked for again after this long: the signal may have been early.
 const UNKNOWN_FOR: Duration = Duration::from_secs(5);
-/// A ruling waits at most this long for a name.
+/// A ruling waits at most this long for a name; those on other containers do not.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// After containerd did not answer, names stay unknown for this long instead of costing each signal its patience.
 const SILENT_FOR: Duration = Duration::from_secs(1);
+/// At the start, a list of all tasks may take this long.
+const LISTING: Duration = Duration::from_secs(2);
+/// `containerd.v1.types.Status`.
+const STOPPED: i32 = 3;
 /// Bytes of one answer: an OCI spec with many mounts has some ten KiB.
 const MAX_ANSWER: usize = 4 << 20;
 
@@ -64,24 +68,29 @@ impl Identities {
         }
     }
 
-    /// Who this is; all unknown when containerd does not know or does not answer.
-    pub async fn of(&mut self, id: &ContainerId) -> Arc<Identity> {
+    /// Who this is; all unknown when containerd does not know or does not answer. Where it must be asked, the question is answered instead: whoever
+    /// waits for it holds up nobody else.
+    pub fn of(&mut self, id: &ContainerId) -> Result<Arc<Identity>, Question> {
         if let Some(identity) = self.known.get(id) {
-            return Arc::clone(identity);
+            return Ok(Arc::clone(identity));
         }
         let now = Instant::now();
         let early = self.unknown.get(id).is_some_and(|until| now < *until);
-        let (Some(channel), false, false) =
-            (self.channel.clone(), early, self.silent_until.is_some_and(|until| now < until))
-        else {
-            return Arc::clone(&self.nobody);
-        };
-        match timeout(PATIENCE, look_up(channel, id.as_str())).await {
-            Ok(Ok(Some(identity))) => {
+        match (self.channel.clone(), early, self.silent_until.is_some_and(|until| now < until)) {
+            (Some(channel), false, false) => Err(Question { channel, id: id.clone() }),
+            (None, ..) | (Some(_), true, _) | (Some(_), _, true) => Ok(Arc::clone(&self.nobody)),
+        }
+    }
+
+    /// Remembers what was answered, and says who it is.
+    pub fn learn(&mut self, answer: Answer) -> Arc<Identity> {
+        let (id, now) = (&answer.id, Instant::now());
+        match answer.found {
+            Ok(Some(identity)) => {
                 self.silent_until = None;
                 self.keep(id, Arc::new(identity))
             }
-            Ok(Ok(None)) => {
+            Ok(None) => {
                 self.silent_until = None;
                 self.unknown.retain(|_, until| now < *until);
                 if self.unknown.len() < CACHE {
@@ -89,8 +98,7 @@ impl Identities {
                 }
                 Arc::clone(&self.nobody)
             }
-            Ok(Err(status)) => self.silent(now, status.message()),
-            Err(_) => self.silent(now, "no answer in time"),
+            Err(error) => self.silent(now, &error),
         }
     }
 
@@ -114,7 +122,42 @@ impl Identities {
     }
 }
 
-fn connect(address: PathBuf) -> Channel {
+/// Who a container is, not yet asked.
+#[derive(Debug)]
+pub struct Question {
+    channel: Channel,
+    id: ContainerId,
+}
+
+/// What containerd said of a container.
+#[derive(Debug)]
+pub struct Answer {
+    /// Which.
+    pub id: ContainerId,
+    found: Result<Option<Identity>, String>,
+}
+
+#[cfg(test)]
+impl Answer {
+    /// containerd does not know it.
+    pub(crate) fn unknown(id: ContainerId) -> Self {
+        Self { id, found: Ok(None) }
+    }
+}
+
+impl Question {
+    /// Asks containerd, with a bound on the time it may take.
+    pub async fn ask(self) -> Answer {
+        let found = match timeout(PATIENCE, look_up(self.channel, self.id.as_str())).await {
+            Ok(found) => found.map_err(|status| status.message().to_owned()),
+            Err(_) => Err("no answer in time".to_owned()),
+        };
+        Answer { id: self.id, found }
+    }
+}
+
+/// A connection that is made when it is needed.
+pub(crate) fn connect(address: PathBuf) -> Channel {
     // The URI is never resolved: the connector below goes to the socket.
     Endpoint::from_static("http://containerd").connect_with_connector_lazy(tower::service_fn(
         move |_: Uri| {
@@ -122,6 +165,63 @@ fn connect(address: PathBuf) -> Channel {
             async move { UnixStream::connect(address).await.map(hyper_util::rt::TokioIo::new) }
         },
     ))
+}
+
+/// What containerd says of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TaskState {
+    /// It is there, and has not ended.
+    Runs,
+    /// It has ended, with this status.
+    Stopped(u32),
+}
+
+/// containerd's tasks in every namespace, by container id; none when it does not answer in time.
+pub(crate) async fn tasks(address: PathBuf) -> HashMap<String, TaskState> {
+    let listed = async {
+        let channel = connect(address);
+        let request = Request::new(ListNamespaces {});
+        let namespaces: Namespaces =
+            unary(channel.clone(), "/containerd.services.namespaces.v1.Namespaces/List", request).await?;
+        let mut tasks = HashMap::new();
+        for namespace in namespaces.namespaces {
+            let request = within(ListTasks {}, &namespace.name)?;
+            let answer: Tasks =
+                unary(channel.clone(), "/containerd.services.tasks.v1.Tasks/List", request).await?;
+            tasks.extend(answer.tasks.into_iter().map(|task| {
+                let state = if task.status == STOPPED {
+                    TaskState::Stopped(task.exit_status)
+                } else {
+                    TaskState::Runs
+                };
+                (task.id, state)
+            }));
+        }
+        Ok::<_, Status>(tasks)
+    };
+    match timeout(LISTING, listed).await {
+        Ok(Ok(tasks)) => tasks,
+        Ok(Err(status)) => {
+            tracing::warn!(error = status.message(), "containerd does not list its tasks");
+            HashMap::new()
+        }
+        Err(_) => HashMap::new(),
+    }
+}
+
+/// Whether containerd's CRI is ready, or there is none that could be.
+pub(crate) async fn cri_answers(channel: Channel) -> bool {
+    let request = Request::new(CriStatus {});
+    let answer: Result<CriStatus, Status> =
+        unary(channel, "/runtime.v1.RuntimeService/Status", request).await;
+    answer.map_or_else(|status| status.code() == Code::Unimplemented, |_| true)
+}
+
+fn within<T>(message: T, namespace: &str) -> Result<Request<T>, Status> {
+    let mut request = Request::new(message);
+    let header = namespace.parse().map_err(|_| Status::invalid_argument("a namespace is no header value"))?;
+    request.metadata_mut().insert("containerd-namespace", header);
+    Ok(request)
 }
 
 /// In `k8s.io` first, then in every other namespace.
@@ -141,9 +241,7 @@ async fn look_up(channel: Channel, id: &str) -> Result<Option<Identity>, Status>
 }
 
 async fn get(channel: Channel, namespace: &str, id: &str) -> Result<Option<Identity>, Status> {
-    let mut request = Request::new(GetContainer { id: id.to_owned() });
-    let header = namespace.parse().map_err(|_| Status::invalid_argument("a namespace is no header value"))?;
-    request.metadata_mut().insert("containerd-namespace", header);
+    let request = within(GetContainer { id: id.to_owned() }, namespace)?;
     let answer: Result<GotContainer, Status> =
         unary(channel, "/containerd.services.containers.v1.Containers/Get", request).await;
     match answer {
@@ -248,6 +346,30 @@ struct Any {
     #[prost(bytes = "vec", tag = "2")]
     value: Vec<u8>,
 }
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct ListTasks {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Tasks {
+    #[prost(message, repeated, tag = "1")]
+    tasks: Vec<Process>,
+}
+
+/// `containerd.v1.types.Process`, of a task's init.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Process {
+    #[prost(string, tag = "2")]
+    id: String,
+    #[prost(int32, tag = "4")]
+    status: i32,
+    #[prost(uint32, tag = "9")]
+    exit_status: u32,
+}
+
+/// Of CRI's status, only that it comes is looked at.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct CriStatus {}
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 struct ListNamespaces {}

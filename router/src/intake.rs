@@ -1,13 +1,25 @@
-//! Between sources and workers: refuses what a guest may not say, says who a signal is about, and sends it to the worker that owns its container.
+//! Between sources and workers: refuses what a guest may not say, writes down what is accepted, says who a signal is about, and sends it to the worker
+//! that owns its container.
 
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::arrival::Arrival;
 use crate::case::Known;
 use crate::claims::{Claims, Foreign};
-use crate::identity::Identities;
+use crate::identity::{Answer, Identities, Identity};
+use crate::journal::{Accepted, Accepting, Journal};
+use crate::signal::ContainerId;
+
+/// Signals taken at once: what has come meanwhile is written together.
+const AT_ONCE: usize = 256;
+/// Signals that may wait for names. A guest that makes up names, each asked for at containerd, could otherwise have the router hold as many as it can
+/// send in the time that containerd takes.
+const WAITING: usize = 8192;
 
 /// A signal with everything a worker needs.
 #[derive(Debug)]
@@ -29,48 +41,160 @@ pub enum Task {
     Look,
 }
 
+/// Where what is accepted is written, and what an earlier run of this router had accepted.
+#[derive(Debug, Default)]
+pub struct Earlier {
+    /// `None`: sources keep their signals until they are delivered.
+    pub journal: Option<Journal>,
+    /// What was not ruled.
+    pub resumed: Vec<Arrival>,
+    /// Ids of all of it: a source may tell them again.
+    pub taken: HashSet<String>,
+}
+
 /// Names signals and shards them by container.
 #[derive(Debug)]
 pub struct Intake {
-    /// From every source.
-    pub arrivals: mpsc::Receiver<Arrival>,
-    /// Whose is whose.
-    pub claims: Claims,
-    /// Who is who.
-    pub identities: Identities,
-    /// One a worker: a container's signals always go to the same one, so they stay in order.
-    pub workers: Vec<mpsc::Sender<Task>>,
+    arrivals: mpsc::Receiver<Arrival>,
+    claims: Claims,
+    earlier: Earlier,
+    identities: Identities,
+    workers: Vec<mpsc::Sender<Task>>,
+    /// Signals of containers whose name is asked for, in order, and how many. While they wait the others go on: a guest that makes up names would
+    /// otherwise hold up everybody.
+    waiting: HashMap<ContainerId, Vec<Arrival>>,
+    held: usize,
+    asked: JoinSet<Answer>,
 }
 
+/// The worker has ended, which ends the router; what was not accepted is told again.
+struct Ended;
+
 impl Intake {
+    /// Between sources and workers, one channel a worker: a container's signals always go to the same one, so they stay in order.
+    pub fn new(
+        arrivals: mpsc::Receiver<Arrival>,
+        claims: Claims,
+        identities: Identities,
+        workers: Vec<mpsc::Sender<Task>>,
+        earlier: Earlier,
+    ) -> Self {
+        let (waiting, asked) = (HashMap::new(), JoinSet::new());
+        Self { arrivals, claims, earlier, identities, workers, waiting, held: 0, asked }
+    }
+
     /// Runs until every source has ended.
     pub async fn run(mut self) {
-        while let Some(mut arrival) = self.arrivals.recv().await {
+        // A part that ended ends the router, which says so.
+        let (Ok(()) | Err(Ended)) = self.take_all().await;
+    }
+
+    async fn take_all(&mut self) -> Result<(), Ended> {
+        for arrival in std::mem::take(&mut self.earlier.resumed) {
+            self.take(arrival).await?;
+        }
+        let mut batch = Vec::with_capacity(AT_ONCE);
+        loop {
+            tokio::select! {
+                count = self.arrivals.recv_many(&mut batch, AT_ONCE), if self.held < WAITING => {
+                    if count == 0 {
+                        break;
+                    }
+                    for arrival in self.accept(&mut batch).await {
+                        self.take(arrival).await?;
+                    }
+                }
+                Some(answer) = self.asked.join_next() => self.answered(answer).await?,
+            }
+        }
+        while let Some(answer) = self.asked.join_next().await {
+            self.answered(answer).await?;
+        }
+        Ok(())
+    }
+
+    /// What may be said and is new, written down.
+    async fn accept(&mut self, batch: &mut Vec<Arrival>) -> Vec<Arrival> {
+        let mut kept = Vec::with_capacity(batch.len());
+        for arrival in batch.drain(..) {
             let guest = arrival.origin.guest.as_ref();
             if let Err(foreign) = self.claims.check(&arrival.signal.target.container_id, guest) {
                 refuse(arrival, &foreign);
-                continue;
-            }
-            let target = &mut arrival.signal.target;
-            let identity = self.identities.of(&target.container_id).await;
-            let mut known = arrival.origin.known.clone();
-            known.extend_from_slice(arrival.origin.mode.writable());
-            // A recording tells who its containers were; a live source never does.
-            if target.owner.is_none() {
-                target.containerd_namespace.clone_from(&identity.containerd_namespace);
-                target.sandbox_id.clone_from(&identity.sandbox_id);
-                target.owner.clone_from(&identity.owner);
-            }
-            if target.owner.is_some() {
-                known.push(Known::Owner);
-            }
-            let worker = &self.workers[shard(target.container_id.as_str(), self.workers.len())];
-            let named = Named { arrival, known, memory_limit: identity.memory_limit };
-            if worker.send(Task::Rule(Box::new(named))).await.is_err() {
-                // The worker has ended, which ends the router; the source tells the signal again.
-                return;
+            } else if self.earlier.taken.remove(&arrival.signal.id) {
+                arrival.ack.done();
+            } else {
+                kept.push(arrival);
             }
         }
+        let Some(journal) = &self.earlier.journal else { return kept };
+        let mut lines = Accepting::default();
+        let numbers: Vec<u64> =
+            kept.iter().map(|arrival| journal.accept(&mut lines, |n| accepted(n, arrival))).collect();
+        if journal.write(lines).await {
+            for (arrival, n) in kept.iter_mut().zip(numbers) {
+                arrival.ack.journaled(n, journal.clone());
+            }
+        }
+        kept
+    }
+
+    async fn take(&mut self, arrival: Arrival) -> Result<(), Ended> {
+        let id = &arrival.signal.target.container_id;
+        if let Some(waiting) = self.waiting.get_mut(id) {
+            waiting.push(arrival);
+            self.held += 1;
+            return Ok(());
+        }
+        match self.identities.of(id) {
+            Ok(identity) => self.hand_on(arrival, &identity).await,
+            Err(question) => {
+                self.waiting.insert(id.clone(), vec![arrival]);
+                self.held += 1;
+                self.asked.spawn(question.ask());
+                Ok(())
+            }
+        }
+    }
+
+    async fn answered(&mut self, answer: Result<Answer, tokio::task::JoinError>) -> Result<(), Ended> {
+        // What a look-up that failed was for would wait for ever.
+        let answer = answer.map_err(|_| Ended)?;
+        let waiting = self.waiting.remove(&answer.id).unwrap_or_default();
+        self.held -= waiting.len();
+        let identity = self.identities.learn(answer);
+        for arrival in waiting {
+            self.hand_on(arrival, &identity).await?;
+        }
+        Ok(())
+    }
+
+    async fn hand_on(&self, mut arrival: Arrival, identity: &Identity) -> Result<(), Ended> {
+        let target = &mut arrival.signal.target;
+        let mut known = arrival.origin.known.clone();
+        known.extend_from_slice(arrival.origin.mode.writable());
+        // A recording tells who its containers were; a live source never does.
+        if target.owner.is_none() {
+            target.containerd_namespace.clone_from(&identity.containerd_namespace);
+            target.sandbox_id.clone_from(&identity.sandbox_id);
+            target.owner.clone_from(&identity.owner);
+        }
+        if target.owner.is_some() {
+            known.push(Known::Owner);
+        }
+        let worker = &self.workers[shard(&target.container_id, self.workers.len())];
+        let named = Named { arrival, known, memory_limit: identity.memory_limit };
+        worker.send(Task::Rule(Box::new(named))).await.map_err(|_| Ended)
+    }
+}
+
+fn accepted(n: u64, arrival: &Arrival) -> Accepted<'_> {
+    Accepted {
+        n,
+        source: Cow::Borrowed(&arrival.origin.source),
+        mode: arrival.origin.mode,
+        known: Cow::Borrowed(&arrival.origin.known),
+        usage_bytes: arrival.usage_bytes,
+        signal: Cow::Borrowed(&arrival.signal),
     }
 }
 
@@ -87,8 +211,69 @@ fn refuse(arrival: Arrival, foreign: &Foreign) {
     arrival.ack.done();
 }
 
-fn shard(container: &str, workers: usize) -> usize {
+/// Which worker has this container.
+pub(crate) fn shard(container: &ContainerId, workers: usize) -> usize {
     let mut hasher = DefaultHasher::new();
-    container.hash(&mut hasher);
+    container.as_str().hash(&mut hasher);
     usize::try_from(hasher.finish() % workers as u64).expect("less than the number of workers")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::arrival::{Ack, Origin};
+    use crate::claims::Registered;
+    use crate::config::Mode;
+    use crate::signal::{Event, Moment, Other, Signal, Target};
+
+    fn arrival(container: &str, seq: u64) -> Arrival {
+        let origin = Origin { source: "s".to_owned(), mode: Mode::Sole, known: Vec::new(), guest: None };
+        let target = Target {
+            node: "n".to_owned(),
+            guest: None,
+            containerd_namespace: None,
+            sandbox_id: None,
+            container_id: ContainerId::try_from(container.to_owned()).unwrap(),
+            exec_id: None,
+            owner: None,
+        };
+        let event = Event::Other(Other { kind: "test".to_owned(), json: "{}".to_owned() });
+        let at = Moment { boot_ns: None, wall_ms: None, received_ms: 0 };
+        let id = format!("{container}:{seq}");
+        let signal = Signal { id, at, target, event, attributes: Vec::new() };
+        Arrival { signal, origin: Arc::new(origin), usage_bytes: None, ack: Ack::nobody() }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_name_holds_up_no_other_and_stays_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        // A containerd that takes links and never says a word.
+        let _silent = UnixListener::bind(folder.path().join("containerd.sock")).unwrap();
+        let mut identities = Identities::new(Some(folder.path().join("containerd.sock")));
+        let known = ContainerId::try_from("known".to_owned()).unwrap();
+        identities.learn(Answer::unknown(known));
+        let (arrivals, from_sources) = mpsc::channel(16);
+        let (worker, mut tasks) = mpsc::channel(16);
+        for (container, seq) in [("asked", 1), ("known", 2), ("asked", 3), ("known", 4)] {
+            arrivals.send(arrival(container, seq)).await.unwrap();
+        }
+        drop(arrivals);
+        let intake = Intake::new(
+            from_sources,
+            Claims::new(Registered::default()),
+            identities,
+            vec![worker],
+            Earlier::default(),
+        );
+        intake.run().await;
+        let mut order = Vec::new();
+        while let Some(Task::Rule(named)) = tasks.recv().await {
+            order.push(named.arrival.signal.id);
+        }
+        assert_eq!(order, ["known:2", "known:4", "asked:1", "asked:3"]);
+    }
 }

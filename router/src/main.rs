@@ -4,9 +4,12 @@ mod asking;
 mod check;
 mod cli;
 mod demo;
+mod explain;
 mod policy_check;
 mod policy_wrap;
 mod serve;
+mod service;
+mod telling;
 
 use std::process::ExitCode;
 
@@ -22,6 +25,8 @@ fn main() -> ExitCode {
     match args.command {
         cli::Command::Run { config, shadow_all } => serve::run(&config, shadow_all),
         cli::Command::Status { ask } => asking::status(&ask),
+        cli::Command::Tap { which, ask } => asking::tap(&which, &ask),
+        cli::Command::Explain { whom, config, files, json } => explain::run(&whom, &config, &files, json),
         cli::Command::Guest { command } => asking::guest(command),
         cli::Command::Policy { command } => match command {
             cli::PolicyCommand::Check { file, config, json } => {

@@ -5,6 +5,7 @@ use std::fmt::Error;
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -215,6 +216,17 @@ impl Collector for Parts {
         let help = "Reports whose topic no route takes";
         let unrouted = [(Vec::new(), counts.reports_unrouted.get())];
         counter(&mut encoder, "coroner_reports_unrouted", help, unrouted.into_iter())?;
+        let journal = &counts.journal;
+        let alone = |count: &Count| [(Vec::new(), count.get())].into_iter();
+        let help = "Signals and rulings written to the journal";
+        counter(&mut encoder, "coroner_journal_written", help, alone(&journal.written))?;
+        let help = "Signals and rulings that could not be written, or not in time";
+        counter(&mut encoder, "coroner_journal_unjournaled", help, alone(&journal.unjournaled))?;
+        let help = "Bytes of the journal's current file";
+        let bytes = i64::try_from(journal.bytes.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        encoder
+            .encode_descriptor("coroner_journal_bytes", help, None, MetricType::Gauge)?
+            .encode_gauge(&bytes)?;
         let help = "OOM kills learnt after their container's exit had been ruled";
         let late = [(Vec::new(), counts.late_kills.get())];
         counter(&mut encoder, "coroner_late_kills", help, late.into_iter())

@@ -31,6 +31,43 @@ pub enum Action {
     Report(Report),
 }
 
+/// What is published at containerd.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TaskEvent {
+    /// `containerd.events.TaskOOM`
+    Oom,
+    /// `containerd.events.TaskExit`
+    Exit {
+        /// `None` is the container's init.
+        exec_id: Option<String>,
+        /// 0 where it is not known, as containerd does.
+        pid: Option<u32>,
+        /// 255 where it is not known, as containerd does.
+        status: Option<u32>,
+        /// Unix milliseconds.
+        exited_at_ms: u64,
+    },
+}
+
+impl TaskEvent {
+    /// containerd's topic.
+    pub fn topic(&self) -> &'static str {
+        match self {
+            Self::Oom => "/tasks/oom",
+            Self::Exit { .. } => "/tasks/exit",
+        }
+    }
+
+    /// The exit status that is published; `None`: it is not known, or there is none.
+    pub fn status(&self) -> Option<u32> {
+        match self {
+            Self::Oom => None,
+            Self::Exit { status, .. } => *status,
+        }
+    }
+}
+
 impl Action {
     /// containerd's topic, or the report's.
     pub fn topic(&self) -> &str {

@@ -1,29 +1,31 @@
 //! Puts the router together, owns every task of it, and lets it run dry when it shall stop.
 
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
-use crate::arrival::Arrival;
-use crate::audit::Record;
+use crate::arrival::{Ack, Arrival, Origin, unix_ms};
+use crate::audit::{Record, Recovery};
 use crate::claims::{Claims, Registered};
 use crate::config::{Config, SinkKind, Source, SourceKind};
 use crate::control::{self, ControlError};
-use crate::counts::{Counts, GuestCounts};
+use crate::counts::Counts;
 use crate::delivery::{Delivery, Lifecycle};
 use crate::guests::{Guests, Keeper as GuestKeeper};
 use crate::identity::Identities;
-use crate::intake::{Intake, Task};
+use crate::intake::{Earlier, Intake, Task, shard};
+use crate::journal::{self, Accepted, Journal, JournalError, Published, Recovered};
 use crate::metrics::{self, MetricsListener};
 use crate::policy::{Host, HostError, Keeper, Lineups, Outside, Policies};
-use crate::sink::containerd::{self, Containerd};
+use crate::sink::containerd::Containerd;
 use crate::sink::{Lanes, Outlets, Records};
-use crate::source::Orders;
 use crate::source::agent::AgentSource;
 use crate::source::kata::KataSource;
-use crate::worker::Worker;
+use crate::source::{Orders, Past};
+use crate::worker::{self, Worker};
 
 /// Signals between two stages. Small: what waits here is in no order anybody can see, and sources keep the rest.
 const STAGE: usize = 256;
@@ -43,6 +45,9 @@ pub enum RunError {
     /// Nobody could ask it.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// What it accepts could not be written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// Prometheus could not ask it.
     #[error("cannot listen on {address} (metrics.address): {source}")]
     Metrics {
@@ -85,6 +90,7 @@ pub struct Router {
     registered: Registered,
     lineups: Lineups,
     counts: Arc<Counts>,
+    past: Past,
     node: String,
     stop: watch::Sender<bool>,
     give_up: watch::Sender<bool>,
@@ -93,9 +99,14 @@ pub struct Router {
 impl Router {
     /// Starts everything the configuration names. To be called on the runtime.
     pub fn serving(config: &Config) -> Result<Self, RunError> {
+        Self::serving_on(config, None)
+    }
+
+    /// The same with a control socket that is open already, in place of the one the configuration names.
+    pub fn serving_on(config: &Config, passed: Option<UnixListener>) -> Result<Self, RunError> {
         let mut router = Self::start(config)?;
         router.follow_guests(config);
-        router.control(config)?;
+        router.control(config, passed)?;
         router.metrics(config)?;
         for source in &config.sources {
             router.follow(source);
@@ -107,7 +118,7 @@ impl Router {
     pub fn start(config: &Config) -> Result<Self, RunError> {
         let host = Arc::new(Host::new(config.policies.clone())?);
         let keeper = Keeper::start(Arc::clone(&host));
-        let mut router = Self::with_lineups(config, &host, &keeper.lineups());
+        let mut router = Self::with_lineups(config, &host, &keeper.lineups())?;
         let (policies, asked) = Policies::channel();
         let (records, workers) = (router.records.clone(), router.workers.clone());
         let sources = config.sources.iter().map(|source| (source.name.clone(), source.mode.knowable()));
@@ -124,7 +135,7 @@ impl Router {
     }
 
     /// Starts everything but the sources, with a lineup that others swap or nobody; without policies in it, every ruling is the native default.
-    pub fn with_lineups(config: &Config, host: &Arc<Host>, lineups: &Lineups) -> Self {
+    pub fn with_lineups(config: &Config, host: &Arc<Host>, lineups: &Lineups) -> Result<Self, RunError> {
         let (stop, _) = watch::channel(false);
         let (give_up, _) = watch::channel(false);
         let (arrivals, from_sources) = mpsc::channel(STAGE);
@@ -141,37 +152,73 @@ impl Router {
             counts: Arc::new(Counts {
                 sources: config.sources.iter().map(|it| (it.name.clone(), Arc::default())).collect(),
                 sinks: config.sinks.iter().map(|it| (it.name.clone(), Arc::default())).collect(),
-                guests: GuestCounts::default(),
-                late_kills: Arc::default(),
-                reports_unrouted: Arc::default(),
+                ..Counts::default()
             }),
+            past: Past::default(),
             node: config.node.clone(),
             stop,
             give_up,
         };
-        let (lifecycle, outlets) = router.sinks(config);
+        let (journal, recovered) = router.journal(config)?;
+        let found = Recovery {
+            at_ms: unix_ms(),
+            signals: recovered.unruled.len(),
+            events: recovered.undelivered.len(),
+            containers: recovered.cases.len(),
+            damaged: recovered.damage.len(),
+        };
+        let (lifecycle, outlets) = router.sinks(config, recovered.published);
+        if found.signals + found.events + found.containers + found.damaged > 0 {
+            let Recovery { signals, events, containers, damaged, .. } = found;
+            tracing::info!(signals, events, containers, damaged, "going on with what the journal holds");
+            router.records.tell(Record::Recovered(found));
+        }
+        let address = config.containerd.as_ref().and_then(|it| it.address.clone());
+        router.past = Past::new(journal.clone(), recovered.cursors, recovered.lives, address.clone());
         let (rulings, from_workers) = mpsc::channel(STAGE);
         let count = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
-        let workers: Vec<_> = (0..count)
-            .map(|at| {
+        let mut cases: Vec<Vec<worker::Known>> = vec![Vec::new(); count];
+        for known in recovered.cases {
+            let worker = shard(&known.0, count);
+            cases[worker].push(known);
+        }
+        let workers: Vec<_> = cases
+            .into_iter()
+            .enumerate()
+            .map(|(at, cases)| {
                 let (tasks, from_intake) = mpsc::channel(STAGE);
                 let (host, lineups, rulings) = (Arc::clone(host), lineups.clone(), rulings.clone());
                 router.add_thread(format!("worker {at}"), move || {
-                    Worker::new(host, lineups).run(from_intake, &rulings);
+                    Worker::new(host, lineups, cases).run(from_intake, &rulings);
                 });
                 tasks
             })
             .collect();
         drop(rulings);
         router.workers = workers.iter().map(mpsc::Sender::downgrade).collect();
-        let address = config.containerd.as_ref().and_then(|it| it.address.clone());
+        let resumed = recovered.unruled.into_iter().filter_map(|it| resumed(it, journal.as_ref()));
+        let earlier = Earlier { resumed: resumed.collect(), taken: recovered.ids, journal: journal.clone() };
         let claims = Claims::new(router.registered.clone());
-        let intake = Intake { arrivals: from_sources, claims, identities: Identities::new(address), workers };
+        let intake = Intake::new(from_sources, claims, Identities::new(address), workers, earlier);
         router.add("intake".to_owned(), intake.run());
-        let late_kills = Arc::clone(&router.counts.late_kills);
-        let delivery = Delivery { rulings: from_workers, outlets, lifecycle, late_kills };
+        let delivery = Delivery {
+            rulings: from_workers,
+            outlets,
+            journal,
+            resumed: recovered.undelivered,
+            lifecycle,
+            late_kills: Arc::clone(&router.counts.late_kills),
+        };
         router.add("delivery".to_owned(), delivery.run());
-        router
+        Ok(router)
+    }
+
+    /// Opens the journal, if the configuration has one, and says what was in it.
+    fn journal(&mut self, config: &Config) -> Result<(Option<Journal>, Recovered), RunError> {
+        let Some(settings) = &config.journal else { return Ok((None, Recovered::default())) };
+        let (journal, thread, recovered) = journal::open(settings, Arc::clone(&self.counts.journal))?;
+        self.add_thread("journal".to_owned(), move || thread.run());
+        Ok((Some(journal), recovered))
     }
 
     /// Where the policies of this router can be asked for; `None` where nobody keeps them.
@@ -184,9 +231,13 @@ impl Router {
         let counts = self.counts.source(&source.name);
         let (name, node, arrivals) = (format!("source {}", source.name), self.node.clone(), self.arrivals());
         let orders = Orders { stop: self.stopped(), removed: None };
+        let past = self.past.of(&source.name);
         match source.kind {
             SourceKind::Agent => {
-                self.add(name, AgentSource::new(source.clone(), node, arrivals, counts, None).run(orders));
+                self.add(
+                    name,
+                    AgentSource::new(source.clone(), node, arrivals, counts, None, past).run(orders),
+                );
             }
             SourceKind::Kata => {
                 self.add(name, KataSource::new(source.clone(), node, arrivals, counts, None).run(orders));
@@ -198,21 +249,28 @@ impl Router {
     pub fn follow_guests(&mut self, config: &Config) {
         let (guests, asked) = Guests::channel();
         let (counts, registered) = (Arc::clone(&self.counts), self.registered.clone());
-        let keeper = GuestKeeper::new(config, self.arrivals(), counts, registered, self.stopped());
+        let past = self.past.clone();
+        let keeper = GuestKeeper::new(config, self.arrivals(), counts, registered, past, self.stopped());
         self.add("guests".to_owned(), keeper.run(asked));
         self.guests = Some(guests);
     }
 
     /// Answers on the control socket, if the configuration has one.
-    fn control(&mut self, config: &Config) -> Result<(), RunError> {
+    fn control(&mut self, config: &Config, passed: Option<UnixListener>) -> Result<(), RunError> {
         let (Some(path), Some(policies), Some(guests)) =
             (&config.control, self.policies(), self.guests.clone())
         else {
             return Ok(());
         };
-        let listener = control::listen(path)?;
-        let counts = Arc::clone(&self.counts);
-        let service = control::Service { policies, guests, counts, about: control::About::new(config) };
+        let listener = passed.map_or_else(|| control::listen(path), control::passed)?;
+        let service = control::Service {
+            policies,
+            guests,
+            counts: Arc::clone(&self.counts),
+            tap: self.records.tap(),
+            stop: self.stopped(),
+            about: control::About::new(config),
+        };
         self.add("control".to_owned(), control::serve(listener, service, self.stopped()));
         Ok(())
     }
@@ -259,7 +317,7 @@ impl Router {
     }
 
     /// Lanes and their sinks.
-    fn sinks(&mut self, config: &Config) -> (Option<Lifecycle>, Outlets) {
+    fn sinks(&mut self, config: &Config, published: Vec<Published>) -> (Option<Lifecycle>, Outlets) {
         let Lanes { lanes, records, outlets } = Lanes::new(config, &self.counts, &self.give_up.subscribe());
         for lane in lanes {
             self.add(format!("sink {}", lane.name()), lane.run());
@@ -267,10 +325,13 @@ impl Router {
         let publisher = config.sinks.iter().find(|it| matches!(it.kind, SinkKind::Containerd));
         self.records = records.clone();
         let lifecycle = publisher.zip(config.containerd.as_ref()).map(|(sink, at)| {
-            let (lane, actions) = mpsc::channel(containerd::ACTIONS);
+            // The lane itself holds what waits.
+            let (lane, actions) = mpsc::channel(STAGE);
             let publisher = Containerd {
                 name: sink.name.clone(),
                 address: at.ttrpc_address.clone(),
+                grpc_address: at.address.clone(),
+                published,
                 records: records.clone(),
                 counts: self.counts.sink(&sink.name),
                 give_up: self.give_up.subscribe(),
@@ -309,6 +370,7 @@ impl Router {
     /// Drops the router's own ends: what reads from them ends when everybody else has dropped theirs.
     fn let_go(&mut self) {
         self.arrivals = None;
+        self.past = Past::default();
         self.policies = None;
         self.guests = None;
         self.records = Records::default();
@@ -325,10 +387,7 @@ impl Router {
             }
         }
         if unsent > 0 {
-            tracing::warn!(
-                unsent,
-                "actions left unsent; the agents tell their signals again at the next start"
-            );
+            tracing::warn!(unsent, "actions left unsent; the next start goes on with them");
         }
     }
 
@@ -352,6 +411,14 @@ impl Router {
         let part = self.names.iter().find(|(it, _)| *it == id).map_or("a part", |(_, name)| name).to_owned();
         RunError::Ended { part, reason }
     }
+}
+
+/// A signal as it was accepted, once more.
+fn resumed(accepted: Accepted<'static>, journal: Option<&Journal>) -> Option<Arrival> {
+    let Accepted { n, source, mode, known, usage_bytes, signal } = accepted;
+    let origin = Origin { source: source.into_owned(), mode, known: known.into_owned(), guest: None };
+    let ack = Ack::resumed(n, journal?.clone());
+    Some(Arrival { signal: signal.into_owned(), origin: Arc::new(origin), usage_bytes, ack })
 }
 
 /// Full: it has something to do, and looks then.

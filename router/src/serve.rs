@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::{FAILED, WRONG};
+use crate::service;
 
 /// What blocking threads get at the very end: a hung disk must not keep the process.
 const LAST: Duration = Duration::from_millis(200);
@@ -26,6 +27,14 @@ pub(crate) fn run(path: &Path, shadow_all: bool) -> ExitCode {
             return WRONG.into();
         }
     };
+    // Before there are threads.
+    let socket = match service::socket() {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::error!(error, "the router does not start");
+            return FAILED.into();
+        }
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -36,7 +45,7 @@ pub(crate) fn run(path: &Path, shadow_all: bool) -> ExitCode {
     };
     let ended = runtime.block_on(async {
         let stop = stop_signal()?;
-        let mut router = Router::serving(&config).map_err(|error| error.to_string())?;
+        let mut router = Router::serving_on(&config, socket).map_err(|error| error.to_string())?;
         let hangups =
             signal(SignalKind::hangup()).map_err(|error| format!("cannot wait for signals: {error}"))?;
         if let Some(policies) = router.policies() {
@@ -46,6 +55,11 @@ pub(crate) fn run(path: &Path, shadow_all: bool) -> ExitCode {
             tracing::warn!("--shadow-all: no policy's ruling counts; the native default rules");
         }
         tracing::info!("ready");
+        service::ready(&config);
+        let stop = async {
+            stop.await;
+            service::stopping();
+        };
         router.until(stop).await.map_err(|error| error.to_string())
     });
     runtime.shutdown_timeout(LAST);

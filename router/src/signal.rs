@@ -328,7 +328,7 @@ impl Event {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Signal {
-    /// `node:stream:container:seq`, stable across retries and restarts.
+    /// `node:guest:stream:container:seq`, the guest empty where the source is the node's, stable across retries and restarts.
     pub id: String,
     /// When.
     pub at: Moment,

@@ -1,6 +1,6 @@
 //! One OS thread that owns its containers' cases and its own instances of the policies, and rules on each signal.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -10,12 +10,14 @@ use crate::audit::Ruled;
 use crate::case::Case;
 use crate::intake::{Named, Task};
 use crate::policy::{Chain, Host, Lineups};
+use crate::shares::Shares;
 use crate::signal::{ContainerId, Event, Signal};
 
 /// Cases kept of containers that have exited, for kills that are told late. Without a bound a node that runs short
 /// jobs for a year would keep the case of every one.
 const DEPARTED: usize = 1024;
-/// Cases kept in all. A container whose exit is never told would else be kept for good.
+/// Cases kept in all. A container whose exit is never told would else be kept for good. Past either bound the source that has most gives way: a guest
+/// could otherwise make up names until the kills of another's containers are forgotten before their exits come.
 const CASES: usize = 16_384;
 
 /// A ruled signal on its way to delivery.
@@ -23,9 +25,21 @@ const CASES: usize = 16_384;
 pub struct Verdict {
     /// What the audit tells of it; where its actions go is not filled in yet.
     pub record: Ruled,
+    /// What is known of its container after it.
+    pub case: Case,
     /// How the source hears of it.
     pub ack: Ack,
 }
+
+impl Verdict {
+    /// Whether it is the end of its container.
+    pub fn ended(&self) -> bool {
+        self.record.case.exit.is_none() && self.case.exit.is_some()
+    }
+}
+
+/// A container that an earlier run of the router knew, its source, and its case.
+pub type Known = (ContainerId, String, Case);
 
 /// Rules on the signals of its containers.
 #[derive(Debug)]
@@ -34,16 +48,24 @@ pub struct Worker {
     chain: Chain,
     lineups: Lineups,
     cases: HashMap<ContainerId, Case>,
-    /// By arrival.
-    order: VecDeque<ContainerId>,
-    departed: VecDeque<ContainerId>,
+    shares: Shares,
+    departed: Shares,
 }
 
 impl Worker {
-    /// A worker that knows no container yet.
-    pub fn new(host: Arc<Host>, lineups: Lineups) -> Self {
+    /// A worker that knows these containers.
+    pub fn new(host: Arc<Host>, lineups: Lineups, cases: Vec<Known>) -> Self {
         let chain = Chain::new(host, &lineups.now());
-        Self { chain, lineups, cases: HashMap::new(), order: VecDeque::new(), departed: VecDeque::new() }
+        let (mut shares, mut departed) = (Shares::new(CASES), Shares::new(DEPARTED));
+        for (id, source, case) in &cases {
+            // The journal keeps no more of them than this.
+            shares.add(id, source);
+            if case.exit.is_some() {
+                departed.add(id, source);
+            }
+        }
+        let cases = cases.into_iter().map(|(id, _, case)| (id, case)).collect();
+        Self { chain, lineups, cases, shares, departed }
     }
 
     /// Rules until the channel closes. Blocks: it runs on its own thread.
@@ -66,9 +88,12 @@ impl Worker {
         let Named { arrival, known, memory_limit } = named;
         let mut signal = arrival.signal;
         let id = signal.target.container_id.clone();
-        if !self.cases.contains_key(&id) {
-            self.make_room();
-            self.order.push_back(id.clone());
+        let source = &arrival.origin.source;
+        if !self.cases.contains_key(&id)
+            && let Some(gone) = self.shares.add(&id, source)
+        {
+            self.cases.remove(&gone);
+            self.departed.remove(&gone);
         }
         let case = self.cases.entry(id.clone()).or_default();
         case.know(&known);
@@ -78,8 +103,13 @@ impl Worker {
         let outcome = self.chain.rule(&signal, case);
         let before = case.clone();
         case.learn(&signal, &outcome.actions);
-        if before.exit.is_none() && case.exit.is_some() {
-            self.depart(id);
+        let after = case.clone();
+        if before.exit.is_none()
+            && case.exit.is_some()
+            && let Some(gone) = self.departed.add(&id, source)
+        {
+            self.cases.remove(&gone);
+            self.shares.remove(&gone);
         }
         let record = Ruled {
             source: arrival.origin.source.clone(),
@@ -94,29 +124,7 @@ impl Worker {
             illegal: outcome.illegal,
             delivery: Vec::new(),
         };
-        Verdict { record, ack: arrival.ack }
-    }
-
-    fn depart(&mut self, id: ContainerId) {
-        self.departed.push_back(id);
-        if self.departed.len() > DEPARTED
-            && let Some(oldest) = self.departed.pop_front()
-        {
-            self.cases.remove(&oldest);
-        }
-        // Ids of dropped cases stay in `order` until there are as many of them as cases: each is looked at once.
-        if self.order.len() > 2 * CASES {
-            let cases = &self.cases;
-            self.order.retain(|id| cases.contains_key(id));
-        }
-    }
-
-    fn make_room(&mut self) {
-        while self.cases.len() >= CASES
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.cases.remove(&oldest);
-        }
+        Verdict { record, case: after, ack: arrival.ack }
     }
 }
 

@@ -1,33 +1,22 @@
 //! What a signal's way through the router takes, socket to socket: with the bundled policy, and with none.
 
-#[path = "../tests/routing/fakes.rs"]
-mod fakes;
 mod paired;
-#[path = "../tests/routing/running.rs"]
-mod running;
+mod way;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use coroner::Router;
-use coroner::policy::{Host, Keeper, Lineups, Policy};
-use coroner_proto::agent::{Exited, OomKill, Signal, Victim, signal::Event};
-use fakes::{FakeAgent, FakeContainerd, serve};
+use coroner::policy::{Host, Keeper, Policy};
 use paired::Pairs;
-use protobuf::MessageField;
-use running::{Places, Running};
 use tokio::runtime::Runtime;
-use ttrpc::asynchronous::Server;
+use way::running::Places;
+use way::{EXITS, RUN, Way};
 
 /// Pairs of single kills. A kill takes as long as a core takes to wake, and that varies.
 const KILLS: u64 = 401;
-/// Pairs of runs, and kills of one.
+/// Pairs of runs.
 const RUNS: u64 = 61;
-const RUN: u32 = 100;
-/// Pairs of bursts, and exits of one: some 300,000 each way, in bursts short enough that both of a pair meet the same
-/// machine.
+/// Pairs of bursts: some 300,000 exits each way, in bursts short enough that both of a pair meet the same machine.
 const BURSTS: u64 = 61;
-const EXITS: u32 = 5_000;
 /// Pairs before anything is measured: connections are made, and policies started.
 const WARM_UP: u64 = 20;
 
@@ -56,16 +45,17 @@ fn main() {
     });
     paired::print(
         "agent's socket to containerd's, with 00-kubernetes in wasm against native, alternating",
+        "wasm",
         &comparisons,
     );
 }
 
-async fn pair(routers: &Runtime, host: &Arc<Host>, policies: &[Arc<Policy>], mode: &str) -> (Route, Route) {
-    (Route::start(routers, host, &[], mode).await, Route::start(routers, host, policies, mode).await)
+async fn pair(routers: &Runtime, host: &Arc<Host>, policies: &[Arc<Policy>], mode: &str) -> (Way, Way) {
+    (Way::start(routers, host, &[], mode, true).await, Way::start(routers, host, policies, mode, true).await)
 }
 
 /// Single kills, each told when all is quiet after the one before.
-async fn single(native: &mut Route, wasm: &mut Route) -> Pairs {
+async fn single(native: &mut Way, wasm: &mut Way) -> Pairs {
     for _ in 0..WARM_UP {
         native.kill().await;
         wasm.kill().await;
@@ -85,7 +75,7 @@ async fn single(native: &mut Route, wasm: &mut Route) -> Pairs {
 }
 
 /// Kills one at a time, each told as soon as containerd has the one before.
-async fn run(native: &mut Route, wasm: &mut Route) -> Pairs {
+async fn run(native: &mut Way, wasm: &mut Way) -> Pairs {
     let mut pairs = Pairs::new("a kill right after another", "no policies");
     for _ in 0..RUNS {
         let (native, wasm) = if pairs.baseline_first() {
@@ -101,7 +91,7 @@ async fn run(native: &mut Route, wasm: &mut Route) -> Pairs {
 }
 
 /// Exits as fast as they are taken.
-async fn burst(native: &mut Route, wasm: &mut Route) -> Pairs {
+async fn burst(native: &mut Way, wasm: &mut Way) -> Pairs {
     native.exits().await;
     wasm.exits().await;
     let mut pairs = Pairs::new(format!("each of {EXITS} exits at once"), "no policies");
@@ -116,123 +106,4 @@ async fn burst(native: &mut Route, wasm: &mut Route) -> Pairs {
         pairs.add(native, wasm, EXITS);
     }
     pairs
-}
-
-/// A router between an agent and a containerd of its own.
-struct Route {
-    agent: Arc<FakeAgent>,
-    router: Running,
-    events: fakes::Took,
-    servers: [Server; 2],
-    seq: u64,
-}
-
-impl Route {
-    async fn start(routers: &Runtime, host: &Arc<Host>, policies: &[Arc<Policy>], mode: &str) -> Self {
-        let places = Places::new();
-        let mut config = places.config(mode);
-        // Nobody to ask for names: each second's first signal would pay for finding that out.
-        config.containerd.as_mut().expect("the configuration has one").address = None;
-        let agent = Arc::new(FakeAgent::default());
-        let (containerd, events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
-        let servers = [serve(&agent, &places.path("agent.sock")).await, containerd];
-        let _inside = routers.enter();
-        let router = Router::with_lineups(&config, host, &Lineups::fixed(policies.to_vec()));
-        Self { agent, router: Running::of(places, &config, router), events, servers, seq: 0 }
-    }
-
-    /// One kill's way, and then quiet.
-    async fn kill(&mut self) -> Duration {
-        let took = self.pass().await;
-        self.quiet().await;
-        took
-    }
-
-    /// From the moment the agent tells one kill to the moment containerd has it.
-    async fn pass(&mut self) -> Duration {
-        let signal = self.next(kill());
-        let begun = Instant::now();
-        self.agent.tell(signal);
-        self.events.recv().await.expect("served until the end");
-        begun.elapsed()
-    }
-
-    /// All the ways of some kills, one begun as the one before ends.
-    async fn run(&mut self) -> Duration {
-        let mut took = Duration::ZERO;
-        for _ in 0..RUN {
-            took += self.pass().await;
-        }
-        self.quiet().await;
-        took
-    }
-
-    /// From the moment the agent tells many exits to the moment containerd has the last.
-    async fn exits(&mut self) -> Duration {
-        let signals: Vec<Signal> = (0..EXITS).map(|_| self.next(exit())).collect();
-        let begun = Instant::now();
-        *self.agent.signals.lock().expect("nothing panics under this lock") = signals;
-        self.agent.changed.notify_waiters();
-        for _ in 0..EXITS {
-            self.events.recv().await.expect("served until the end");
-        }
-        let took = begun.elapsed();
-        self.quiet().await;
-        took
-    }
-
-    fn next(&mut self, event: Event) -> Signal {
-        self.seq += 1;
-        Signal {
-            seq: self.seq,
-            container_id: format!("{:064x}", self.seq),
-            boot_ns: self.seq,
-            wall_ms: self.seq,
-            event: Some(event),
-            ..Signal::default()
-        }
-    }
-
-    /// Waits until the router has acknowledged what it was told, which is the last it does.
-    async fn quiet(&self) {
-        self.agent.read(self.seq).await;
-        self.agent.acked(self.seq).await;
-        self.agent.signals.lock().expect("nothing panics under this lock").clear();
-    }
-
-    async fn end(self) {
-        self.router.end().await;
-        for mut server in self.servers {
-            server.shutdown().await.expect("it serves");
-        }
-    }
-}
-
-fn kill() -> Event {
-    Event::OomKill(OomKill {
-        total: 1,
-        added: 1,
-        group: Some(false),
-        cgroup: "/kubepods/burstable/pod5d2f4f0e-6c0b-4a53-9a55-3f0f5f1f3c11/shop".to_owned(),
-        limit_bytes: Some(128 << 20),
-        usage_bytes: Some(128 << 20),
-        victim: MessageField::some(Victim {
-            pid: 4711,
-            comm: "java".to_owned(),
-            is_init: Some(true),
-            ..Victim::default()
-        }),
-        ..OomKill::default()
-    })
-}
-
-fn exit() -> Event {
-    Event::Exited(Exited {
-        pid: Some(4711),
-        is_init: Some(true),
-        status: Some(137),
-        signal: Some(9),
-        core: Some(false),
-        ..Exited::default()
-    })
 }

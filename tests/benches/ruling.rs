@@ -55,7 +55,11 @@ fn main() {
         ));
     }
     criterion.final_summary();
-    paired::print("one ruling with 00-kubernetes in wasm against native ones, alternating", &comparisons);
+    paired::print(
+        "one ruling with 00-kubernetes in wasm against native ones, alternating",
+        "wasm",
+        &comparisons,
+    );
 }
 
 /// Has a way of ruling run, and says how long it took.

@@ -21,12 +21,19 @@ pub struct Agent {
     process: Option<Process>,
     scratch: Scratch,
     root: String,
+    more: Vec<String>,
 }
 
 impl Agent {
     /// Starts it on the containers below the cgroup `root` and waits until it is ready.
     pub async fn start(root: &str) -> Result<Self> {
-        let mut agent = Self { process: None, scratch: Scratch::new()?, root: root.to_owned() };
+        Self::start_with(root, &[]).await
+    }
+
+    /// The same with more arguments.
+    pub async fn start_with(root: &str, more: &[&str]) -> Result<Self> {
+        let more = more.iter().map(|&it| it.to_owned()).collect();
+        let mut agent = Self { process: None, scratch: Scratch::new()?, root: root.to_owned(), more };
         agent.start_again().await?;
         Ok(agent)
     }
@@ -34,7 +41,7 @@ impl Agent {
     /// Starts it again after `stop`, on the same socket.
     pub async fn start_again(&mut self) -> Result<()> {
         let mut command = Command::new(binary::find("coroner-agent", "coroner-agent")?);
-        command.args(["run", "--listen", &self.address(), "--root", &self.root]);
+        command.args(["run", "--listen", &self.address(), "--root", &self.root]).args(&self.more);
         let process = Process::start("coroner-agent", &mut command, &self.scratch.path("agent.log"))?;
         let process = self.process.insert(process);
         let socket = self.scratch.path(SOCKET);

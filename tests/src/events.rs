@@ -34,6 +34,8 @@ pub struct Event {
     pub namespace: String,
     /// The container it is about; empty where the topic is not decoded here.
     pub container: String,
+    /// The exit status of a `/tasks/exit`.
+    pub status: Option<u32>,
     /// When its publisher says it was published.
     pub published: Option<SystemTime>,
 }
@@ -112,15 +114,17 @@ async fn read(mut client: EventsClient<Channel>, sender: watch::Sender<Vec<Event
 
 fn event(envelope: Envelope) -> Event {
     let body = envelope.event.map(|event| event.value).unwrap_or_default();
-    let container = match envelope.topic.as_str() {
-        OOM => TaskOom::decode(body.as_slice()).map(|oom| oom.container_id),
-        EXIT => TaskExit::decode(body.as_slice()).map(|exit| exit.container_id),
-        _ => Ok(String::new()),
+    let told = match envelope.topic.as_str() {
+        OOM => TaskOom::decode(body.as_slice()).map(|oom| (oom.container_id, None)),
+        EXIT => TaskExit::decode(body.as_slice()).map(|exit| (exit.container_id, Some(exit.exit_status))),
+        _ => Ok((String::new(), None)),
     };
+    let (container, status) = told.unwrap_or_else(|error| (format!("undecodable: {error}"), None));
     Event {
         topic: envelope.topic,
         namespace: envelope.namespace,
-        container: container.unwrap_or_else(|error| format!("undecodable: {error}")),
+        container,
+        status,
         published: envelope.timestamp.and_then(|time| time.try_into().ok()),
     }
 }

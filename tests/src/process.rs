@@ -26,10 +26,15 @@ pub struct Process {
 impl Process {
     /// Starts `command`, its output appended to `log`.
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
+        Self::with_input(name, command, Stdio::null(), log)
+    }
+
+    /// The same with this as its standard input.
+    pub fn with_input(name: &str, command: &mut Command, input: Stdio, log: &Path) -> Result<Self> {
         let log_start = fs::read(log).map_or(0, |old| old.len());
         let file = File::options().create(true).append(true).open(log)?;
         let child = command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()

@@ -19,6 +19,8 @@ const READY: Duration = Duration::from_secs(30);
 /// The router itself gives up what has not run dry after 5 s.
 const STOP: Duration = Duration::from_secs(10);
 
+const JOURNAL: &str = "[journal]\ndirectory = \"@DIR@/journal\"\n";
+
 /// What a router takes, in KiB.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
@@ -46,10 +48,10 @@ impl Router {
     /// The same in a folder that is there already, so that its peers can be.
     pub async fn start_in(scratch: Scratch, toml: &str) -> Result<Self> {
         fs::create_dir(scratch.path("policies"))?;
-        fs::write(
-            scratch.path("coroner.toml"),
-            toml.replace("@DIR@", &scratch.directory().to_string_lossy()),
-        )?;
+        // Two routers cannot have one journal, and the default one is the node's.
+        let own = if toml.contains("[journal]") { "" } else { JOURNAL };
+        let toml = format!("{toml}\n{own}").replace("@DIR@", &scratch.directory().to_string_lossy());
+        fs::write(scratch.path("coroner.toml"), toml)?;
         let mut router = Self { process: None, scratch, binary: binary::find("coroner", "coroner")? };
         router.start_again().await?;
         Ok(router)
@@ -116,6 +118,17 @@ impl Router {
             Ok(line.split_whitespace().nth(1).context("a number")?.parse()?)
         };
         Ok(Memory { anonymous: of("Anonymous:")?, resident: of("Rss:")? })
+    }
+
+    /// Processor time it took so far.
+    pub fn cpu(&self) -> Result<Duration> {
+        let process = self.process.as_ref().context("the router does not run")?;
+        let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid()))?;
+        // proc(5): the name ends with the last parenthesis; user and system time are the 12th and 13th after it, in hundredths of a second.
+        let (_, after) = stat.rsplit_once(')').context("a name in parentheses")?;
+        let ticks: Vec<u64> =
+            after.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+        Ok(Duration::from_millis(ticks.iter().sum::<u64>() * 10))
     }
 
     /// A file in its folder.

@@ -47,7 +47,7 @@ static NEXT_CID: AtomicU32 = AtomicU32::new(3);
 #[derive(Debug)]
 pub struct Vm {
     qemu: Option<Process>,
-    _vsock: Process,
+    vsock: Option<Process>,
     scratch: Scratch,
 }
 
@@ -90,6 +90,22 @@ impl Vm {
     /// Boots a guest whose pid 1 is `init`, a shell command that ends in `exec`; in it are /agent, /guest and /oomtest, and what `more` adds.
     /// Returns once its shell answers.
     pub async fn boot(init: &str, more: impl FnOnce(&mut Initramfs) -> Result<()>) -> Result<Self> {
+        Self::start(&start_up(init), more).await
+    }
+
+    /// The same with an init of its own, as it stands: nothing is mounted before it, and only the modules are loaded. It is to
+    /// start /sbin/coroner-agent and with it /sbin/guest-main, which is the shell.
+    pub async fn boot_image(init: &str, more: impl FnOnce(&mut Initramfs) -> Result<()>) -> Result<Self> {
+        Self::start(&load_only(), |files| {
+            files.file("init.image", init.as_bytes());
+            files.file("sbin/coroner-agent", &fs::read(static_agent()?)?);
+            files.file("sbin/guest-main", format!("#!/bin/sh\nexec /guest serve {SHELL}\n").as_bytes());
+            more(files)
+        })
+        .await
+    }
+
+    async fn start(init: &str, more: impl FnOnce(&mut Initramfs) -> Result<()>) -> Result<Self> {
         let (parts, scratch) = (parts()?, Scratch::new()?);
         let kernel = fs::canonicalize(parts.join("kernel"))?;
         let modules = only_entry(&kernel.join("lib/modules"), "")?.join("kernel");
@@ -106,7 +122,7 @@ impl Vm {
         archive.file("agent", &fs::read(parts.join("coroner-agent"))?);
         archive.file("guest", program::guest()?);
         archive.file("oomtest", program::oomtest()?);
-        archive.file("init", start_up(init).as_bytes());
+        archive.file("init", init.as_bytes());
         more(&mut archive)?;
         fs::write(scratch.path("initramfs"), archive.finish())?;
 
@@ -134,7 +150,7 @@ impl Vm {
             .arg(scratch.path("initramfs"))
             .args(["-append", "console=ttyS0 quiet panic=-1 psi=1"]);
         let qemu = Process::start("qemu", &mut command, &scratch.path("console.log"))?;
-        let mut vm = Self { qemu: Some(qemu), _vsock: vsock, scratch };
+        let mut vm = Self { qemu: Some(qemu), vsock: Some(vsock), scratch };
         until("the guest's shell to answer", BOOT, async || {
             vm.qemu.as_mut().context("it was just started")?.check_running()?;
             Ok(vm.sh("true").ok().filter(|answer| answer.status == 0))
@@ -186,6 +202,15 @@ impl Vm {
         Ok(answer.text)
     }
 
+    /// Lets a container go on whose program was told to `await`.
+    pub fn go_on(&self, root: &str, id: &str) -> Result<()> {
+        let procs = format!("/sys/fs/cgroup/{root}/{id}/cgroup.procs");
+        // It must wait for the signal before it comes: rt_sigtimedwait is 128.
+        let waits = "grep -q '^128 ' /proc/$pid/syscall";
+        self.must(&format!("pid=$(cat {procs}); until {waits}; do sleep 0.05; done; kill -USR1 $pid"))?;
+        Ok(())
+    }
+
     /// Waits until something listens on the guest's port.
     pub async fn listens(&self, port: u32) -> Result<()> {
         until("a port of the guest", BOOT, async || Ok(self.connect(port).ok().map(drop))).await
@@ -220,16 +245,39 @@ impl Vm {
         Ok(self.qemu.as_ref().context("it was killed")?.pid())
     }
 
-    /// Ends the machine at once.
+    /// Ends the machine at once. The socket to its ports stays, as it does where another process than the monitor has it.
     pub fn kill(&mut self) -> Result<()> {
         self.qemu.take().context("it was killed")?.kill()?;
         Ok(())
     }
+
+    /// Ends the machine and whoever has its socket, as where that is the monitor itself.
+    pub fn kill_with_socket(&mut self) -> Result<()> {
+        self.kill()?;
+        self.vsock.take().context("it was killed")?.kill()?;
+        Ok(())
+    }
+}
+
+fn load() -> String {
+    let names = MODULES.iter().map(|module| module.rsplit('/').next().unwrap_or(module));
+    names.map(|name| format!("insmod /modules/{name}\n")).collect()
+}
+
+/// What comes before an init that does the rest itself.
+fn load_only() -> String {
+    format!(
+        "#!/bin/sh\n\
+         /bin/busybox mount -t proc none /proc\n\
+         /bin/busybox --install -s /bin\n\
+         {}\
+         umount /proc\n\
+         exec /init.image\n",
+        load()
+    )
 }
 
 fn start_up(init: &str) -> String {
-    let names = MODULES.iter().map(|module| module.rsplit('/').next().unwrap_or(module));
-    let modules: Vec<String> = names.map(|name| format!("insmod /modules/{name}")).collect();
     format!(
         "#!/bin/sh\n\
          /bin/busybox --install -s /bin\n\
@@ -239,8 +287,8 @@ fn start_up(init: &str) -> String {
          mount -t cgroup2 none /sys/fs/cgroup\n\
          echo '+memory +cpu +io +pids' > /sys/fs/cgroup/cgroup.subtree_control\n\
          for name in reaped watched apart; do mkdir /sys/fs/cgroup/$name; echo '+memory +cpu +io' > /sys/fs/cgroup/$name/cgroup.subtree_control; done\n\
-         {}\n\
+         {}\
          {init}\n",
-        modules.join("\n")
+        load()
     )
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use crate::{guest, packages, plugins, process, workspace};
+use crate::{fuzz, guest, packages, plugins, process, workspace};
 use results::Results;
 
 /// What a suite does.
@@ -19,6 +19,8 @@ enum Step {
     Plugins,
     /// Gets and builds what guests are made of.
     Guest,
+    /// Builds and runs the fuzz targets, each of which counts as a test.
+    Fuzz,
     /// A cargo command.
     Cargo(Vec<String>),
     /// A cargo command that checks without building: it has a target folder of its own, beside the release one.
@@ -60,6 +62,7 @@ fn suites() -> anyhow::Result<Vec<Suite>> {
     for name in end_to_end {
         suites.push(fixed(&name, tests(&format!("--test {name} -- --nocapture --test-threads=1"))));
     }
+    suites.push(fixed("fuzz", Step::Fuzz));
     suites
         .push(fixed("clippy", Step::Lint(words("clippy --workspace --all-targets --locked -- -D warnings"))));
     suites.push(fixed("docs", Step::Lint(words("doc --workspace --no-deps --locked"))));
@@ -89,6 +92,7 @@ pub(crate) fn list(only: &[String]) -> anyhow::Result<()> {
             Step::Packages => format!("apt-get install {}", packages::GATE.join(" ")),
             Step::Plugins => "cargo xtask plugins --check".to_owned(),
             Step::Guest => "cargo xtask guest".to_owned(),
+            Step::Fuzz => "cargo xtask fuzz".to_owned(),
             Step::Cargo(args) | Step::Lint(args) | Step::Tests(args) => format!("cargo {}", args.join(" ")),
         };
         println!("{:<14} {command}", suite.name);
@@ -164,6 +168,10 @@ impl Run {
                 Ok(())
             }
             Step::Guest => guest::parts().map(drop),
+            Step::Fuzz => {
+                self.results.passed += fuzz::run(fuzz::SECONDS)?;
+                Ok(())
+            }
             Step::Cargo(args) => process::run(workspace::cargo().args(args)),
             Step::Lint(args) => {
                 let mut command = workspace::cargo();

@@ -16,7 +16,7 @@ use crate::{process, workspace};
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// Connects a guest's virtio-vsock with a unix socket of the host, as Firecracker and Cloud Hypervisor do.
 const VSOCK: (&str, &str) = ("vhost-device-vsock", "0.3.0");
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Not relocatable: relocations would be written into pages of its own at each start, 100 KiB of them.
 const FLAGS: &str = "-C target-feature=+crt-static -C relocation-model=static";
 

@@ -1,9 +1,10 @@
-//! `cargo xtask`: the gate, the bundled policies, the benchmarks.
+//! `cargo xtask`: the gate, the bundled policies, the benchmarks, the fuzz targets.
 //!
 //! ```text
 //!   test     gate ──► packages, cargo, plugins --check, suites     minutes per suite, "N passed, 0 failed"
 //!   plugins  toolchain ──► cargo build ──► component ──► plugins/dist + manifest.json
 //!   bench    cargo bench
+//!   fuzz     fuzz/fuzz_targets ──► libFuzzer, each on a copy of its corpus
 //!   guest    kernel, vsock daemon, static agent ──► target-guest/parts
 //! ```
 //!
@@ -11,6 +12,7 @@
 #![expect(clippy::print_stdout, reason = "a command line tool: its output is for the person who runs it")]
 
 mod bench;
+mod fuzz;
 mod gate;
 mod guest;
 mod packages;
@@ -45,6 +47,12 @@ enum Command {
     },
     /// Gets and builds what the guests of the suite `guest` are made of
     Guest,
+    /// Fuzzes what reads a guest's bytes
+    Fuzz {
+        /// How long each target runs
+        #[arg(long, value_name = "N", default_value_t = fuzz::SECONDS)]
+        seconds: u32,
+    },
     /// Runs the benchmarks, or the one named
     Bench {
         /// A file in tests/benches, without its .rs
@@ -72,6 +80,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Plugins { check: true, .. } => plugins::check().map(drop),
         Command::Plugins { check: false, new_toolchain } => plugins::write(new_toolchain),
         Command::Guest => guest::parts().map(drop),
+        Command::Fuzz { seconds } => fuzz::run(seconds).map(drop),
         Command::Bench { name } => bench::run(name.as_deref()),
     }
     .map(|()| true)

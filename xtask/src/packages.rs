@@ -14,6 +14,7 @@ pub(crate) const GATE: &[&str] = &[
     "containernetworking-plugins",
     "iptables",
     "gcc",
+    "g++",
     "libc6-dev",
     "protobuf-compiler",
     "rustc-web",
@@ -22,6 +23,7 @@ pub(crate) const GATE: &[&str] = &[
     "lld",
     "qemu-system-x86",
     "busybox-static",
+    "systemd",
 ];
 
 /// A compiler for wasm32-unknown-unknown with the standard library's sources.

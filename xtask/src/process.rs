@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use anyhow::{Context, bail};
@@ -51,6 +51,27 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     wait(start(command)?, command)
 }
 
+/// Runs all of them beside each other, in one process group, and answers how each ended.
+pub(crate) fn run_together(commands: &mut [Command]) -> anyhow::Result<Vec<anyhow::Result<()>>> {
+    let mut children: Vec<Child> = Vec::new();
+    for command in commands.iter_mut() {
+        println!("$ {}", shown(command));
+        // The first leads; it is waited for after all have started, so that its group is there for the others.
+        match children.first() {
+            None => children.push(start(command)?),
+            Some(first) => {
+                let group = i32::try_from(first.id()).expect("a process id fits");
+                let child = command.stdin(Stdio::null()).process_group(group).spawn();
+                children.push(child.with_context(|| format!("cannot start {}", shown(command)))?);
+            }
+        }
+    }
+    let ended: Vec<_> = children.iter_mut().map(Child::wait).collect();
+    RUNNING.store(0, Ordering::SeqCst);
+    let ends = ended.into_iter().zip(commands).map(|(status, command)| check(status, command));
+    Ok(ends.collect())
+}
+
 /// Runs it, its output passing through, and hands each line of its standard output to `line`.
 pub(crate) fn run_lines(command: &mut Command, mut line: impl FnMut(&str)) -> anyhow::Result<()> {
     println!("$ {}", shown(command));
@@ -88,6 +109,10 @@ fn start(command: &mut Command) -> anyhow::Result<Child> {
 fn wait(mut child: Child, command: &Command) -> anyhow::Result<()> {
     let status = child.wait();
     RUNNING.store(0, Ordering::SeqCst);
+    check(status, command)
+}
+
+fn check(status: std::io::Result<ExitStatus>, command: &Command) -> anyhow::Result<()> {
     let status = status.with_context(|| format!("cannot wait for {}", shown(command)))?;
     if !status.success() {
         bail!("{} ended with {status}", command.get_program().to_string_lossy());

@@ -30,7 +30,7 @@ pub struct Guard<S> {
     body: usize,
     refused: Refused,
     pace: Option<Pace>,
-    /// Dropped with the guard, which its receiver hears.
+    /// Dropped when the peer has ended the stream, or with the guard; its receiver hears that.
     ended: Option<oneshot::Sender<()>>,
 }
 
@@ -90,7 +90,7 @@ impl<S> Guard<S> {
         self.refused.clone()
     }
 
-    /// Resolves when the guard is dropped: the link is at its end.
+    /// Resolves when the link is at its end: the peer has ended it, or the guard is dropped.
     pub fn ended(&mut self) -> oneshot::Receiver<()> {
         let (ended, heard) = oneshot::channel();
         self.ended = Some(ended);
@@ -124,9 +124,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
             }
             while this.filled < HEADER {
                 let mut part = ReadBuf::new(&mut this.header[this.filled..]);
-                ready!(Pin::new(&mut this.inner).poll_read(cx, &mut part))?;
+                if let Err(error) = ready!(Pin::new(&mut this.inner).poll_read(cx, &mut part)) {
+                    this.ended = None;
+                    return Poll::Ready(Err(error));
+                }
                 match part.filled().len() {
-                    0 => return Poll::Ready(Ok(())),
+                    0 => {
+                        this.ended = None;
+                        return Poll::Ready(Ok(()));
+                    }
                     read => this.filled += read,
                 }
             }
@@ -243,6 +249,12 @@ mod tests {
         let ended = guard.ended();
         drop(guard);
         assert!(ended.await.is_err());
+        let (near, far) = tokio::io::duplex(1);
+        let mut guard = Guard::new(far);
+        let ended = guard.ended();
+        drop(near);
+        assert_eq!(guard.read(&mut [0]).await.unwrap(), 0);
+        assert!(ended.await.is_err(), "whoever keeps the guard");
     }
 
     #[tokio::test]

@@ -25,7 +25,7 @@ const AFTER_FAILURE: Duration = Duration::from_millis(50);
 
 /// Frames a second that are read of a stranger, and how many at once. Each costs the reader some microseconds: without a bound one guest
 /// that sends as fast as it can would take a processor. Every frame answers a call of ours, which are a few a second.
-const FRAMES: (u32, u32) = (1000, 4000);
+const FRAMES: (u32, u32) = (250, 1000);
 /// Bytes of a monitor's answer to CONNECT: "OK", and a port that the monitor chose.
 const MAX_GREETING: usize = 64;
 
@@ -139,11 +139,20 @@ async fn paced<S>(accepted: io::Result<S>) -> io::Result<S> {
 /// Listens on a unix socket that is made with mode 0600; one that nobody answers on any more is replaced. Its links have no guard:
 /// [`listen`] is for strangers, this is for commands of whoever may open it.
 pub fn private(path: &Path) -> io::Result<Listener> {
-    let listener = bind(path)?;
-    Ok(Listener::new(futures::stream::unfold(listener, async |listener| {
+    Ok(unguarded(bind(path)?))
+}
+
+/// A socket that others have opened, and who may connect to it is theirs to say. Its links have no guard, as those of [`private`].
+pub fn adopted(listener: StdListener) -> io::Result<Listener> {
+    listener.set_nonblocking(true)?;
+    Ok(unguarded(UnixListener::from_std(listener)?))
+}
+
+fn unguarded(listener: UnixListener) -> Listener {
+    Listener::new(futures::stream::unfold(listener, async |listener| {
         let accepted = listener.accept().await.map(|(stream, _)| stream);
         Some((paced(accepted).await, listener))
-    })))
+    }))
 }
 
 /// A unix socket made with mode 0600; one that nobody answers on any more is replaced.

@@ -8,6 +8,8 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+/// The file of a v2 cgroup that tells whether processes are in it.
+pub(crate) const POPULATION: &str = "cgroup.events";
 /// Bytes read of a counter file. The kernel writes a few hundred; more would be no such file.
 const MAX_FILE: u64 = 4 << 10;
 /// Bytes read of `cgroup.procs`, some 8,000 processes. A container with more of them would otherwise make every look
@@ -144,7 +146,7 @@ impl Hierarchy {
 
     /// Whether a process is in this cgroup or below it; none where that is not told.
     pub(crate) fn populated(&self, cgroup: &str) -> Option<bool> {
-        let events = read(&self.folder(cgroup).join("cgroup.events"), MAX_FILE).ok()?;
+        let events = read(&self.folder(cgroup).join(POPULATION), MAX_FILE).ok()?;
         Some(keyed(&events, "populated")? != 0)
     }
 
@@ -179,7 +181,7 @@ impl Hierarchy {
     pub(crate) fn notified_files(&self) -> &'static [&'static str] {
         match self.version {
             Version::V1 => &[],
-            Version::V2 => &["memory.events", "cgroup.events"],
+            Version::V2 => &["memory.events", POPULATION],
         }
     }
 

@@ -64,6 +64,11 @@ impl Scratch {
         folder
     }
 
+    /// Where a container's cgroup is.
+    pub(crate) fn folder(&self, id: &str) -> PathBuf {
+        self.folder.join(id)
+    }
+
     pub(crate) fn path(&self, id: &str) -> String {
         format!("/{}/{id}", self.name)
     }

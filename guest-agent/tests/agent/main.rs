@@ -8,6 +8,8 @@
 mod exits;
 mod harness;
 mod imitated;
+mod kata;
 mod kills;
 mod links;
+mod pollers;
 mod readers;

@@ -1,7 +1,8 @@
-//! `coroner status`, `coroner policy` and `coroner guest`: asks a running router, and shows its answer.
+//! `coroner status`, `coroner policy`, `coroner guest` and `coroner tap`: asks a running router, and shows its answer.
 
 mod show;
 mod table;
+mod tap;
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ use ttrpc::{Code, Error};
 
 use crate::cli::{Ask, FAILED, GuestCommand, PolicyCommand, WRONG};
 use show::Show;
+pub(crate) use tap::tap;
 
 /// A reload waits for compilers, which have a minute by default.
 const PATIENCE: Duration = Duration::from_secs(180);

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use coroner_proto::address::Address;
 
-use super::{Config, Containerd, Machine, MetricsAddress, Mistake, Mode, SinkKind, Source, SourceKind, raw};
+use super::{
+    Config, Containerd, Journal, Machine, MetricsAddress, Mistake, Mode, SinkKind, Source, SourceKind, raw,
+};
 use crate::signal::ContainerId;
 
 /// The checked configuration, or all that is wrong with it.
@@ -29,6 +31,10 @@ pub(super) fn guest(raw: raw::Source) -> Result<Source, Vec<Mistake>> {
 const LOST_AFTER: Duration = Duration::from_secs(10);
 /// Where guests that are added are kept unless the configuration says otherwise.
 const GUESTS: &str = "/run/coroner/guests.d";
+/// The journal unless the configuration says otherwise: no container outlives a boot, so it need not either.
+const JOURNAL: &str = "/run/coroner/journal";
+const JOURNAL_SIZE: u64 = 64 << 20;
+const LEAST_JOURNAL: u64 = 16 << 20;
 /// The control socket unless the configuration says otherwise.
 const CONTROL: &str = "/run/coroner/control.sock";
 
@@ -74,6 +80,7 @@ impl Check {
         self.unknown("guests.", &raw_guests.unknown);
         let guests_directory = self.absolute("guests.directory", raw_guests.directory);
         let guests_directory = guests_directory.unwrap_or_else(|| PathBuf::from(GUESTS));
+        let journal = Some(self.journal(raw.journal));
         let written = raw.sink.len();
         let sinks: Vec<_> =
             raw.sink.into_iter().enumerate().filter_map(|(at, raw)| self.sink(at, raw)).collect();
@@ -87,11 +94,22 @@ impl Check {
             sources,
             guests,
             guests_directory,
+            journal,
             sinks,
             routes,
         };
         self.whole(&config);
         config
+    }
+
+    fn journal(&mut self, raw: raw::Journal) -> Journal {
+        self.unknown("journal.", &raw.unknown);
+        let directory = self.absolute("journal.directory", raw.directory);
+        let size = self.size("journal.size", raw.size).unwrap_or(JOURNAL_SIZE);
+        if size < LEAST_JOURNAL {
+            self.mistake("journal.size", "is below 16MiB: two files of it must fit");
+        }
+        Journal { directory: directory.unwrap_or_else(|| PathBuf::from(JOURNAL)), size }
     }
 
     fn containerd(&mut self, raw: raw::Containerd) -> Option<Containerd> {

@@ -24,6 +24,8 @@ pub(super) struct Config {
     pub(super) guest: Vec<Source>,
     pub(super) guests: Option<Guests>,
     #[serde(default)]
+    pub(super) journal: Journal,
+    #[serde(default)]
     pub(super) sink: Vec<Sink>,
     #[serde(default)]
     pub(super) route: Vec<Route>,
@@ -100,6 +102,14 @@ pub(super) struct Containerd {
 #[derive(Default, Deserialize)]
 pub(super) struct Guests {
     pub(super) directory: Option<toml::Value>,
+    #[serde(flatten)]
+    pub(super) unknown: Unknown,
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct Journal {
+    pub(super) directory: Option<toml::Value>,
+    pub(super) size: Option<toml::Value>,
     #[serde(flatten)]
     pub(super) unknown: Unknown,
 }

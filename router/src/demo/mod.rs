@@ -222,6 +222,7 @@ impl Set {
             sources: Vec::new(),
             guests: Vec::new(),
             guests_directory: folder.join("guests.d"),
+            journal: None,
             sinks: vec![
                 sink("containerd", SinkKind::Containerd),
                 sink("audit", SinkKind::Jsonl(Jsonl::at(Some(audit)))),

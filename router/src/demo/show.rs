@@ -63,8 +63,8 @@ impl Show {
                 delivered.sink,
                 delivered.waited_ms
             ),
-            // One policy, never swapped: what rules is told with each ruling.
-            Record::Chain(_) => {}
+            // One policy, never swapped, and no journal: what rules is told with each ruling.
+            Record::Chain(_) | Record::Recovered(_) => {}
         }
     }
 

@@ -11,6 +11,7 @@ use super::outlets::{Outlet, Outlets, Records};
 use super::waiting::Inbox;
 use crate::config::{AUDIT, Config, Route, Sink};
 use crate::counts::Counts;
+use crate::tap::Tap;
 
 /// Documents on their way into one lane, whose task only moves them into its queue: they wait for a processor, not for the sink.
 const INBOX: usize = 4096;
@@ -59,7 +60,7 @@ impl Lanes {
             // Of a record's own fate nothing is told.
             Outlet { routes, inbox, books: books(sink, None) }
         });
-        let records = Records { outlets: Arc::new(outlets.collect()) };
+        let records = Records { outlets: Arc::new(outlets.collect()), tap: Tap::default() };
         let outlets = of_events.into_iter().map(|(sink, routes, inbox)| {
             let books = books(sink, Some(records.clone()));
             Outlet { routes, inbox, books }

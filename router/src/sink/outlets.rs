@@ -12,11 +12,13 @@ use crate::config::{AUDIT, Route};
 use crate::counts::{Count, DropReason};
 use crate::ruling::Action;
 use crate::signal::Signal;
+use crate::tap::Tap;
 
 /// Hands audit records to every sink that takes them. Never waits.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
     pub(super) outlets: Arc<Vec<Outlet>>,
+    pub(super) tap: Tap,
 }
 
 /// Hands audit records and events to every sink that takes them. Never waits.
@@ -55,20 +57,29 @@ fn namespace(signal: &Signal) -> Option<&str> {
 }
 
 impl Records {
+    /// Where the records of now are read along.
+    pub fn tap(&self) -> Tap {
+        self.tap.clone()
+    }
+
     /// Tells every sink that takes it; one whose lane cannot keep up drops it, and counts it.
     pub fn tell(&self, record: Record) {
         // What tells of no signal has neither a kind nor a namespace.
         let signal = match &record {
             Record::Ruled(ruled) => Some(&ruled.signal),
-            Record::Delivered(_) | Record::Chain(_) => None,
+            Record::Delivered(_) | Record::Chain(_) | Record::Recovered(_) => None,
         };
         let (kind, namespace) = (signal.map(|it| it.event.kind()), signal.and_then(namespace));
         let takes = |outlet: &&Outlet| outlet.takes(AUDIT, kind, namespace);
         let takers: Vec<&Outlet> = self.outlets.iter().filter(takes).collect();
-        if takers.is_empty() {
+        let tapped = self.tap.wants(&record);
+        if takers.is_empty() && tapped.is_none() {
             return;
         }
         let document = Arc::new(Document::record(record));
+        if let Some(about) = tapped {
+            self.tap.keep(about, &document.json);
+        }
         for outlet in takers {
             outlet.hand(&document);
         }

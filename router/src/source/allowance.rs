@@ -4,8 +4,8 @@ use coroner_proto::bucket::Bucket;
 use tokio::time::{Instant, sleep};
 
 /// Kills, exits and the like: how many a second, and at once. Each costs the router some ten microseconds of a worker, a ruling, an audit record: a
-/// guest could otherwise keep the workers busy for everybody else.
-const LIFECYCLE: (u32, u32) = (500, 4000);
+/// guest could otherwise keep the workers busy for everybody else. What is refused costs as much: to refuse a million a second would take a processor.
+const LIFECYCLE: (u32, u32) = (500, 1000);
 /// A container not heard of before costs as many: it is asked for at containerd, and remembered.
 const NEW: u32 = 10;
 /// Pressure: how many a second, and at once. An agent of ours tells one a second for each line of each container; a flood of it must delay

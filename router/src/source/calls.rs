@@ -2,19 +2,12 @@
 
 use std::time::Duration;
 
-use coroner_proto::agent::{self, SnapshotRequest};
-use coroner_proto::agent_ttrpc::AgentClient;
 use ttrpc::Code;
 
 use crate::signal::{SignalError, excerpt};
 
 /// What a call may take before the link is given up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// Pages of a snapshot, and containers in all of them: more than any agent has. A guest could otherwise have the router hold pages for as long as it
-/// makes them up.
-const PAGES: usize = 1024;
-const CONTAINERS: usize = 16 << 10;
-
 /// Why a link ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
@@ -22,6 +15,8 @@ pub(super) enum LinkError {
     Connect(#[source] std::io::Error),
     #[error("{call}: {source}")]
     Call { call: &'static str, source: ttrpc::Error },
+    #[error("{call}: refused, {reason}")]
+    Refused { call: &'static str, reason: String },
     #[error("{call}: no answer in {}", humantime::format_duration(*.after))]
     Silent { call: &'static str, after: Duration },
     #[error("the peer is no coroner-agent: {call} is not there ({reason})")]
@@ -47,34 +42,13 @@ impl LinkError {
             | Self::Undecodable { .. }
             | Self::Oversized
             | Self::Stream => true,
-            Self::Connect(_) | Self::Call { .. } | Self::Silent { .. } | Self::Lacks { .. } => false,
+            Self::Connect(_)
+            | Self::Call { .. }
+            | Self::Refused { .. }
+            | Self::Silent { .. }
+            | Self::Lacks { .. } => false,
         }
     }
-}
-
-/// Every page of the agent's state, and the sequence number the first page is good up to.
-pub(super) async fn snapshot(client: &AgentClient) -> Result<(Vec<agent::Container>, u64), LinkError> {
-    let mut containers: Vec<agent::Container> = Vec::new();
-    let mut as_of = None;
-    for _ in 0..PAGES {
-        let request = SnapshotRequest {
-            after_container_id: containers.last().map(|it| it.id.clone()).unwrap_or_default(),
-            ..SnapshotRequest::default()
-        };
-        let page = within("Snapshot", PATIENCE, client.snapshot(context(PATIENCE), &request)).await?;
-        as_of.get_or_insert(page.as_of_seq);
-        let more = page.more && !page.containers.is_empty();
-        containers.extend(page.containers);
-        if containers.len() > CONTAINERS {
-            let (what, count, limit) = ("containers of a snapshot", containers.len(), CONTAINERS);
-            let source = SignalError::TooMany { what, count, limit };
-            return Err(LinkError::Malformed { call: "Snapshot", source });
-        }
-        if !more {
-            break;
-        }
-    }
-    Ok((containers, as_of.unwrap_or(0)))
 }
 
 pub(super) fn context(limit: Duration) -> ttrpc::context::Context {
@@ -98,8 +72,11 @@ pub(super) async fn within<A>(
 pub(super) fn classify(call: &'static str, source: ttrpc::Error) -> LinkError {
     let status = match &source {
         ttrpc::Error::RpcStatus(status) => status,
-        // What comes as text is an answer that is no message of the protocol, but for the library's own deadline.
-        ttrpc::Error::Others(reason) if !reason.contains("deadline") => {
+        // What comes as text is an answer that is no message of the protocol, but for the library's own words of a deadline, and of a link that ended as the
+        // call was handed to it.
+        ttrpc::Error::Others(reason)
+            if !["deadline", "channel closed"].iter().any(|it| reason.contains(it)) =>
+        {
             return LinkError::Undecodable { call, reason: excerpt(reason) };
         }
         _ => return LinkError::Call { call, source },
@@ -109,11 +86,26 @@ pub(super) fn classify(call: &'static str, source: ttrpc::Error) -> LinkError {
         Code::INVALID_ARGUMENT => status.message().contains("does not exist"),
         _ => false,
     };
-    if lacks {
-        return LinkError::Lacks {
-            call,
-            reason: format!("{:?}: {}", status.code(), excerpt(status.message())),
+    // A guest writes the text: a frame full of it would go to the log, and to whoever lists guests.
+    let reason = format!("{:?}: {}", status.code(), excerpt(status.message()));
+    if lacks { LinkError::Lacks { call, reason } } else { LinkError::Refused { call, reason } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_says_as_it_refuses_is_cut_to_size() {
+        let said = |code| {
+            let message = format!("no\n{}", "x".repeat(60_000));
+            classify("Hello", ttrpc::Error::RpcStatus(ttrpc::get_status(code, message)))
         };
+        for (code, lacks) in [(Code::NOT_FOUND, true), (Code::INTERNAL, false)] {
+            let error = said(code);
+            let shown = error.to_string();
+            assert_eq!(matches!(error, LinkError::Lacks { .. }), lacks, "{shown}");
+            assert!(shown.len() < 200 && shown.contains("no?x"), "{shown}");
+        }
     }
-    LinkError::Call { call, source }
 }

@@ -2,6 +2,9 @@
 
 use coroner_proto::agent;
 use coroner_proto::agent::signal::Event as Told;
+use coroner_proto::limits::valid_container_id;
+use protobuf::rt::skip_field_for_tag;
+use protobuf::{CodedInputStream, SpecialFields};
 
 use crate::signal::{
     ContainerId, Event, Evidence, Exited, GuestLost, Level, Moment, OomKill, Other, Pressure, PressureOf,
@@ -25,6 +28,13 @@ pub(super) struct Stream {
     pub(super) node: String,
     pub(super) guest: Option<String>,
     pub(super) id: String,
+}
+
+impl Stream {
+    /// The id of an event of this stream: docs/sinks.md, "Event ids". None of its parts holds a colon.
+    fn event(&self, container: &ContainerId, seq: impl std::fmt::Display) -> String {
+        format!("{}:{}:{}:{container}:{seq}", self.node, self.guest.as_deref().unwrap_or(""), self.id)
+    }
 }
 
 /// A decoded signal, and the memory its container used, in bytes.
@@ -97,7 +107,7 @@ pub(super) fn decode(told: agent::Signal, stream: &Stream, received_ms: u64) -> 
         Some(_) => Event::Other(Other { kind: "unknown".to_owned(), json: "{}".to_owned() }),
     };
     let signal = Signal {
-        id: format!("{}:{}:{}:{}", stream.node, stream.id, container_id, told.seq),
+        id: stream.event(&container_id, told.seq),
         at: Moment { boot_ns: Some(told.boot_ns), wall_ms: Some(told.wall_ms), received_ms },
         target: Target { exec_id, ..target(container_id, stream) },
         event,
@@ -106,10 +116,46 @@ pub(super) fn decode(told: agent::Signal, stream: &Stream, received_ms: u64) -> 
     Ok((signal, usage_bytes))
 }
 
+/// How many entries a list has in a message that is not parsed yet; `field`: its number.
+pub(super) fn count(message: &[u8], field: u32) -> protobuf::Result<usize> {
+    let mut input = CodedInputStream::from_bytes(message);
+    let mut count = 0;
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        // Its number, and that what follows is length-delimited.
+        count += usize::from(tag == field << 3 | 2);
+        skip_field_for_tag(tag, &mut input)?;
+    }
+    Ok(count)
+}
+
+/// Checks a snapshot's container, and answers how many bytes its texts have. What this version does not know of it is dropped: a guest could else have
+/// the router keep it.
+pub(super) fn container(mut told: agent::Container) -> Result<(agent::Container, usize), SignalError> {
+    if !valid_container_id(&told.id) {
+        return Err(SignalError::ContainerId { id: excerpt(&told.id) });
+    }
+    let within = |what: &'static str, bytes: usize, limit: usize| {
+        if bytes <= limit {
+            return Ok(bytes);
+        }
+        Err(SignalError::TooLong { container: told.id.clone(), what, bytes, limit })
+    };
+    let mut texts = told.id.len() + within("cgroup", told.cgroup.len(), MAX_CGROUP)?;
+    if let Some(exited) = told.exit.as_ref() {
+        exit(exited, &told.id)?;
+        texts += within("explanation", exited.unknown_because.len(), MAX_EXPLANATION)?;
+    }
+    if let Some(exited) = told.exit.as_mut() {
+        exited.special_fields = SpecialFields::new();
+    }
+    told.special_fields = SpecialFields::new();
+    Ok((told, texts))
+}
+
 /// A container whose guest is gone.
 pub(super) fn gone(id: &str, stream: &Stream, reason: &str, received_ms: u64) -> Result<Signal, SignalError> {
     let container_id = ContainerId::try_from(id.to_owned())?;
-    let id = format!("{}:{}:{}:lost", stream.node, stream.id, container_id);
+    let id = stream.event(&container_id, "lost");
     let at = Moment { boot_ns: None, wall_ms: None, received_ms };
     let event = Event::GuestLost(GuestLost { reason: reason.to_owned() });
     Ok(Signal { id, at, target: target(container_id, stream), event, attributes: Vec::new() })
@@ -123,7 +169,7 @@ pub(super) fn announced(
     received_ms: u64,
 ) -> Result<Signal, SignalError> {
     let container_id = ContainerId::try_from(id)?;
-    let id = format!("{}:{}:{}:{seq}", stream.node, stream.id, container_id);
+    let id = stream.event(&container_id, seq);
     let at = Moment { boot_ns: None, wall_ms: None, received_ms };
     let event = Event::OomKill(OomKill {
         added: None,
@@ -137,6 +183,49 @@ pub(super) fn announced(
         late: false,
     });
     Ok(Signal { id, at, target: target(container_id, stream), event, attributes: Vec::new() })
+}
+
+/// OOM kills that were counted while neither router nor agent looked.
+pub(super) fn killed_unseen(
+    told: &agent::Container,
+    before: u64,
+    now: u64,
+    stream: &Stream,
+    received_ms: u64,
+) -> Result<Signal, SignalError> {
+    let container_id = ContainerId::try_from(told.id.clone())?;
+    let id = stream.event(&container_id, format_args!("kills-{now}"));
+    let at = Moment { boot_ns: None, wall_ms: None, received_ms };
+    let event = Event::OomKill(OomKill {
+        added: Some(now - before),
+        total: Some(now),
+        evidence: Evidence::Counter,
+        group: None,
+        level: Level::Unknown,
+        cgroup: (told.cgroup.len() <= MAX_CGROUP && !told.cgroup.is_empty()).then(|| told.cgroup.clone()),
+        limit_bytes: told.limit_bytes,
+        victim: None,
+        late: false,
+    });
+    let attributes = vec![("reconciled".to_owned(), "true".to_owned())];
+    Ok(Signal { id, at, target: target(container_id, stream), event, attributes })
+}
+
+/// The end of a container that neither router nor agent saw.
+pub(super) fn ended_unseen(
+    id: &str,
+    status: Option<u32>,
+    stream: &Stream,
+    received_ms: u64,
+) -> Result<Signal, SignalError> {
+    let container_id = ContainerId::try_from(id.to_owned())?;
+    let id = stream.event(&container_id, "unseen");
+    let at = Moment { boot_ns: None, wall_ms: None, received_ms };
+    let exited =
+        Exited { pid: None, is_init: Some(true), status, signal: None, core: None, reconciled: true };
+    let because = "it ended while neither router nor agent ran";
+    let attributes = vec![("unknown-because".to_owned(), because.to_owned())];
+    Ok(Signal { id, at, target: target(container_id, stream), event: Event::Exited(exited), attributes })
 }
 
 fn target(container_id: ContainerId, stream: &Stream) -> Target {
@@ -221,7 +310,7 @@ mod tests {
         let nothing =
             Exited { pid: None, is_init: None, status: None, signal: None, core: None, reconciled: false };
         assert_eq!(signal.event, Event::Exited(nothing));
-        assert_eq!(signal.id, "n:s:c1:7");
+        assert_eq!(signal.id, "n::s:c1:7");
         assert_eq!(signal.attributes, []);
     }
 
@@ -251,6 +340,40 @@ mod tests {
         ));
         let other = agent::Other { json: "x".repeat(4097), ..Default::default() };
         assert!(matches!(decoded(Some(Told::Other(other))), Err(SignalError::TooLong { what: "json", .. })));
+    }
+
+    #[test]
+    fn a_snapshots_containers_are_checked_alike() {
+        let good = agent::Container { id: "c1".to_owned(), cgroup: "/c1".to_owned(), ..Default::default() };
+        assert_eq!(container(good.clone()).unwrap(), (good.clone(), 5));
+        let odd = agent::Container { id: "c 1".to_owned(), ..good.clone() };
+        assert!(matches!(container(odd), Err(SignalError::ContainerId { .. })));
+        let long = agent::Container { cgroup: "x".repeat(4097), ..good.clone() };
+        assert!(matches!(container(long), Err(SignalError::TooLong { what: "cgroup", .. })));
+        let exited = agent::Exited { status: Some(256), ..Default::default() };
+        let impossible = agent::Container { exit: MessageField::some(exited), ..good.clone() };
+        assert!(matches!(container(impossible), Err(SignalError::OutOfRange { .. })));
+        let mut padded = good.write_to_bytes().unwrap();
+        // Field 20, length-delimited, two bytes.
+        padded.extend_from_slice(&[0xa2, 0x01, 0x02, 0x08, 0x01]);
+        let padded = agent::Container::parse_from_bytes(&padded).unwrap();
+        assert_eq!(container(padded).unwrap().0, good);
+    }
+
+    #[test]
+    fn entries_are_counted_before_they_are_parsed() {
+        let answer = agent::NextSignalsResponse {
+            stream_id: "s".to_owned(),
+            signals: vec![told(None); 300],
+            lost: 2,
+            ..Default::default()
+        };
+        let mut bytes = answer.write_to_bytes().unwrap();
+        assert_eq!(count(&bytes, 2).unwrap(), 300);
+        bytes.extend([0x12, 0].repeat(32_000));
+        assert_eq!(count(&bytes, 2).unwrap(), 32_300);
+        bytes.push(0x12);
+        assert!(count(&bytes, 2).is_err(), "a tag and nothing after it");
     }
 
     #[test]

@@ -1,21 +1,23 @@
 //! The source `kata`: polls a stock kata-agent for OOM kills, where no shim does. It tells who was killed and nothing else.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use coroner_proto::kata::{CheckRequest, GetOOMEventRequest, OOMEvent};
 use coroner_proto::kata_ttrpc::{AgentServiceClient, HealthClient};
 use coroner_proto::transport;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use ttrpc::asynchronous::Client;
 
 use super::allowance::Allowance;
 use super::backoff::{Backoff, LACKING_GAP};
 use super::calls::{LinkError, PATIENCE, classify, context, within};
 use super::decode::{Stream, announced};
-use super::machine::Machine;
+use super::machine::{Machine, rest};
 use super::orders::{Order, Orders};
-use crate::arrival::{Ack, Arrival, Guest, Origin};
+use super::words::Words;
+use crate::arrival::{Ack, Arrival, Guest, Origin, unix_ms};
 use crate::config::Source;
 use crate::counts::SourceCounts;
 
@@ -23,6 +25,9 @@ use crate::counts::SourceCounts;
 const FIRST_LOOK: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_secs(30);
 const CALL: &str = "GetOOMEvent";
+/// An outage is over once the peer told something of use, or was well for so long. One that refuses each poll after a while, or tells nothing but names that
+/// are none, would otherwise be well and gone again every second, and say so each time.
+const STEADY: Duration = Duration::from_secs(20);
 
 /// Follows one kata-agent.
 #[derive(Debug)]
@@ -35,6 +40,10 @@ pub struct KataSource {
     allowance: Allowance,
     machine: Option<Machine>,
     seq: u64,
+    /// It is out until it is steady again.
+    out: bool,
+    /// That it is polled was said, and holds.
+    told: bool,
 }
 
 impl KataSource {
@@ -47,7 +56,18 @@ impl KataSource {
         guest: Option<Arc<Guest>>,
     ) -> Self {
         let machine = source.machine.as_ref().map(Machine::new);
-        Self { source, node, arrivals, counts, guest, allowance: Allowance::new(), machine, seq: 0 }
+        Self {
+            source,
+            node,
+            arrivals,
+            counts,
+            guest,
+            allowance: Allowance::new(),
+            machine,
+            seq: 0,
+            out: false,
+            told: false,
+        }
     }
 
     /// Polls until told to stop. One line for each outage, whatever the peer answers.
@@ -58,35 +78,33 @@ impl KataSource {
             guest: self.source.guest.clone(),
             id: format!("kata-{:016x}", rand::random::<u64>()),
         };
-        let (mut backoff, mut told) = (Backoff::default(), false);
+        let mut backoff = Backoff::new();
+        let mut words = Words::of(&self.source.name, self.guest.is_some());
         loop {
-            let mut answered = false;
+            let mut answered = None;
             let ended = tokio::select! {
-                ended = self.poll(&stream, &mut answered) => ended,
+                ended = self.poll(&stream, &mut answered, &mut words) => ended,
                 order = orders.heard() => return self.leave(&stream, order).await,
             };
             self.counts.connected(false);
-            if answered {
-                backoff.up();
-                told = false;
+            if let Some(since) = answered {
+                backoff.up(since, Instant::now());
             }
             let Err(error) = ended else { return };
-            let mut wait = backoff.after(&error);
-            if !std::mem::replace(&mut told, true) {
+            let wait = backoff.after(&error, Instant::now());
+            if !std::mem::replace(&mut self.out, true) && words.may() {
                 tracing::warn!(source = self.source.name, address = %self.source.address, %error, "kata-agent not polled");
             }
+            self.told = false;
             self.counts.troubled(Some(error.to_string()));
-            if let Some(machine) = &mut self.machine {
-                match machine.gone(&self.source.address, &error) {
-                    Some(reason) => {
-                        self.lost(&stream, &reason).await;
-                        wait = LACKING_GAP;
-                    }
-                    None => wait = machine.look_after(wait),
-                }
-            }
+            let gone = tokio::select! {
+                gone = rest(self.machine.as_mut(), &self.source.address, &error, wait) => gone,
+                order = orders.heard() => return self.leave(&stream, order).await,
+            };
+            let Some(reason) = gone else { continue };
+            self.lost(&stream, &reason).await;
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(LACKING_GAP) => {}
                 order = orders.heard() => return self.leave(&stream, order).await,
             }
         }
@@ -124,8 +142,13 @@ impl KataSource {
         })
     }
 
-    /// One link's life. `Ok`: nobody takes signals any more. `answered` turns true once the peer is known to be well.
-    async fn poll(&mut self, stream: &Stream, answered: &mut bool) -> Result<(), LinkError> {
+    /// One link's life. `Ok`: nobody takes signals any more. `answered`: since when the peer is known to be well.
+    async fn poll(
+        &mut self,
+        stream: &Stream,
+        answered: &mut Option<Instant>,
+        words: &mut Words,
+    ) -> Result<(), LinkError> {
         let dial = async {
             match self.guest {
                 Some(_) => transport::connect_guest(&self.source.address).await.map(|(socket, _)| socket),
@@ -140,10 +163,11 @@ impl KataSource {
         let (client, health) = (AgentServiceClient::new(link.clone()), HealthClient::new(link));
         let origin = self.origin();
         loop {
-            let event = self.next(&client, &health, answered).await?;
+            let event = self.next(&client, &health, answered, words).await?;
             self.seq += 1;
             match announced(event.container_id, stream, self.seq, unix_ms()) {
                 Ok(signal) => {
+                    self.steady(words);
                     // A stranger that answers at once, for ever, is read at this pace.
                     self.allowance.lifecycle(true).await;
                     self.counts.signals.one();
@@ -170,7 +194,8 @@ impl KataSource {
         &mut self,
         client: &AgentServiceClient,
         health: &HealthClient,
-        answered: &mut bool,
+        answered: &mut Option<Instant>,
+        words: &mut Words,
     ) -> Result<OOMEvent, LinkError> {
         let request = GetOOMEventRequest::default();
         let poll = client.get_oom_event(ttrpc::context::Context::default(), &request);
@@ -190,16 +215,20 @@ impl KataSource {
                         Ok(_) | Err(LinkError::Lacks { .. }) => self.up(answered),
                         Err(error) => return Err(error),
                     }
+                    if !self.out || answered.is_some_and(|since| since.elapsed() >= STEADY) {
+                        self.steady(words);
+                    }
                     gap = LOOK;
                 }
             }
         }
     }
 
-    fn up(&mut self, answered: &mut bool) {
-        if std::mem::replace(answered, true) {
+    fn up(&mut self, answered: &mut Option<Instant>) {
+        if answered.is_some() {
             return;
         }
+        *answered = Some(Instant::now());
         if let Some(machine) = &mut self.machine {
             machine.up();
         }
@@ -207,11 +236,12 @@ impl KataSource {
         self.counts.lost_for_good(false);
         self.counts.connected(true);
         self.counts.troubled(None);
-        tracing::info!(source = self.source.name, "kata-agent polled");
     }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    /// The outage, if there was one, is over.
+    fn steady(&mut self, words: &mut Words) {
+        self.out = false;
+        if !std::mem::replace(&mut self.told, true) && words.may() {
+            tracing::info!(source = self.source.name, "kata-agent polled");
+        }
+    }
 }

@@ -52,7 +52,7 @@ impl Machine {
     }
 
     /// Its link is down, or did not come up: why the machine is gone for good, if it is.
-    pub(super) fn gone(&mut self, address: &Address, error: &LinkError) -> Option<String> {
+    fn gone(&mut self, address: &Address, error: &LinkError) -> Option<String> {
         let ended = match &self.monitor {
             Monitor::Ended(pid) => Some(format!("its monitor, process {pid}, is not there")),
             Monitor::Running(monitor) => has_ended(monitor).then(|| "its monitor has ended".to_owned()),
@@ -71,12 +71,23 @@ impl Machine {
             .then(|| format!("its link was down for {}", humantime::format_duration(self.lost_after)))
     }
 
-    /// How long to wait at most before it is looked at again.
-    pub(super) fn look_after(&self, wait: Duration) -> Duration {
-        let left = self.down_since.map_or(wait, |since| self.lost_after.saturating_sub(since.elapsed()));
-        // Not at once again: what is due now may be due a moment later.
-        let wait = wait.min(left.max(Duration::from_millis(5)));
-        if matches!(self.monitor, Monitor::Running(_)) { wait.min(LOOK) } else { wait }
+    /// Waits, and looks at the machine meanwhile: a guest that is to be dialled only after a while may be gone before. Answers why it is gone for good, if it is.
+    async fn rest(&mut self, address: &Address, error: &LinkError, wait: Duration) -> Option<String> {
+        let now = Instant::now();
+        let mut gone = self.gone(address, error);
+        // A guest that is held off is dialled once more before it counts as lost: it may well be there.
+        let lost = self.down_since.map(|since| since + self.lost_after);
+        let until = lost.map_or(now + wait, |lost| lost.min(now + wait));
+        while gone.is_none() {
+            let left = until.saturating_duration_since(Instant::now());
+            let look = if matches!(self.monitor, Monitor::Running(_)) { LOOK } else { left };
+            tokio::time::sleep(left.min(look)).await;
+            if Instant::now() >= until {
+                return None;
+            }
+            gone = self.gone(address, error);
+        }
+        gone
     }
 
     /// Whether it can never come again.
@@ -85,6 +96,22 @@ impl Machine {
             Monitor::Ended(_) => true,
             Monitor::Running(monitor) => has_ended(monitor),
             Monitor::Unknown => false,
+        }
+    }
+}
+
+/// Waits before a link is dialled again: see [`Machine::rest`].
+pub(super) async fn rest(
+    machine: Option<&mut Machine>,
+    address: &Address,
+    error: &LinkError,
+    wait: Duration,
+) -> Option<String> {
+    match machine {
+        Some(machine) => machine.rest(address, error, wait).await,
+        None => {
+            tokio::time::sleep(wait).await;
+            None
         }
     }
 }
@@ -103,5 +130,58 @@ fn is_final(address: &Address, error: &io::Error) -> bool {
         }
         Address::Vsock { .. } => error.raw_os_error() == Some(Errno::NODEV.raw_os_error()),
         Address::Unix(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_guest_that_is_held_off_is_not_dialled_the_sooner_for_its_monitor_being_watched() {
+        let known = config::Machine {
+            containers: None,
+            monitor_pid: Some(std::process::id()),
+            lost_after: Duration::from_secs(60),
+        };
+        let (mut machine, address) = (Machine::new(&known), "unix:///nowhere".parse().unwrap());
+        machine.up();
+        let error = LinkError::Order { seq: 1, after: 2 };
+        let (begun, wait) = (Instant::now(), 3 * LOOK);
+        assert_eq!(machine.rest(&address, &error, wait).await, None);
+        assert!(begun.elapsed() >= wait);
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_is_held_off_is_dialled_once_more_before_it_is_lost() {
+        let lost_after = Duration::from_millis(200);
+        let known = config::Machine { containers: None, monitor_pid: None, lost_after };
+        let (mut machine, address) = (Machine::new(&known), "unix:///nowhere".parse().unwrap());
+        machine.up();
+        let (begun, error) = (Instant::now(), LinkError::Order { seq: 1, after: 2 });
+        assert_eq!(machine.rest(&address, &error, Duration::from_secs(600)).await, None);
+        assert!(begun.elapsed() >= lost_after);
+        let lost = machine.rest(&address, &error, Duration::from_secs(600)).await;
+        assert_eq!(lost.as_deref(), Some("its link was down for 200ms"));
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_is_gone_is_told_before_it_is_to_be_dialled_again() {
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let known = config::Machine {
+            containers: None,
+            monitor_pid: Some(child.id()),
+            lost_after: Duration::from_secs(600),
+        };
+        let (mut machine, address) = (Machine::new(&known), "unix:///nowhere".parse().unwrap());
+        machine.up();
+        let error = LinkError::Order { seq: 1, after: 2 };
+        let ends = std::thread::spawn(move || {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        });
+        let gone = machine.rest(&address, &error, Duration::from_secs(600)).await;
+        assert_eq!(gone.as_deref(), Some("its monitor has ended"));
+        ends.join().unwrap();
     }
 }

@@ -9,7 +9,12 @@ mod greeting;
 pub mod kata;
 mod machine;
 mod orders;
+mod past;
+mod peer;
+mod reconcile;
 pub mod replay;
 mod watermark;
+mod words;
 
 pub use orders::Orders;
+pub use past::{History, Past};

@@ -28,14 +28,9 @@ impl Watermark {
         self.open.remove(&seq);
     }
 
-    /// How many are on their way.
-    pub(super) fn under_way(&self) -> usize {
-        self.open.len()
-    }
-
     /// Everything up to here is dealt with.
     pub(super) fn level(&self) -> u64 {
-        self.open.first().map_or(self.highest, |lowest| lowest - 1)
+        self.open.first().map_or(self.highest, |lowest| lowest.saturating_sub(1))
     }
 }
 
@@ -52,9 +47,19 @@ mod tests {
         }
         mark.done(5);
         mark.done(9);
-        assert_eq!((mark.level(), mark.under_way()), (2, 1));
+        assert_eq!(mark.level(), 2);
         mark.skip(12);
         mark.done(3);
-        assert_eq!((mark.level(), mark.under_way()), (12, 0));
+        assert_eq!(mark.level(), 12);
+    }
+
+    #[test]
+    fn a_stranger_that_counts_from_nothing_moves_no_level() {
+        let mut mark = Watermark::default();
+        mark.begin(0);
+        assert_eq!(mark.level(), 0);
+        mark.begin(u64::MAX);
+        mark.done(0);
+        assert_eq!(mark.level(), u64::MAX - 1);
     }
 }

@@ -8,7 +8,7 @@ pub(crate) struct Pairs {
     pub(crate) what: String,
     /// The name of the way that others are held against.
     pub(crate) baseline: &'static str,
-    /// Nanoseconds: the baseline, and wasm.
+    /// Nanoseconds: the baseline, and the other.
     took: Vec<(f64, f64)>,
 }
 
@@ -68,15 +68,15 @@ fn microseconds(nanoseconds: f64) -> String {
 
 /// Prints one line a comparison: medians, and the difference within a pair as a share of the baseline.
 #[expect(clippy::print_stdout, reason = "what a benchmark is for")]
-pub(crate) fn print(title: &str, comparisons: &[Pairs]) {
+pub(crate) fn print(title: &str, other: &str, comparisons: &[Pairs]) {
     let heads = [
         "what",
         "baseline",
         "pairs",
         "baseline takes",
-        "wasm takes",
+        &format!("{other} takes"),
         "ratio",
-        "wasm adds",
+        &format!("{other} adds"),
         "middle half of that",
         "share",
     ];

@@ -51,8 +51,12 @@ async fn containerd_down_then_up() {
             say(format_args!("{way}: {} after {} ms", delivered["outcome"], delivered["waited-ms"]));
             assert_eq!(delivered["outcome"], "acked", "{delivered:#}");
         }
-        let in_order: Vec<_> = ruled.iter().map(|ruled| ruled["signal"]["id"].to_string()).collect();
-        assert_eq!(acked(&coroner, &ruled).unwrap(), in_order, "not in the order in which they were ruled");
+        let mut all: Vec<_> = ruled.iter().map(|ruled| ruled["signal"]["id"].to_string()).collect();
+        let mut taken = acked(&coroner, &ruled).unwrap();
+        // Two containers' events are in no order.
+        all.sort();
+        taken.sort();
+        assert_eq!(taken, all, "each once");
         let changed = (coroner.router.logged(DOWN).unwrap(), coroner.router.logged(UP).unwrap());
         assert_eq!(changed, (changes, changes), "one log line for each change");
 
@@ -82,7 +86,7 @@ impl Waiting {
     }
 }
 
-/// The signal ids of these rulings whose TaskOOM containerd has taken, in that order.
+/// The signal ids of these rulings whose TaskOOM containerd has taken.
 fn acked(coroner: &Coroner, ruled: &[Value]) -> Result<Vec<String>> {
     let ids: Vec<_> = ruled.iter().map(|ruled| &ruled["signal"]["id"]).collect();
     let audit = coroner.router.audit()?;

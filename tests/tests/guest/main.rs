@@ -3,5 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, in its helpers too")]
 
 mod cases;
+mod proxy;
 mod reader;
+mod routed;
 mod small;
+mod truth;

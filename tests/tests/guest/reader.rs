@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use coroner_proto::agent::{
-    HelloRequest, HelloResponse, NextSignalsRequest, Pressure, Signal, WatchRequest, signal::Event,
+    HelloRequest, HelloResponse, NextSignalsRequest, Pressure, Signal, SnapshotRequest, WatchRequest,
+    signal::Event,
 };
 use coroner_proto::agent_ttrpc::AgentClient;
 use coroner_proto::transport;
@@ -38,7 +39,7 @@ impl Reader {
     pub(crate) async fn until(&mut self, what: &str, enough: impl Fn(&Self) -> bool) {
         let begun = std::time::Instant::now();
         while !enough(self) {
-            assert!(begun.elapsed() < 5 * PATIENCE, "waited in vain for {what}: {:#?}", self.signals);
+            assert!(begun.elapsed() < 2 * PATIENCE, "waited in vain for {what}: {:?}", self.of(what));
             self.read(200).await;
         }
     }
@@ -56,6 +57,18 @@ impl Reader {
         assert_eq!(answer.lost, 0, "nothing is lost while it is read");
         self.after = answer.signals.last().map_or(self.after, |last| last.seq);
         self.signals.extend(answer.signals);
+    }
+
+    /// Waits until the agent follows a container, and its init.
+    pub(crate) async fn knows(&self, id: &str, init: bool) {
+        let patience = || context::with_duration(PATIENCE);
+        until("the agent to know a container", PATIENCE, async || {
+            let snapshot = self.client.snapshot(patience(), &SnapshotRequest::default()).await?;
+            let there = snapshot.containers.iter().find(|it| it.id == id);
+            Ok(there.filter(|it| it.init_pid.is_some() || !init).map(|_| ()))
+        })
+        .await
+        .unwrap();
     }
 
     /// Names a container's init.

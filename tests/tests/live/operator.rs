@@ -123,6 +123,13 @@ async fn nobody_to_ask_is_said_so_and_two_routers_do_not_share_a_socket() {
     let second = second.unwrap();
     assert_eq!(second.status.code(), Some(1));
     let said = text(&second.stderr);
+    assert!(said.contains("(journal.directory)") && said.contains("another router has"), "{said}");
+    // With a journal of its own, it is the socket.
+    let toml = std::fs::read_to_string(stand.router.path("coroner.toml")).unwrap();
+    let other = stand.router.path("other.toml");
+    std::fs::write(&other, toml.replace("/journal\"", "/journal-2\"")).unwrap();
+    let third = stand.router.command(&["run", "--config", other.to_str().unwrap()]).unwrap();
+    let said = text(&third.stderr);
     assert!(said.contains("(control.socket)") && said.contains("another process answers on it"), "{said}");
     stand.router.stop().await.unwrap();
     let output = stand.router.command(&["status"]).unwrap();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use coroner::config::Config;
+use coroner::config::{Config, Journal};
 use coroner::{Router, RunError};
 use coroner_tests::binary;
 use tokio::sync::oneshot;
@@ -62,6 +62,7 @@ impl Places {
         let program = binary::find("coroner", "coroner").expect("the workspace is built");
         config.policies.compile.program = Some(program);
         config.policies.cache = Some(self.path("cache"));
+        config.journal = Some(Journal { directory: self.path("journal"), size: 64 << 20 });
         config
     }
 }

@@ -1064,6 +1064,376 @@ impl ::protobuf::reflect::ProtobufValue for ListGuestsRequest {
     type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
 }
 
+// @@protoc_insertion_point(message:coroner.control.v1.TapRequest)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct TapRequest {
+    // message fields
+    // @@protoc_insertion_point(field:coroner.control.v1.TapRequest.after)
+    pub after: ::std::option::Option<u64>,
+    // @@protoc_insertion_point(field:coroner.control.v1.TapRequest.wait_ms)
+    pub wait_ms: u32,
+    // @@protoc_insertion_point(field:coroner.control.v1.TapRequest.container)
+    pub container: ::std::string::String,
+    // @@protoc_insertion_point(field:coroner.control.v1.TapRequest.pod)
+    pub pod: ::std::string::String,
+    // @@protoc_insertion_point(field:coroner.control.v1.TapRequest.namespace)
+    pub namespace: ::std::string::String,
+    // @@protoc_insertion_point(field:coroner.control.v1.TapRequest.kind)
+    pub kind: ::std::string::String,
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.control.v1.TapRequest.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a TapRequest {
+    fn default() -> &'a TapRequest {
+        <TapRequest as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl TapRequest {
+    pub fn new() -> TapRequest {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(6);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "after",
+            |m: &TapRequest| { &m.after },
+            |m: &mut TapRequest| { &mut m.after },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "wait_ms",
+            |m: &TapRequest| { &m.wait_ms },
+            |m: &mut TapRequest| { &mut m.wait_ms },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "container",
+            |m: &TapRequest| { &m.container },
+            |m: &mut TapRequest| { &mut m.container },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "pod",
+            |m: &TapRequest| { &m.pod },
+            |m: &mut TapRequest| { &mut m.pod },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "namespace",
+            |m: &TapRequest| { &m.namespace },
+            |m: &mut TapRequest| { &mut m.namespace },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "kind",
+            |m: &TapRequest| { &m.kind },
+            |m: &mut TapRequest| { &mut m.kind },
+        ));
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<TapRequest>(
+            "TapRequest",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for TapRequest {
+    const NAME: &'static str = "TapRequest";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.after = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                16 => {
+                    self.wait_ms = is.read_uint32()?;
+                },
+                26 => {
+                    self.container = is.read_string()?;
+                },
+                34 => {
+                    self.pod = is.read_string()?;
+                },
+                42 => {
+                    self.namespace = is.read_string()?;
+                },
+                50 => {
+                    self.kind = is.read_string()?;
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if let Some(v) = self.after {
+            my_size += ::protobuf::rt::uint64_size(1, v);
+        }
+        if self.wait_ms != 0 {
+            my_size += ::protobuf::rt::uint32_size(2, self.wait_ms);
+        }
+        if !self.container.is_empty() {
+            my_size += ::protobuf::rt::string_size(3, &self.container);
+        }
+        if !self.pod.is_empty() {
+            my_size += ::protobuf::rt::string_size(4, &self.pod);
+        }
+        if !self.namespace.is_empty() {
+            my_size += ::protobuf::rt::string_size(5, &self.namespace);
+        }
+        if !self.kind.is_empty() {
+            my_size += ::protobuf::rt::string_size(6, &self.kind);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if let Some(v) = self.after {
+            os.write_uint64(1, v)?;
+        }
+        if self.wait_ms != 0 {
+            os.write_uint32(2, self.wait_ms)?;
+        }
+        if !self.container.is_empty() {
+            os.write_string(3, &self.container)?;
+        }
+        if !self.pod.is_empty() {
+            os.write_string(4, &self.pod)?;
+        }
+        if !self.namespace.is_empty() {
+            os.write_string(5, &self.namespace)?;
+        }
+        if !self.kind.is_empty() {
+            os.write_string(6, &self.kind)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> TapRequest {
+        TapRequest::new()
+    }
+
+    fn clear(&mut self) {
+        self.after = ::std::option::Option::None;
+        self.wait_ms = 0;
+        self.container.clear();
+        self.pod.clear();
+        self.namespace.clear();
+        self.kind.clear();
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static TapRequest {
+        static instance: TapRequest = TapRequest {
+            after: ::std::option::Option::None,
+            wait_ms: 0,
+            container: ::std::string::String::new(),
+            pod: ::std::string::String::new(),
+            namespace: ::std::string::String::new(),
+            kind: ::std::string::String::new(),
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for TapRequest {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("TapRequest").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for TapRequest {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for TapRequest {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
+// @@protoc_insertion_point(message:coroner.control.v1.TapResponse)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct TapResponse {
+    // message fields
+    // @@protoc_insertion_point(field:coroner.control.v1.TapResponse.records)
+    pub records: ::std::vec::Vec<::std::string::String>,
+    // @@protoc_insertion_point(field:coroner.control.v1.TapResponse.next)
+    pub next: u64,
+    // @@protoc_insertion_point(field:coroner.control.v1.TapResponse.missed)
+    pub missed: u64,
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.control.v1.TapResponse.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a TapResponse {
+    fn default() -> &'a TapResponse {
+        <TapResponse as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl TapResponse {
+    pub fn new() -> TapResponse {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(3);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        fields.push(::protobuf::reflect::rt::v2::make_vec_simpler_accessor::<_, _>(
+            "records",
+            |m: &TapResponse| { &m.records },
+            |m: &mut TapResponse| { &mut m.records },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "next",
+            |m: &TapResponse| { &m.next },
+            |m: &mut TapResponse| { &mut m.next },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "missed",
+            |m: &TapResponse| { &m.missed },
+            |m: &mut TapResponse| { &mut m.missed },
+        ));
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<TapResponse>(
+            "TapResponse",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for TapResponse {
+    const NAME: &'static str = "TapResponse";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                10 => {
+                    self.records.push(is.read_string()?);
+                },
+                16 => {
+                    self.next = is.read_uint64()?;
+                },
+                24 => {
+                    self.missed = is.read_uint64()?;
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        for value in &self.records {
+            my_size += ::protobuf::rt::string_size(1, &value);
+        };
+        if self.next != 0 {
+            my_size += ::protobuf::rt::uint64_size(2, self.next);
+        }
+        if self.missed != 0 {
+            my_size += ::protobuf::rt::uint64_size(3, self.missed);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        for v in &self.records {
+            os.write_string(1, &v)?;
+        };
+        if self.next != 0 {
+            os.write_uint64(2, self.next)?;
+        }
+        if self.missed != 0 {
+            os.write_uint64(3, self.missed)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> TapResponse {
+        TapResponse::new()
+    }
+
+    fn clear(&mut self) {
+        self.records.clear();
+        self.next = 0;
+        self.missed = 0;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static TapResponse {
+        static instance: TapResponse = TapResponse {
+            records: ::std::vec::Vec::new(),
+            next: 0,
+            missed: 0,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for TapResponse {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("TapResponse").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for TapResponse {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for TapResponse {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
 // @@protoc_insertion_point(message:coroner.control.v1.Answer)
 #[derive(PartialEq,Clone,Default,Debug)]
 pub struct Answer {
@@ -1195,20 +1565,29 @@ static file_descriptor_proto_data: &'static [u8] = b"\
     \x12\x12\n\x04name\x18\x01\x20\x01(\tR\x04name\"'\n\x0fAddGuestRequest\
     \x12\x14\n\x05guest\x18\x01\x20\x01(\tR\x05guest\"(\n\x12RemoveGuestRequ\
     est\x12\x12\n\x04name\x18\x01\x20\x01(\tR\x04name\"\x13\n\x11ListGuestsR\
-    equest\"\x1c\n\x06Answer\x12\x12\n\x04json\x18\x01\x20\x01(\tR\x04json2\
-    \xf6\x05\n\x07Control\x12G\n\x06Status\x12!.coroner.control.v1.StatusReq\
-    uest\x1a\x1a.coroner.control.v1.Answer\x12S\n\x0cListPolicies\x12'.coron\
-    er.control.v1.ListPoliciesRequest\x1a\x1a.coroner.control.v1.Answer\x12U\
-    \n\rInspectPolicy\x12(.coroner.control.v1.InspectPolicyRequest\x1a\x1a.c\
-    oroner.control.v1.Answer\x12W\n\x0eReloadPolicies\x12).coroner.control.v\
-    1.ReloadPoliciesRequest\x1a\x1a.coroner.control.v1.Answer\x12U\n\rPromot\
-    ePolicy\x12(.coroner.control.v1.PromotePolicyRequest\x1a\x1a.coroner.con\
-    trol.v1.Answer\x12U\n\rReleasePolicy\x12(.coroner.control.v1.ReleasePoli\
-    cyRequest\x1a\x1a.coroner.control.v1.Answer\x12K\n\x08AddGuest\x12#.coro\
-    ner.control.v1.AddGuestRequest\x1a\x1a.coroner.control.v1.Answer\x12Q\n\
-    \x0bRemoveGuest\x12&.coroner.control.v1.RemoveGuestRequest\x1a\x1a.coron\
-    er.control.v1.Answer\x12O\n\nListGuests\x12%.coroner.control.v1.ListGues\
-    tsRequest\x1a\x1a.coroner.control.v1.Answerb\x06proto3\
+    equest\"\xac\x01\n\nTapRequest\x12\x19\n\x05after\x18\x01\x20\x01(\x04H\
+    \0R\x05after\x88\x01\x01\x12\x17\n\x07wait_ms\x18\x02\x20\x01(\rR\x06wai\
+    tMs\x12\x1c\n\tcontainer\x18\x03\x20\x01(\tR\tcontainer\x12\x10\n\x03pod\
+    \x18\x04\x20\x01(\tR\x03pod\x12\x1c\n\tnamespace\x18\x05\x20\x01(\tR\tna\
+    mespace\x12\x12\n\x04kind\x18\x06\x20\x01(\tR\x04kindB\x08\n\x06_after\"\
+    S\n\x0bTapResponse\x12\x18\n\x07records\x18\x01\x20\x03(\tR\x07records\
+    \x12\x12\n\x04next\x18\x02\x20\x01(\x04R\x04next\x12\x16\n\x06missed\x18\
+    \x03\x20\x01(\x04R\x06missed\"\x1c\n\x06Answer\x12\x12\n\x04json\x18\x01\
+    \x20\x01(\tR\x04json2\xbe\x06\n\x07Control\x12G\n\x06Status\x12!.coroner\
+    .control.v1.StatusRequest\x1a\x1a.coroner.control.v1.Answer\x12S\n\x0cLi\
+    stPolicies\x12'.coroner.control.v1.ListPoliciesRequest\x1a\x1a.coroner.c\
+    ontrol.v1.Answer\x12U\n\rInspectPolicy\x12(.coroner.control.v1.InspectPo\
+    licyRequest\x1a\x1a.coroner.control.v1.Answer\x12W\n\x0eReloadPolicies\
+    \x12).coroner.control.v1.ReloadPoliciesRequest\x1a\x1a.coroner.control.v\
+    1.Answer\x12U\n\rPromotePolicy\x12(.coroner.control.v1.PromotePolicyRequ\
+    est\x1a\x1a.coroner.control.v1.Answer\x12U\n\rReleasePolicy\x12(.coroner\
+    .control.v1.ReleasePolicyRequest\x1a\x1a.coroner.control.v1.Answer\x12K\
+    \n\x08AddGuest\x12#.coroner.control.v1.AddGuestRequest\x1a\x1a.coroner.c\
+    ontrol.v1.Answer\x12Q\n\x0bRemoveGuest\x12&.coroner.control.v1.RemoveGue\
+    stRequest\x1a\x1a.coroner.control.v1.Answer\x12O\n\nListGuests\x12%.coro\
+    ner.control.v1.ListGuestsRequest\x1a\x1a.coroner.control.v1.Answer\x12F\
+    \n\x03Tap\x12\x1e.coroner.control.v1.TapRequest\x1a\x1f.coroner.control.\
+    v1.TapResponseb\x06proto3\
 ";
 
 /// `FileDescriptorProto` object which was a source for this generated file
@@ -1226,7 +1605,7 @@ pub fn file_descriptor() -> &'static ::protobuf::reflect::FileDescriptor {
     file_descriptor.get(|| {
         let generated_file_descriptor = generated_file_descriptor_lazy.get(|| {
             let mut deps = ::std::vec::Vec::with_capacity(0);
-            let mut messages = ::std::vec::Vec::with_capacity(10);
+            let mut messages = ::std::vec::Vec::with_capacity(12);
             messages.push(StatusRequest::generated_message_descriptor_data());
             messages.push(ListPoliciesRequest::generated_message_descriptor_data());
             messages.push(InspectPolicyRequest::generated_message_descriptor_data());
@@ -1236,6 +1615,8 @@ pub fn file_descriptor() -> &'static ::protobuf::reflect::FileDescriptor {
             messages.push(AddGuestRequest::generated_message_descriptor_data());
             messages.push(RemoveGuestRequest::generated_message_descriptor_data());
             messages.push(ListGuestsRequest::generated_message_descriptor_data());
+            messages.push(TapRequest::generated_message_descriptor_data());
+            messages.push(TapResponse::generated_message_descriptor_data());
             messages.push(Answer::generated_message_descriptor_data());
             let mut enums = ::std::vec::Vec::with_capacity(0);
             ::protobuf::reflect::GeneratedFileDescriptor::new_generated(

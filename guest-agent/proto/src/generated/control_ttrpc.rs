@@ -75,6 +75,11 @@ impl ControlClient {
         let mut cres = super::control::Answer::new();
         ::ttrpc::async_client_request!(self, ctx, req, "coroner.control.v1.Control", "ListGuests", cres);
     }
+
+    pub async fn tap(&self, ctx: ttrpc::context::Context, req: &super::control::TapRequest) -> ::ttrpc::Result<super::control::TapResponse> {
+        let mut cres = super::control::TapResponse::new();
+        ::ttrpc::async_client_request!(self, ctx, req, "coroner.control.v1.Control", "Tap", cres);
+    }
 }
 
 struct StatusMethod {
@@ -176,6 +181,17 @@ impl ::ttrpc::r#async::MethodHandler for ListGuestsMethod {
     }
 }
 
+struct TapMethod {
+    service: Arc<dyn Control + Send + Sync>,
+}
+
+#[async_trait]
+impl ::ttrpc::r#async::MethodHandler for TapMethod {
+    async fn handler(&self, ctx: ::ttrpc::r#async::TtrpcContext, req: ::ttrpc::Request) -> ::ttrpc::Result<::ttrpc::Response> {
+        ::ttrpc::async_request_handler!(self, ctx, req, control, TapRequest, tap);
+    }
+}
+
 #[async_trait]
 pub trait Control: Sync {
     async fn status(&self, _ctx: &::ttrpc::r#async::TtrpcContext, _: super::control::StatusRequest) -> ::ttrpc::Result<super::control::Answer> {
@@ -204,6 +220,9 @@ pub trait Control: Sync {
     }
     async fn list_guests(&self, _ctx: &::ttrpc::r#async::TtrpcContext, _: super::control::ListGuestsRequest) -> ::ttrpc::Result<super::control::Answer> {
         Err(::ttrpc::Error::RpcStatus(::ttrpc::get_status(::ttrpc::Code::NOT_FOUND, "/coroner.control.v1.Control/ListGuests is not supported".to_string())))
+    }
+    async fn tap(&self, _ctx: &::ttrpc::r#async::TtrpcContext, _: super::control::TapRequest) -> ::ttrpc::Result<super::control::TapResponse> {
+        Err(::ttrpc::Error::RpcStatus(::ttrpc::get_status(::ttrpc::Code::NOT_FOUND, "/coroner.control.v1.Control/Tap is not supported".to_string())))
     }
 }
 
@@ -238,6 +257,9 @@ pub fn create_control(service: Arc<dyn Control + Send + Sync>) -> HashMap<String
 
     methods.insert("ListGuests".to_string(),
                     Box::new(ListGuestsMethod{service: service.clone()}) as Box<dyn ::ttrpc::r#async::MethodHandler + Send + Sync>);
+
+    methods.insert("Tap".to_string(),
+                    Box::new(TapMethod{service: service.clone()}) as Box<dyn ::ttrpc::r#async::MethodHandler + Send + Sync>);
 
     ret.insert("coroner.control.v1.Control".to_string(), ::ttrpc::r#async::Service{ methods, streams });
     ret

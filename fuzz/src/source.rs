@@ -1,0 +1,128 @@
+//! Feeds bytes to what reads them in the router, and checks that what comes out is as bounded as the router relies on.
+
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use coroner_proto::agent::{HelloResponse, NextSignalsResponse, SnapshotResponse};
+use coroner_proto::guard::Guard;
+use coroner_proto::kata::OOMEvent;
+use coroner_proto::limits::{MAX_FRAME, valid_container_id};
+use protobuf::Message as _;
+use tokio::io::AsyncReadExt as _;
+use ttrpc::proto::Response;
+
+#[path = "../../router/src/source/decode.rs"]
+mod decode;
+#[path = "../../router/src/source/greeting.rs"]
+mod greeting;
+
+use crate::signal::{Event, Signal};
+use decode::{Stream, announced, container, count, decode, gone};
+use greeting::greeting;
+
+/// ttrpc's header: length, stream id, type, flags.
+const HEADER: usize = 10;
+/// More than every text of a signal together may have.
+const SIGNAL: usize = 8 << 10;
+
+/// A link's bytes, and the bytes of an answer with signals.
+pub fn signals(bytes: &[u8]) {
+    for payload in answers(bytes).iter().map(Vec::as_slice).chain([bytes]) {
+        if let Ok(answer) = NextSignalsResponse::parse_from_bytes(payload) {
+            counted(payload, 2, answer.signals.len());
+            for told in answer.signals {
+                if let Ok((signal, _)) = decode(told, &stream(), 3) {
+                    check(&signal);
+                }
+            }
+        }
+        if let Ok(event) = OOMEvent::parse_from_bytes(payload) {
+            let id = event.container_id;
+            let valid = valid_container_id(&id);
+            assert_eq!(gone(&id, &stream(), "it ended", 3).is_ok(), valid);
+            assert_eq!(announced(id, &stream(), 7, 3).map(|signal| check(&signal)).is_ok(), valid);
+        }
+    }
+}
+
+/// The bytes of an agent's first answer.
+pub fn hello(bytes: &[u8]) {
+    for payload in answers(bytes).iter().map(Vec::as_slice).chain([bytes]) {
+        let Ok(answer) = HelloResponse::parse_from_bytes(payload) else { continue };
+        counted(payload, 4, answer.capabilities.len());
+        let Ok(agent) = greeting(answer) else { continue };
+        let plain = |text: &str| text.chars().count() <= 64 && !text.chars().any(char::is_control);
+        assert!(plain(&agent.stream) && plain(&agent.version) && plain(&agent.placement), "{agent:?}");
+        assert!(
+            !agent.stream.is_empty() && !agent.stream.contains(':') && agent.known.len() <= 5,
+            "{agent:?}"
+        );
+    }
+}
+
+/// The bytes of a page of a snapshot.
+pub fn snapshot(bytes: &[u8]) {
+    for payload in answers(bytes).iter().map(Vec::as_slice).chain([bytes]) {
+        let Ok(page) = SnapshotResponse::parse_from_bytes(payload) else { continue };
+        counted(payload, 1, page.containers.len());
+        for told in page.containers {
+            let Ok((kept, texts)) = container(told) else { continue };
+            assert!(valid_container_id(&kept.id) && texts <= SIGNAL, "{kept:?}");
+            // What is kept is what was counted, and some numbers.
+            assert!(kept.compute_size() <= texts as u64 + 128, "{kept:?}");
+        }
+    }
+}
+
+/// The payloads of the answers that the guard lets through, as the library that reads behind it finds them.
+fn answers(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut passed = Vec::new();
+    let mut guard = Guard::new(bytes);
+    let refused = guard.refused();
+    let read = pin!(guard.read_to_end(&mut passed)).poll(&mut Context::from_waker(Waker::noop()));
+    let Poll::Ready(read) = read else { panic!("bytes are always there") };
+    assert_eq!(read.is_err(), refused.get());
+    assert!(bytes.starts_with(&passed), "the guard changes nothing");
+    let (mut rest, mut answers) = (passed.as_slice(), Vec::new());
+    while let Some((header, body)) = rest.split_at_checked(HEADER) {
+        let length = header[..4].iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+        assert!(length <= MAX_FRAME, "the guard let a frame of {length} bytes through");
+        let Some((body, next)) = body.split_at_checked(length) else { break };
+        rest = next;
+        answers.extend(Response::parse_from_bytes(body).ok().map(|answer| answer.payload));
+    }
+    answers
+}
+
+/// What was counted before it was parsed is what there is; what cannot be counted is refused, such as a list whose last entry is cut short, which is parsed.
+fn counted(payload: &[u8], field: u32, entries: usize) {
+    if let Ok(count) = count(payload, field) {
+        assert_eq!(count, entries);
+    }
+}
+
+fn stream() -> Stream {
+    Stream { node: "n".to_owned(), guest: Some("g".to_owned()), id: "s".to_owned() }
+}
+
+fn check(signal: &Signal) {
+    assert!(valid_container_id(signal.target.container_id.as_str()), "{signal:?}");
+    assert!(signal.id.starts_with(&format!("n:s:{}:", signal.target.container_id)), "{signal:?}");
+    let mut texts = signal.id.len() + signal.target.exec_id.as_ref().map_or(0, String::len);
+    texts += signal.attributes.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+    texts += match &signal.event {
+        Event::OomKill(kill) => {
+            let victim = kill.victim.as_ref().map_or(0, |victim| victim.comm.len());
+            victim + kill.cgroup.as_ref().map_or(0, String::len)
+        }
+        Event::Exited(exited) => {
+            assert!(exited.status.is_none_or(|status| status <= 255), "{signal:?}");
+            assert!(exited.signal.is_none_or(|number| number <= 127), "{signal:?}");
+            0
+        }
+        Event::Other(other) => other.kind.len() + other.json.len(),
+        Event::GuestLost(lost) => lost.reason.len(),
+        Event::Pressure(_) | Event::KillRequest(_) => 0,
+    };
+    assert!(texts <= SIGNAL, "{texts} bytes of texts: {signal:?}");
+}

@@ -1,0 +1,53 @@
+//! What the tree tells, taken in before what processes tell: a process may begin and end within a moment of its folder.
+
+use crate::discover::Change;
+use crate::watcher::{Origin, Watcher};
+
+impl Watcher {
+    /// Takes in the folders that came and went, and the counters that changed.
+    pub(crate) fn learn(&mut self) {
+        // A container's end, which is told in here, asks for what processes told meanwhile.
+        if std::mem::replace(&mut self.learning, true) {
+            return;
+        }
+        let mut changes = Vec::new();
+        self.tree.drain(&mut changes);
+        changes.into_iter().for_each(|change| self.apply(change));
+        self.learning = false;
+    }
+
+    pub(crate) fn apply(&mut self, change: Change) {
+        let of = |watcher: &Self, cgroup: &str| watcher.by_cgroup.get(cgroup).copied();
+        match change {
+            Change::Appeared { id, cgroup } => {
+                self.appear(&id, &cgroup, Origin::Now);
+            }
+            Change::Gone { cgroup } => {
+                if let Some(key) = of(self, &cgroup) {
+                    self.cgroup_gone(key);
+                }
+            }
+            Change::Entered { cgroup } => {
+                if let Some(key) = of(self, &cgroup) {
+                    self.entered(key);
+                }
+            }
+            Change::Limited { cgroup } => {
+                if let Some(key) = of(self, &cgroup) {
+                    self.read_limit(key);
+                }
+            }
+            Change::Counted { cgroup } => {
+                if let Some(key) = of(self, &cgroup) {
+                    self.look_at_kills(key);
+                }
+            }
+            Change::Peopled { cgroup } => {
+                if let Some(key) = of(self, &cgroup) {
+                    self.look_at_kills(key);
+                    self.population_changed(key, true);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! An agent at the other end of a link. What it answers is counted before it is parsed, and checked before it is kept.
+
+use std::time::Duration;
+
+use coroner_proto::agent::{
+    Container, HelloRequest, HelloResponse, NextSignalsRequest, NextSignalsResponse, SnapshotRequest,
+    SnapshotResponse,
+};
+use protobuf::Message;
+use ttrpc::asynchronous::Client;
+use ttrpc::proto::Request;
+
+use super::calls::{LinkError, PATIENCE, within};
+use super::decode;
+use crate::signal::{SignalError, excerpt};
+
+/// Signals asked for in one call: some 100 bytes each, far below a frame.
+pub(super) const BATCH: u32 = 256;
+/// Capabilities of an agent; there are five.
+const CAPABILITIES: usize = 256;
+/// Containers of one page of a snapshot: more than any agent fits into one.
+const PAGE: usize = 4096;
+/// Pages of a snapshot, and the bytes of their texts: more than any agent has. A guest could otherwise have the router hold pages for as long as it
+/// makes them up.
+const PAGES: usize = 1024;
+const TEXTS: usize = 4 << 20;
+
+/// A list in an answer: its field, what is in it, and how many may be. Two bytes of a frame can be an entry, which takes hundreds once it is parsed.
+type List = (u32, &'static str, usize);
+
+/// Its calls.
+pub(super) struct Peer(Client);
+
+impl Peer {
+    pub(super) fn new(client: Client) -> Self {
+        Self(client)
+    }
+
+    pub(super) async fn hello(&self, request: &HelloRequest) -> Result<HelloResponse, LinkError> {
+        self.call("Hello", PATIENCE, request, (4, "capabilities", CAPABILITIES)).await
+    }
+
+    pub(super) async fn next_signals(
+        &self,
+        request: &NextSignalsRequest,
+        limit: Duration,
+    ) -> Result<NextSignalsResponse, LinkError> {
+        self.call("NextSignals", limit, request, (2, "signals of an answer", BATCH as usize)).await
+    }
+
+    /// Every page of the agent's state, of at most so many containers, and the sequence number the first page is good up to.
+    pub(super) async fn snapshot(&self, most: usize) -> Result<(Vec<Container>, u64), LinkError> {
+        const CALL: &str = "Snapshot";
+        let malformed = |source| LinkError::Malformed { call: CALL, source };
+        let mut containers: Vec<Container> = Vec::new();
+        let (mut as_of, mut texts) = (None, 0);
+        for _ in 0..PAGES {
+            let request = SnapshotRequest {
+                after_container_id: containers.last().map(|it| it.id.clone()).unwrap_or_default(),
+                ..SnapshotRequest::default()
+            };
+            let page: SnapshotResponse =
+                self.call(CALL, PATIENCE, &request, (1, "containers of a page", PAGE)).await?;
+            as_of.get_or_insert(page.as_of_seq);
+            let more = page.more && !page.containers.is_empty();
+            within_limit("containers of a snapshot", containers.len() + page.containers.len(), most)
+                .map_err(malformed)?;
+            for container in page.containers {
+                let (container, bytes) = decode::container(container).map_err(malformed)?;
+                texts += bytes;
+                containers.push(container);
+            }
+            within_limit("bytes of a snapshot", texts, TEXTS).map_err(malformed)?;
+            if !more {
+                break;
+            }
+        }
+        Ok((containers, as_of.unwrap_or(0)))
+    }
+
+    async fn call<A: Message>(
+        &self,
+        call: &'static str,
+        limit: Duration,
+        request: &impl Message,
+        (field, what, most): List,
+    ) -> Result<A, LinkError> {
+        let request = Request {
+            service: "coroner.agent.v1.Agent".to_owned(),
+            method: call.to_owned(),
+            timeout_nano: i64::try_from(limit.as_nanos()).unwrap_or(i64::MAX),
+            payload: request.write_to_bytes().expect("a message of strings and numbers always encodes"),
+            ..Request::default()
+        };
+        let response = within(call, limit, self.0.request(request)).await?;
+        let undecodable =
+            |error: protobuf::Error| LinkError::Undecodable { call, reason: excerpt(&error.to_string()) };
+        let count = decode::count(&response.payload, field).map_err(undecodable)?;
+        within_limit(what, count, most).map_err(|source| LinkError::Malformed { call, source })?;
+        A::parse_from_bytes(&response.payload).map_err(undecodable)
+    }
+}
+
+fn within_limit(what: &'static str, count: usize, limit: usize) -> Result<(), SignalError> {
+    if count <= limit { Ok(()) } else { Err(SignalError::TooMany { what, count, limit }) }
+}

@@ -1,0 +1,140 @@
+//! The router is away for a while, in three ways, while containers die.
+
+use std::time::Duration;
+
+use coroner_tests::agent::Agent;
+use coroner_tests::report::{say, timed};
+use coroner_tests::router::Router;
+use coroner_tests::wait::until;
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::bare::Root;
+
+const END: Duration = Duration::from_secs(60);
+/// Containers that die in each absence: killed by the kernel, and not.
+const DEATHS: [(&str, u32, bool); 4] =
+    [("self 64", 137, true), ("child 64 1 0", 1, true), ("exit 0", 0, false), ("exit 3", 3, false)];
+
+struct Stage {
+    root: Root,
+    agent: Agent,
+    router: Router,
+}
+
+impl Stage {
+    async fn start() -> Self {
+        let root = Root::new().unwrap();
+        let agent = Agent::start(root.name()).await.unwrap();
+        let toml = format!(
+            r#"
+            node = "absent"
+            [control]
+            socket = "@DIR@/control.sock"
+            [[source]]
+            name = "bare"
+            type = "agent"
+            address = "{}"
+            mode = "sole"
+            [[sink]]
+            name = "audit"
+            type = "jsonl"
+            path = "@DIR@/audit.jsonl"
+            "#,
+            agent.address()
+        );
+        Self { root, agent, router: Router::start(&toml).await.unwrap() }
+    }
+
+    /// Containers that die `after` so many milliseconds, and that the router knows to live.
+    async fn begin(&self, name: &str, after: u64) -> Vec<std::process::Child> {
+        let run = |(action, ..): &(&str, u32, bool)| {
+            let id = format!("{name}-{}", action.replace(' ', "-"));
+            self.root.run(&id, &format!("delay {after} {action}")).unwrap()
+        };
+        let children = DEATHS.iter().map(run).collect();
+        let journal = self.router.path("journal");
+        until("the journal to know the containers", END, async || {
+            let (entries, _) = coroner::journal::read(&journal)?;
+            let lives = entries.iter().filter(
+                |it| matches!(it, coroner::journal::Entry::Lives(lives) if lives.container.as_str().starts_with(name)),
+            );
+            Ok((lives.count() >= DEATHS.len()).then_some(()))
+        })
+        .await
+        .unwrap();
+        children
+    }
+
+    /// Every kill and exit, each kill first, and how many of the exits are marked.
+    async fn told(&self, name: &str) -> usize {
+        let mut marked = 0;
+        for (action, status, killed) in DEATHS {
+            let id = format!("{name}-{}", action.replace(' ', "-"));
+            let of = |record: &Value, kind: &str| {
+                record["signal"]["target"]["container-id"] == id.as_str()
+                    && !record["signal"]["event"][kind].is_null()
+            };
+            let exit = self.router.wait_record(&id, END, |it| of(it, "exited")).await.unwrap();
+            assert_eq!(exit["signal"]["event"]["exited"]["status"], status, "{exit}");
+            let audit = self.router.audit().unwrap();
+            let place = |kind: &str| audit.iter().position(|it| of(it, kind));
+            assert_eq!(place("oom-kill").is_some(), killed, "{id}");
+            assert!(place("oom-kill") < place("exited"), "{id}: the kill first");
+            assert_eq!(audit.iter().filter(|it| of(it, "exited")).count(), 1, "{id}: once");
+            marked += usize::from(exit["signal"]["event"]["exited"]["reconciled"] == true);
+        }
+        marked
+    }
+}
+
+#[tokio::test]
+async fn deaths_while_no_router_looked_are_told_and_after_an_absence_marked() {
+    let _timed = timed("deaths_while_no_router_looked");
+    let mut stage = Stage::start().await;
+
+    let _children = stage.begin("stopped", 1000).await;
+    stage.router.stop().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    stage.router.start_again().await.unwrap();
+    say(format_args!("stopped for 10 s: {} of {} marked", stage.told("stopped").await, DEATHS.len()));
+
+    let _children = stage.begin("hung", 1000).await;
+    stage.router.signal(Signal::STOP).unwrap();
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    stage.router.signal(Signal::CONT).unwrap();
+    assert_eq!(stage.told("hung").await, 0, "the same router looked before and after");
+
+    let _children = stage.begin("absent", 1000).await;
+    stage.router.kill().unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    stage.router.start_again().await.unwrap();
+    assert_eq!(stage.told("absent").await, DEATHS.len(), "each came before this router began");
+
+    // The agent is started anew as well: nobody can tell how these ended.
+    let _children = stage.begin("forgotten", 1000).await;
+    stage.router.kill().unwrap();
+    stage.agent.stop().await.unwrap();
+    until("the containers to be gone", END, async || {
+        let removed = DEATHS.iter().all(|(action, ..)| {
+            let id = format!("forgotten-{}", action.replace(' ', "-"));
+            stage.root.remove(&id) || !stage.root.is_there(&id)
+        });
+        Ok(removed.then_some(()))
+    })
+    .await
+    .unwrap();
+    stage.agent.start_again().await.unwrap();
+    stage.router.start_again().await.unwrap();
+    for (action, ..) in DEATHS {
+        let id = format!("forgotten-{}", action.replace(' ', "-"));
+        let ended = |it: &Value| {
+            it["signal"]["target"]["container-id"] == id.as_str()
+                && it["signal"]["event"]["exited"]["reconciled"] == true
+        };
+        let exit = stage.router.wait_record(&id, END, ended).await.unwrap();
+        assert!(exit["signal"]["event"]["exited"]["status"].is_null(), "unknown is not zero: {exit}");
+        assert_eq!(exit["actions"][0]["task-exit"], Value::Null, "{exit}");
+    }
+    stage.router.stop().await.unwrap();
+}

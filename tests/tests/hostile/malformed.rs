@@ -1,0 +1,105 @@
+//! Answers that no agent gives.
+
+use std::io;
+use std::time::Duration;
+
+use coroner_proto::agent::{NextSignalsResponse, OomKill, Victim, signal::Event};
+use protobuf::{Message as _, MessageField};
+use tokio::io::AsyncWriteExt as _;
+use ttrpc::Code;
+use ttrpc::proto::Response;
+
+use super::link::{Link, frame, hello};
+use super::stand::Stand;
+use super::{STREAM, answer, kill, told};
+
+/// Each vice, and what is said of it. All are held apart for a second at least.
+const VICES: [(&str, &str); 8] = [
+    ("no-message", "NextSignals: undecodable"),
+    ("no-response", "NextSignals: undecodable"),
+    ("no-answer", "NextSignals: undecodable"),
+    ("backwards", "the agent's answer is out of order: seq"),
+    ("twice", "the agent's answer is out of order: seq 5 after 5"),
+    ("crowd", "NextSignals: malformed: signals of an answer hold"),
+    ("another-stream", "the stream changed within a link"),
+    ("odd-stream", "Hello: malformed: stream `a:b` is not"),
+];
+
+async fn sin(vice: &str, mut link: Link) -> io::Result<()> {
+    if vice == "odd-stream" {
+        let call = link.asked().await?;
+        link.answer(&call, &hello("a:b")).await?;
+        return link.silent().await;
+    }
+    let call = link.up(STREAM).await?;
+    match vice {
+        "no-message" => link.payload(&call, vec![0xff; 100]).await?,
+        "no-response" => link.0.write_all(&frame(call.stream, 2, &[0xff; 100])).await?,
+        "no-answer" => link.0.write_all(&frame(call.stream, 1, &[])).await?,
+        "backwards" => link.answer(&call, &answer(vec![kill(5, "own"), kill(4, "own")])).await?,
+        "twice" => {
+            link.answer(&call, &answer(vec![kill(5, "own")])).await?;
+            let call = link.next().await?;
+            link.answer(&call, &answer(vec![kill(5, "own")])).await?;
+        }
+        // Two bytes each, and hundreds once decoded.
+        "crowd" => link.payload(&call, [0x12, 0].repeat(32_000)).await?,
+        _ => {
+            let stream_id = "another".to_owned();
+            link.answer(&call, &NextSignalsResponse { stream_id, ..Default::default() }).await?;
+        }
+    }
+    link.silent().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_no_agent_gives_ends_its_link_with_a_penalty() {
+    let mut stand = Stand::start("malformed answers", "").await;
+    let guests: Vec<_> =
+        VICES.map(|(vice, _)| stand.bad(vice, move |link| sin(vice, link))).into_iter().collect();
+    stand.beside(Duration::from_secs(4)).await;
+    for ((vice, said), guest) in VICES.iter().zip(guests) {
+        let seen = stand.guest(vice);
+        // While one more try is made the last word stands, unless it came up for a moment.
+        let problem = |it: &serde_json::Value| it["problem"].as_str().is_some_and(|it| it.starts_with(said));
+        let seen = if problem(&seen) { seen } else { stand.wait_guest(vice, said, problem).await };
+        assert!(seen["problem"].as_str().unwrap().len() < 200, "{seen:#}");
+        assert!((2..=7).contains(&guest.links()), "{vice}: {} links", guest.links());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn huge_texts_are_cut_or_refused() {
+    let mut stand = Stand::start("huge texts", "").await;
+    let _wordy = stand.bad("wordy", |mut link| async move {
+        let call = link.asked().await?;
+        let agent_version = "v\n".repeat(15_000);
+        let capabilities = vec!["x".repeat(1000); 25];
+        link.answer(
+            &call,
+            &coroner_proto::agent::HelloResponse { agent_version, capabilities, ..hello(STREAM) },
+        )
+        .await?;
+        let call = link.up(STREAM).await?;
+        let victim = Victim { comm: "x".repeat(60_000), ..Victim::default() };
+        let kill = OomKill { total: 1, added: 1, victim: MessageField::some(victim), ..OomKill::default() };
+        link.answer(&call, &answer(vec![told(1, "own", Event::OomKill(kill))])).await?;
+        link.idle().await
+    });
+    let _refusing = stand.bad("refusing", |mut link| async move {
+        loop {
+            let call = link.asked().await?;
+            let status = ttrpc::get_status(Code::INTERNAL, "no\n".repeat(20_000));
+            let body = Response { status: MessageField::some(status), ..Response::default() };
+            link.0.write_all(&frame(call.stream, 2, &body.write_to_bytes()?)).await?;
+        }
+    });
+    stand.wait_guest("wordy", "the long name to be refused", |it| it["refused"] == 1).await;
+    stand.beside(Duration::from_secs(1)).await;
+    let seen = stand.guest("refusing");
+    assert!(seen["problem"].as_str().unwrap().starts_with("Hello: refused, INTERNAL: no?no?"), "{seen:#}");
+    assert_eq!(stand.guest("wordy")["state"], "up");
+    let log = std::fs::read_to_string(stand.router.path("router.log")).unwrap();
+    let longest = log.lines().map(str::len).max().unwrap();
+    assert!(longest < 600, "a line of {longest} bytes");
+}

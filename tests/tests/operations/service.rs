@@ -1,0 +1,159 @@
+//! The router as systemd runs it: with a socket that outlives it, and told of when it is ready and when it stops.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use coroner_tests::binary;
+use coroner_tests::process::Process;
+use coroner_tests::scratch::Scratch;
+use coroner_tests::wait::until;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::Value;
+
+use super::text;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// systemd hands sockets over from descriptor 3, and names the process they are for by its pid (sd_listen_fds(3)).
+const ACTIVATE: &str = "exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" run --config \"$1\"";
+
+/// What a service manager has: the socket, and where it is told.
+struct Manager {
+    scratch: Scratch,
+    told: UnixDatagram,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let scratch = Scratch::new().unwrap();
+        let toml = r#"
+            node = "n"
+            [policies]
+            cache = "@DIR@/cache"
+            [control]
+            socket = "@DIR@/control.sock"
+            [[source]]
+            name = "node"
+            type = "agent"
+            address = "unix://@DIR@/agent.sock"
+            mode = "beside"
+            [[sink]]
+            name = "audit"
+            type = "jsonl"
+            path = "@DIR@/audit.jsonl"
+        "#;
+        let directory = scratch.directory().to_string_lossy().into_owned();
+        std::fs::write(scratch.path("coroner.toml"), toml.replace("@DIR@", &directory)).unwrap();
+        let told = UnixDatagram::bind(scratch.path("notify")).unwrap();
+        told.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { scratch, told }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", ACTIVATE]).arg(binary::find("coroner", "coroner").unwrap());
+        command.arg(self.scratch.path("coroner.toml")).env("NOTIFY_SOCKET", self.scratch.path("notify"));
+        command
+    }
+
+    fn start(&self, passed: impl Into<OwnedFd>) -> Process {
+        let log = self.scratch.path("router.log");
+        Process::with_input("coroner", &mut self.command(), Stdio::from(passed.into()), &log).unwrap()
+    }
+
+    /// The next message, a line each.
+    fn told(&self) -> Vec<String> {
+        let mut message = [0; 4096];
+        let length = self.told.recv(&mut message).expect("the manager is told in time");
+        text(&message[..length]).lines().map(str::to_owned).collect()
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.scratch.path("router.log")).unwrap()
+    }
+}
+
+/// `coroner status`, which has connected and waits.
+async fn asked(socket: &Path, listener: &UnixListener) -> Child {
+    let mut status = Command::new(binary::find("coroner", "coroner").unwrap());
+    status.args(["status", "--json"]).env("CORONER_SOCKET", socket);
+    let mut status = status.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("somebody to wait at the socket", PATIENCE, async || {
+        let mut looked = [PollFd::new(listener, PollFlags::IN)];
+        poll(&mut looked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        Ok(looked[0].revents().contains(PollFlags::IN).then_some(()))
+    })
+    .await
+    .unwrap();
+    assert!(status.try_wait().unwrap().is_none(), "it waits instead of failing");
+    status
+}
+
+fn pid_of(status: Child) -> u64 {
+    let output = status.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    answer["pid"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn the_socket_outlives_the_router_and_who_asks_in_between_waits() {
+    let manager = Manager::new();
+    let path = manager.scratch.path("control.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+
+    let status = asked(&path, &listener).await;
+    let mut first = manager.start(listener.try_clone().unwrap());
+    assert_eq!(pid_of(status), u64::from(first.pid()));
+    assert_eq!(manager.told(), ["READY=1", "STATUS=serving 1 source and 0 configured guests, 1 sink"]);
+
+    first.kill().unwrap();
+    let status = asked(&path, &listener).await;
+    let mut second = manager.start(listener.try_clone().unwrap());
+    assert_eq!(pid_of(status), u64::from(second.pid()));
+    assert_eq!(manager.told()[0], "READY=1");
+
+    assert!(second.terminate(PATIENCE).await.unwrap().success());
+    assert_eq!(manager.told()[0], "STOPPING=1");
+    assert!(path.exists(), "it is not the router's to remove");
+    let status = asked(&path, &listener).await;
+    let _third = manager.start(listener.try_clone().unwrap());
+    pid_of(status);
+    assert!(manager.log().contains("the control socket is the service manager's"));
+}
+
+#[tokio::test]
+async fn what_is_no_control_socket_fails_the_start_and_nobody_is_told_that_it_is_ready() {
+    let manager = Manager::new();
+    manager.told.set_nonblocking(true).unwrap();
+    for (passed, why) in [
+        (OwnedFd::from(File::open("/dev/null").unwrap()), "no control socket: fd 3 is not a socket"),
+        (OwnedFd::from(UnixDatagram::unbound().unwrap()), "no control socket: fd 3 is not a valid"),
+    ] {
+        let mut failed = manager.start(passed);
+        let status = until("the router to fail", PATIENCE, async || Ok(failed.check_running().err())).await;
+        assert!(status.unwrap().to_string().contains("exit status: 1"));
+        assert!(manager.log().contains(why), "{}", manager.log());
+    }
+    let mut nothing = [0; 16];
+    assert!(manager.told.recv(&mut nothing).is_err(), "nobody was told that it is ready");
+}
+
+#[tokio::test]
+async fn a_manager_that_cannot_be_told_is_a_warning() {
+    let manager = Manager::new();
+    let listener = UnixListener::bind(manager.scratch.path("control.sock")).unwrap();
+    let missing: PathBuf = manager.scratch.path("nobody");
+    let log = manager.scratch.path("router.log");
+    let mut command = manager.command();
+    command.env("NOTIFY_SOCKET", missing);
+    let mut router =
+        Process::with_input("coroner", &mut command, Stdio::from(OwnedFd::from(listener)), &log).unwrap();
+    router.wait_ready(PATIENCE).await.unwrap();
+    assert!(router.terminate(PATIENCE).await.unwrap().success());
+    assert!(manager.log().contains("cannot be told (NOTIFY_SOCKET)"), "{}", manager.log());
+}

@@ -1,38 +1,68 @@
 //! The sink `jsonl`: appends documents to a file or standard output, one JSON object a line.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc;
 
 use super::{Document, Sink, SinkError};
 use crate::config;
 
-/// A file of lines. Writing blocks, so it is done on a thread of its own: a hung disk stalls nobody else.
+/// A file of lines. Writing blocks, so a thread of its own does it: a hung disk stalls nobody else.
 #[derive(Debug)]
 pub(super) struct Jsonl {
     settings: config::Jsonl,
-    /// `None`: nothing is open, or a thread has it.
-    lines: Option<Lines>,
-    /// The thread that writes, kept until it is done even if nobody waited: a hung disk must not gather threads.
-    writer: Option<JoinHandle<(Lines, io::Result<()>)>>,
+    writer: Option<Writer>,
+}
+
+/// The thread that writes: one for as long as the sink lives, since threads that come and go leave their heaps behind. It ends with this.
+#[derive(Debug)]
+struct Writer {
+    batches: mpsc::Sender<Vec<Arc<Document>>>,
+    written: mpsc::Receiver<io::Result<()>>,
+    /// It has a batch that nobody waits for any more.
+    busy: bool,
 }
 
 impl Jsonl {
     pub(super) fn new(settings: config::Jsonl) -> Self {
-        Self { settings, lines: None, writer: None }
+        Self { settings, writer: None }
+    }
+}
+
+impl Writer {
+    fn start(settings: config::Jsonl) -> Self {
+        // One batch at a time.
+        let (batches, mut work) = mpsc::channel::<Vec<Arc<Document>>>(1);
+        let (done, written) = mpsc::channel(1);
+        drop(tokio::task::spawn_blocking(move || {
+            let mut lines = Lines { settings, file: None };
+            while let Some(batch) = work.blocking_recv() {
+                let written = lines.append(batch.iter().map(|it| &*it.json));
+                drop(batch);
+                if done.blocking_send(written).is_err() {
+                    return;
+                }
+            }
+        }));
+        Self { batches, written, busy: false }
     }
 
-    async fn written(&mut self) -> io::Result<()> {
-        let Some(writer) = &mut self.writer else { return Ok(()) };
-        let done = writer.await;
-        self.writer = None;
-        let (lines, written) = done.map_err(io::Error::other)?;
-        self.lines = Some(lines);
+    /// `None`: the thread is gone.
+    async fn write(&mut self, batch: Vec<Arc<Document>>) -> Option<io::Result<()>> {
+        if self.busy {
+            // What became of that one was told when nobody waited for it any longer.
+            drop(self.written.recv().await?);
+            self.busy = false;
+        }
+        self.batches.try_send(batch).ok()?;
+        self.busy = true;
+        let written = self.written.recv().await;
+        self.busy = false;
         written
     }
 }
@@ -40,16 +70,13 @@ impl Jsonl {
 #[async_trait]
 impl Sink for Jsonl {
     async fn deliver(&mut self, batch: &[Arc<Document>]) -> Result<(), SinkError> {
-        // What became of a batch that was waited for no longer was told then.
-        self.written().await.unwrap_or(());
-        let begun = || Lines { settings: self.settings.clone(), file: None };
-        let mut lines = self.lines.take().unwrap_or_else(begun);
-        let text = Document::lines(batch);
-        self.writer = Some(tokio::task::spawn_blocking(move || {
-            let written = lines.append(&text);
-            (lines, written)
-        }));
-        self.written().await.map_err(SinkError::again)
+        let settings = &self.settings;
+        let writer = self.writer.get_or_insert_with(|| Writer::start(settings.clone()));
+        let written = writer.write(batch.to_vec()).await;
+        if written.is_none() {
+            self.writer = None;
+        }
+        written.unwrap_or_else(|| Err(io::Error::other("its thread failed"))).map_err(SinkError::again)
     }
 }
 
@@ -61,19 +88,16 @@ struct Lines {
 
 impl Lines {
     /// All of it, or nothing.
-    fn append(&mut self, text: &[u8]) -> io::Result<()> {
-        let Some(path) = self.settings.path.clone() else {
-            let mut out = io::stdout().lock();
-            return out.write_all(text).and_then(|()| out.flush());
-        };
-        let written = self.append_at(&path, text);
+    fn append<'a>(&mut self, lines: impl Iterator<Item = &'a str>) -> io::Result<()> {
+        let Some(path) = self.settings.path.clone() else { return write(io::stdout().lock(), lines) };
+        let written = self.append_at(&path, lines);
         if written.is_err() {
             self.file = None;
         }
         written
     }
 
-    fn append_at(&mut self, path: &Path, text: &[u8]) -> io::Result<()> {
+    fn append_at<'a>(&mut self, path: &Path, lines: impl Iterator<Item = &'a str>) -> io::Result<()> {
         let large = |file: &File| self.settings.rotate_size.is_some_and(|most| len(file) >= most);
         let file = self.file.take().filter(|file| is_at(file, path)).map_or_else(|| open(path), Ok)?;
         let mut file = if large(&file) {
@@ -83,12 +107,9 @@ impl Lines {
             file
         };
         let before = len(&file);
-        let fsync = self.settings.fsync;
-        let write = |file: &mut File| {
-            file.write_all(text)?;
-            if fsync { file.sync_data() } else { Ok(()) }
-        };
-        if let Err(error) = write(&mut file) {
+        let written = write(&mut file, lines);
+        if let Err(error) = written.and_then(|()| if self.settings.fsync { file.sync_data() } else { Ok(()) })
+        {
             // A disk that filled up took a part of it, and all of it comes again. What is no regular file cannot be cut, and has no length.
             file.set_len(before).unwrap_or(());
             return Err(error);
@@ -96,6 +117,22 @@ impl Lines {
         self.file = Some(file);
         Ok(())
     }
+}
+
+/// By small pieces: one text of a whole batch would be a large hole in the heap each time.
+fn write<'a>(out: impl Write, lines: impl Iterator<Item = &'a str>) -> io::Result<()> {
+    let mut out = BufWriter::new(out);
+    let write = || {
+        for line in lines {
+            out.write_all(line.as_bytes())?;
+            out.write_all(b"\n")?;
+        }
+        out.flush()
+    };
+    let written = write();
+    // Dropped, it would try once more to write what could not be written.
+    drop(out.into_parts());
+    written
 }
 
 /// Of what is no regular file 0.
@@ -166,8 +203,8 @@ mod tests {
     fn a_large_file_is_renamed_and_the_oldest_gives_way() {
         let folder = tempfile::tempdir().unwrap();
         let mut lines = lines(folder.path(), |it| (it.rotate_size, it.rotate_keep) = (Some(4), 2));
-        for text in ["one\n", "two\n", "three\n", "four\n"] {
-            lines.append(text.as_bytes()).unwrap();
+        for text in ["one", "two", "three", "four"] {
+            lines.append([text].into_iter()).unwrap();
         }
         let found = ["a", "a.1", "a.2", "a.3"].map(|name| read(folder.path(), name));
         assert_eq!(found, ["four\n", "three\n", "two\n", ""]);
@@ -177,12 +214,12 @@ mod tests {
     fn a_file_that_others_rename_or_remove_is_made_anew() {
         let folder = tempfile::tempdir().unwrap();
         let mut lines = lines(folder.path(), |_| {});
-        lines.append(b"one\n").unwrap();
+        lines.append(["one"].into_iter()).unwrap();
         fs::rename(folder.path().join("a"), folder.path().join("b")).unwrap();
-        lines.append(b"two\n").unwrap();
+        lines.append(["two"].into_iter()).unwrap();
         assert_eq!((read(folder.path(), "b"), read(folder.path(), "a")), ("one\n".into(), "two\n".into()));
         fs::remove_file(folder.path().join("a")).unwrap();
-        lines.append(b"three\n").unwrap();
+        lines.append(["three"].into_iter()).unwrap();
         assert_eq!(read(folder.path(), "a"), "three\n");
     }
 
@@ -190,7 +227,7 @@ mod tests {
     fn a_line_left_unfinished_spoils_no_other() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("a"), "{\"v\":").unwrap();
-        lines(folder.path(), |it| it.fsync = true).append(b"{}\n").unwrap();
+        lines(folder.path(), |it| it.fsync = true).append(["{}"].into_iter()).unwrap();
         assert_eq!(read(folder.path(), "a"), "{\"v\":\n{}\n");
     }
 }

@@ -29,9 +29,12 @@ pub(crate) const GATE: &[&str] = &[
 /// A compiler for wasm32-unknown-unknown with the standard library's sources.
 pub(crate) const WASM: &[&str] = &["rustc-web", "cargo-web", "rust-web-src", "lld"];
 
-/// Installs what is missing, on Debian and as root; elsewhere names it and fails.
+/// The oldest compiler that takes the workspace's `rust-version`. Debian's first one is older; its security updates have this.
+const COMPILER: (u32, u32) = (1, 95);
+
+/// Installs what is missing or too old, on Debian and as root; elsewhere names it and fails.
 pub(crate) fn ensure(packages: &[&str]) -> anyhow::Result<()> {
-    let missing: Vec<&str> = packages.iter().filter(|package| version(package).is_none()).copied().collect();
+    let missing: Vec<&str> = packages.iter().filter(|package| !is_there(package)).copied().collect();
     if missing.is_empty() {
         println!("installed: {}", packages.join(" "));
         return Ok(());
@@ -40,15 +43,27 @@ pub(crate) fn ensure(packages: &[&str]) -> anyhow::Result<()> {
         bail!("missing; install them (apt-get install as root on Debian 12): {}", missing.join(" "));
     }
     println!("installing {}", missing.join(" "));
-    // The lists may be fresh enough already; an update costs seconds, and is needed once on a new machine.
-    if install(&missing).is_err() {
-        process::run(apt().arg("update"))?;
-        install(&missing)?;
+    // A new machine has no lists, or old ones, which name old versions. Where they cannot be had, those there are may do.
+    if let Err(error) = process::run(apt().arg("update")) {
+        println!("the package lists are not new: {error:#}");
     }
-    match missing.iter().find(|package| version(package).is_none()) {
-        Some(package) => bail!("{package} is still missing after apt-get install"),
+    install(&missing)?;
+    match missing.iter().find(|package| !is_there(package)) {
+        Some(package) => bail!("{package} is still missing or too old after apt-get install"),
         None => Ok(()),
     }
+}
+
+/// Whether it is installed, and as new as it must be.
+fn is_there(package: &str) -> bool {
+    let compiler = WASM.contains(&package) && package != "lld";
+    version(package).is_some_and(|version| !compiler || release(&version).is_some_and(|it| it >= COMPILER))
+}
+
+/// `1.96.0+dfsg1-1~deb12u2` as 1 and 96.
+fn release(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// The installed version of a package.
@@ -68,4 +83,15 @@ fn apt() -> Command {
     // Another apt may be at work: on a new machine one often is.
     command.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-o", "DPkg::Lock::Timeout=300"]);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn an_old_compiler_is_as_good_as_none() {
+        assert_eq!(super::release("1.85.0+dfsg3-1~deb12u3"), Some((1, 85)));
+        assert!(super::release("1.85.0+dfsg3-1~deb12u3") < Some(super::COMPILER));
+        assert!(super::release("1.96.0+dfsg1-1~deb12u2") >= Some(super::COMPILER));
+        assert_eq!(super::release("none"), None);
+    }
 }

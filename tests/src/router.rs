@@ -168,12 +168,14 @@ impl Router {
             .collect()
     }
 
-    /// Waits until the audit says that containerd has what was ruled on the signal with this sequence number.
+    /// Waits until the audit says that the signal with this sequence number was ruled, and that containerd has what it gets of that.
     pub async fn wait_delivered(&self, seq: u64) -> Result<()> {
         const DEADLINE: Duration = Duration::from_secs(60);
+        /// As a ruling's record says that containerd's lane has an event of it.
+        const QUEUED: &str = "{\"sink\":\"containerd\",";
         /// Of a file that may be large, the end: some hundred records.
         const END: i64 = 512 << 10;
-        let wanted = format!(":{seq}\",\"sink\":\"containerd\"");
+        let (ruled, delivered) = (format!(":{seq}\",\"at\":"), format!(":{seq}\",\"sink\":\"containerd\""));
         let file = self.scratch.path("audit.jsonl");
         until(&format!("the delivery of signal {seq}"), DEADLINE, async || {
             let mut file = fs::File::open(&file)?;
@@ -181,7 +183,9 @@ impl Router {
             file.seek(SeekFrom::End(-END.min(length)))?;
             let mut end = Vec::new();
             file.read_to_end(&mut end)?;
-            Ok(String::from_utf8_lossy(&end).contains(&wanted).then_some(()))
+            let end = String::from_utf8_lossy(&end);
+            let queued = end.lines().find(|line| line.contains(&ruled)).map(|line| line.contains(QUEUED));
+            Ok((queued == Some(false) || end.contains(&delivered)).then_some(()))
         })
         .await
     }

@@ -140,8 +140,8 @@ impl Containerd {
                         None => drop(queues.remove(&container)),
                     }
                 }
-                generation = &mut repeating => {
-                    for publish in repeats.take(generation) {
+                hears = &mut repeating => {
+                    for publish in repeats.take(hears) {
                         held += 1;
                         enqueue(publish, &mut queues, &mut waiting);
                     }

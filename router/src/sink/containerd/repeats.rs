@@ -28,6 +28,16 @@ struct Oom {
     signal: String,
     namespace: String,
     ended: Option<Instant>,
+    /// By this run of the router.
+    own: bool,
+}
+
+/// containerd hears, over a connection that is new.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hears {
+    pub(super) generation: u64,
+    /// CRI answered when it was first looked for: it had been there.
+    pub(super) at_once: bool,
 }
 
 /// What was published.
@@ -36,6 +46,8 @@ pub(super) struct Repeats {
     ooms: HashMap<String, Oom>,
     /// The connection that all of them went over, or over an earlier one.
     generation: u64,
+    /// No connection of this run was told of yet.
+    first: bool,
     pruned: Option<Instant>,
 }
 
@@ -47,11 +59,13 @@ impl Repeats {
             let ago = it.ended_ms.map(|at| now.saturating_sub(Duration::from_millis(at)));
             let ended = ago.map(|ago| Instant::now().checked_sub(ago).unwrap_or_else(Instant::now));
             let fresh = ago.is_none_or(|ago| ago < DEAD);
-            fresh.then(|| (it.container.to_string(), Oom { signal: it.id, namespace: it.namespace, ended }))
+            let oom = Oom { signal: it.id, namespace: it.namespace, ended, own: false };
+            fresh.then(|| (it.container.to_string(), oom))
         };
         let ooms: HashMap<String, Oom> = published.into_iter().filter_map(oom).collect();
         // With none from before, the first connection has nothing to hear again.
-        Self { grpc, generation: u64::from(ooms.is_empty()), ooms, pruned: None }
+        let first = !ooms.is_empty();
+        Self { grpc, generation: u64::from(!first), ooms, first, pruned: None }
     }
 
     /// An event has gone out.
@@ -64,7 +78,7 @@ impl Repeats {
                 if self.ooms.len() < MOST {
                     let (signal, namespace) = (publish.signal.clone(), publish.namespace.clone());
                     let ended = self.ooms.get(&publish.container).and_then(|oom| oom.ended);
-                    self.ooms.insert(publish.container.clone(), Oom { signal, namespace, ended });
+                    self.ooms.insert(publish.container.clone(), Oom { signal, namespace, ended, own: true });
                 }
             }
             TaskEvent::Exit { exec_id: None, .. } => self.ended(&publish.container),
@@ -86,7 +100,7 @@ impl Repeats {
     }
 
     /// Resolves when containerd has come back and hears again.
-    pub(super) fn due(&self, mut link: Link) -> impl Future<Output = u64> + use<> {
+    pub(super) fn due(&self, mut link: Link) -> impl Future<Output = Hears> + use<> {
         let (generation, grpc) = (self.generation, self.grpc.clone());
         async move {
             let mut generation = generation;
@@ -95,24 +109,29 @@ impl Repeats {
                 let ready = async {
                     let Some(grpc) = &grpc else { return std::future::pending().await };
                     let channel = identity::connect(grpc.clone());
+                    let mut at_once = true;
                     while !identity::cri_answers(channel.clone()).await {
+                        at_once = false;
                         tokio::time::sleep(LOOK).await;
                     }
+                    at_once
                 };
                 // Time is up: whoever listens by now hears it.
-                tokio::time::timeout(PATIENCE, ready).await.unwrap_or(());
+                let at_once = tokio::time::timeout(PATIENCE, ready).await.unwrap_or(false);
                 // One that ended meanwhile was no coming back.
                 if link.is(generation) {
-                    return generation;
+                    return Hears { generation, at_once };
                 }
             }
         }
     }
 
     /// What is to be sent again, over the connection that `due` told of.
-    pub(super) fn take(&mut self, generation: u64) -> Vec<Publish> {
+    pub(super) fn take(&mut self, Hears { generation, at_once }: Hears) -> Vec<Publish> {
         self.generation = generation;
         self.prune();
+        // At the start of a router beside a containerd that was there all the time, what it has published itself was heard.
+        let heard = std::mem::take(&mut self.first) && at_once;
         let publish = |(container, oom): (&String, &Oom)| Publish {
             signal: oom.signal.clone(),
             container: container.clone(),
@@ -122,6 +141,49 @@ impl Repeats {
             repeat: true,
             ack: None,
         };
-        self.ooms.iter().map(publish).collect()
+        self.ooms.iter().filter(|(_, oom)| !(heard && oom.own)).map(publish).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signal::ContainerId;
+
+    fn published(container: &str) -> Publish {
+        Publish {
+            signal: format!("n::s:{container}:1"),
+            container: container.to_owned(),
+            namespace: "k8s.io".to_owned(),
+            event: TaskEvent::Oom,
+            ruled: Instant::now(),
+            repeat: false,
+            ack: None,
+        }
+    }
+
+    #[test]
+    fn what_this_run_has_published_is_repeated_once_containerd_came_back_and_not_before() {
+        let earlier = Published {
+            id: "n::s:earlier:1".to_owned(),
+            container: ContainerId::try_from("earlier".to_owned()).unwrap(),
+            namespace: "k8s.io".to_owned(),
+            ended_ms: None,
+        };
+        let check = |at_once: bool, first: &[&str]| {
+            let mut repeats = Repeats::new(None, vec![earlier.clone()]);
+            repeats.published(&published("own"));
+            let mut taken = |generation, at_once| {
+                let mut all: Vec<_> =
+                    repeats.take(Hears { generation, at_once }).into_iter().map(|it| it.container).collect();
+                all.sort();
+                all
+            };
+            assert_eq!(taken(1, at_once), first);
+            assert_eq!(taken(2, true), ["earlier", "own"], "it came back");
+        };
+        check(true, &["earlier"]);
+        // containerd was only starting, too: CRI may not have heard.
+        check(false, &["earlier", "own"]);
     }
 }

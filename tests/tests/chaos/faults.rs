@@ -16,9 +16,13 @@ const AWAY: [(u64, u64); 3] = [(12, 5), (20, 30), (12, 120)];
 /// Of each run of the router, on average.
 const LIFE: Duration = Duration::from_millis(3800);
 
-/// When the router is killed, from the beginning on.
+/// Kills from which on containerd is away for long, too.
+const LONG: usize = 60;
+
+/// When the router is killed, from the beginning on, and how often containerd is away.
 pub(crate) struct Plan {
     kills: Vec<Duration>,
+    away: &'static [(u64, u64)],
     seed: u64,
 }
 
@@ -28,7 +32,8 @@ impl Plan {
         let whole = LIFE * u32::try_from(kills).unwrap();
         let mut kills: Vec<Duration> = (0..kills).map(|_| whole.mul_f64(random.random())).collect();
         kills.sort();
-        Self { kills, seed }
+        let away = if kills.len() < LONG { &AWAY[..1] } else { &AWAY[..] };
+        Self { kills, away, seed }
     }
 }
 
@@ -42,7 +47,7 @@ impl fmt::Display for Plan {
 /// Breaks all of it until the plan is over.
 pub(crate) async fn run(world: &World, plan: &Plan) {
     tokio::select! {
-        _ = async { tokio::join!(routers(world, plan), containerds(world)) } => {}
+        _ = async { tokio::join!(routers(world, plan), containerds(world, plan)) } => {}
         () = links(world, StdRng::seed_from_u64(plan.seed ^ 1)) => {}
         () = policies(world) => {}
         () = disks(world) => {}
@@ -61,8 +66,8 @@ async fn routers(world: &World, plan: &Plan) {
     }
 }
 
-async fn containerds(world: &World) {
-    for (at, (there, away)) in AWAY.into_iter().enumerate() {
+async fn containerds(world: &World, plan: &Plan) {
+    for (at, (there, away)) in plan.away.iter().copied().enumerate() {
         sleep(Duration::from_secs(there)).await;
         let mut containerd = world.containerd.lock().await;
         world.up.send_replace(false);

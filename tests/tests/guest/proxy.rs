@@ -9,6 +9,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+/// After so long without more it has nothing more to say.
+const SILENT: Duration = Duration::from_secs(1);
+
 /// A proxy. Dropped, it and all its links are gone.
 #[derive(Debug)]
 pub(crate) struct Proxy {
@@ -42,12 +45,14 @@ impl Proxy {
         Self { cuts, passed, last_cut: 0, _task: task }
     }
 
-    /// Waits until a link is up that was not there at the last cut, and the guest has sent so many bytes on it; and cuts it.
+    /// Waits until a link is up that was not there at the last cut, and the guest has sent so many bytes on it, or has nothing more to say; and cuts it.
     pub(crate) async fn cut(&mut self, bytes: usize, patience: Duration) {
         let last = self.last_cut;
-        let enough =
-            timeout(patience, self.passed.wait_for(|(link, passed)| *link > last && *passed >= bytes)).await;
-        self.last_cut = enough.expect("the link heals").unwrap().0;
+        let up = timeout(patience, self.passed.wait_for(|(link, passed)| *link > last && *passed > 0)).await;
+        self.last_cut = up.expect("the link heals").unwrap().0;
+        let enough = self.passed.wait_for(|(_, passed)| *passed >= bytes);
+        // What it says depends on what it was asked: a router that goes on asks for less than a new one.
+        drop(timeout(SILENT, enough).await);
         self.cuts.send(()).await.unwrap();
     }
 }

@@ -107,7 +107,7 @@ fn stream() -> Stream {
 
 fn check(signal: &Signal) {
     assert!(valid_container_id(signal.target.container_id.as_str()), "{signal:?}");
-    assert!(signal.id.starts_with(&format!("n:s:{}:", signal.target.container_id)), "{signal:?}");
+    assert!(signal.id.starts_with(&format!("n:g:s:{}:", signal.target.container_id)), "{signal:?}");
     let mut texts = signal.id.len() + signal.target.exec_id.as_ref().map_or(0, String::len);
     texts += signal.attributes.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
     texts += match &signal.event {

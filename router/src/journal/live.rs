@@ -143,12 +143,14 @@ impl Live {
         let numbers: BTreeSet<u64> = self.open.keys().chain(rulings.keys()).copied().collect();
         for n in numbers {
             let open = self.open.get(&n);
-            let accepted = open.and_then(|open| open.accepted.as_ref());
-            let ruled = open.and_then(|open| open.ruled.as_ref()).or(rulings.get(&n).copied());
-            accepted.into_iter().chain(ruled).for_each(|line| out.extend_from_slice(line));
-            if open.is_none() {
+            let ruled = open.and_then(|open| open.ruled.as_ref());
+            // What is kept of a signal that is done comes first: its end is not that of another under way with its number.
+            if let Some(ruling) = rulings.get(&n).filter(|&&ruling| Some(ruling) != ruled) {
+                out.extend_from_slice(ruling);
                 out.extend(encode(&Entry::Done { n }));
             }
+            let accepted = open.and_then(|open| open.accepted.as_ref());
+            accepted.into_iter().chain(ruled).for_each(|line| out.extend_from_slice(line));
         }
         out
     }

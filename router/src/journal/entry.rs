@@ -42,7 +42,7 @@ pub enum Entry<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Segment {
-    /// [`VERSION`].
+    /// The version of the file format.
     pub version: u32,
     /// `/proc/sys/kernel/random/boot_id`: no container outlives a boot.
     pub boot: String,

@@ -20,8 +20,6 @@ use super::truth::{Truth, WAYS, check, repeats};
 /// The init that docs/guest.md shows.
 const INIT: &str = include_str!("../../../examples/deploy/guest/init");
 const CUTS: usize = 50;
-/// Between cuts: the agent serves 32 links at once, and one that was cut counts until the call on it ends, which takes up to 30 s.
-const PACE: Duration = Duration::from_millis(1200);
 /// Containers of the storm, at least: it lasts as long as links are cut.
 const STORM: usize = 60;
 /// What the router has to tell that a guest is gone.
@@ -177,7 +175,6 @@ async fn cut_in_a_storm(stage: &mut Stage) -> Vec<Truth> {
         tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(async {
                 for cut in 0..CUTS {
-                    tokio::time::sleep(PACE).await;
                     // Early in what the guest says, and later.
                     proxy.cut(60 + cut * 997 % 1500, PATIENCE).await;
                     if cut == CUTS / 3 || cut == 2 * CUTS / 3 {

@@ -3,7 +3,7 @@
 //! kernfs reports what goes through the VFS, so a folder made or removed and a write to `cgroup.procs` are seen on the
 //! folder; counters that the kernel itself changes are reported on v2 only, and on the file: kernfs_notify.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -128,13 +128,21 @@ impl Tree {
 
     /// Takes in what the kernel has told meanwhile.
     pub(crate) fn drain(&mut self, out: &mut Vec<Change>) {
+        let mut changed = HashSet::new();
         loop {
             let events = self.read();
             if events.is_empty() {
                 return;
             }
             for event in events {
-                self.take(&event, out);
+                // A file is read after all of this: once is enough, and a full queue is not held twice.
+                let is_file = matches!(
+                    self.watched.get(&event.watch),
+                    Some(Watched::Counter(_) | Watched::Population(_))
+                ) && !event.flags.contains(ReadFlags::IGNORED);
+                if !is_file || changed.insert(event.watch) {
+                    self.take(&event, out);
+                }
             }
         }
     }

@@ -313,9 +313,9 @@ impl Watcher {
         let Some(container) = self.containers.get_mut(&key) else { return };
         container.gone = true;
         container.oom_event = None;
-        container.pressure = crate::pressure::Watched::default();
         let (id, cgroup) = (container.id.clone(), container.cgroup.clone());
         let init_followed = container.init.is_some();
+        self.disarm(key);
         self.unlink(key, &id, &cgroup);
         if !init_followed && !self.shared.with(|state| state.has_exited(&id)) {
             self.tell_exit(key, None, None, None);

@@ -10,10 +10,11 @@
 //! ```
 //!
 //! In the order a signal meets them: `names` and `discover` find containers; `cgroup`, `kmsg`, `connector`, `child` and `process`
-//! read what the kernel says; `watcher` waits for all of it, and with `news`, `oom`, `exit`, `reap`, `pressure` and `request` makes `state` of it, with the cursors in `polls`;
+//! read what the kernel says; `watcher` waits for all of it, and with `news`, `oom`, `exit`, `reap`, `pressure`, `arming` and `request` makes `state` of it, with the cursors in `polls`;
 //! `server` and `kata` let readers follow that state, `links` each reader on its own. `placement` says what can be known here, `command` is
 //! the program it may be the reaper of. [`run`] ties them together and owns the tasks.
 
+mod arming;
 mod cgroup;
 mod check;
 mod child;

@@ -4,6 +4,7 @@ mod arguments;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use coroner_agent::{Exit, Findings, Options, Version, log};
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,6 +21,9 @@ const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
 /// Sources that tokio hears of at once: links and one epoll. Its own default takes 12 KiB.
 const IO_EVENTS: usize = 64;
+/// Of the thread that waits where the kernel makes it wait, and how long it stays with nothing to do.
+const STACK: usize = 32 << 10;
+const IDLE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let command = match parse(std::env::args_os().skip(1), std::env::var("CORONER_LOG").ok()) {
@@ -59,6 +63,9 @@ fn serve(options: Options) -> Result<Option<Exit>, Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_io_events_per_tick(IO_EVENTS)
+        .max_blocking_threads(1)
+        .thread_stack_size(STACK)
+        .thread_keep_alive(IDLE)
         .build()?;
     runtime.block_on(async {
         let (mut terminate, mut interrupt) =

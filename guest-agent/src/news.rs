@@ -39,7 +39,7 @@ impl Watcher {
             }
             Change::Counted { cgroup } => {
                 if let Some(key) = of(self, &cgroup) {
-                    self.look_at_kills(key);
+                    self.counter_changed(key);
                 }
             }
             Change::Peopled { cgroup } => {

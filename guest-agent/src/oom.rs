@@ -62,6 +62,21 @@ impl Watcher {
         }
     }
 
+    /// The v2 notice: a counter changed, most often one that is none of ours.
+    pub(crate) fn counter_changed(&mut self, key: u32) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        match container.notices.came(Instant::now()) {
+            Ok(()) => drop(self.look_at_kills(key)),
+            Err(at) => self.due.extend(at.map(|at| (at, key))),
+        }
+    }
+
+    pub(crate) fn tend_notices(&mut self, key: u32, now: Instant) {
+        if self.containers.get_mut(&key).is_some_and(|container| container.notices.due(now)) {
+            self.look_at_kills(key);
+        }
+    }
+
     pub(crate) fn tend_kills(&mut self, key: u32, now: Instant) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         // Not ended by a rise: a second kill may have shared the first one's notice.

@@ -3,26 +3,18 @@
 //! A trigger is a descriptor that the kernel signals at most once a window; what is told of it is limited once more, so that a container that
 //! is short of memory for an hour costs 3,600 signals and not 7,200.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
 use std::time::Duration;
 
 use coroner_proto::agent::{Pressure, PressureOf};
-use rustix::event::epoll;
 use tokio::time::Instant;
 
-use crate::cgroup::Version;
-use crate::log::log;
 use crate::shared::now;
-use crate::watcher::{PRESSURE, Watcher};
+use crate::watcher::Watcher;
 
 /// Between two signals of one line of one container.
 const GAP: Duration = Duration::from_secs(1);
-/// A new container's triggers are armed after this long. For each the kernel starts a thread, and whoever asks waits for that: long enough for
-/// a container to begin and end unseen. One that is short of something is so for longer.
-const ARMED_AFTER: Duration = Duration::from_millis(100);
 /// Lines there are: memory, cpu and io, some and full.
 pub(crate) const LINES: usize = 6;
 /// What the kernel takes as a window: psi_trigger_create in kernel/sched/psi.c.
@@ -58,7 +50,7 @@ impl Trigger {
         }
     }
 
-    fn line(&self) -> Line {
+    pub(crate) fn line(&self) -> Line {
         Line { of: self.of, full: self.full }
     }
 }
@@ -142,13 +134,13 @@ pub(crate) fn for_container(rules: &[Rule], id: &str) -> Vec<Trigger> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Line {
+pub(crate) struct Line {
     of: PressureOf,
     full: bool,
 }
 
 impl Line {
-    fn file(self) -> &'static str {
+    pub(crate) fn file(self) -> &'static str {
         match self.of {
             PressureOf::PRESSURE_OF_CPU => "cpu.pressure",
             PressureOf::PRESSURE_OF_IO => "io.pressure",
@@ -160,9 +152,11 @@ impl Line {
 /// What a container's pressure files are watched with, and what was told of them.
 #[derive(Debug, Default)]
 pub(crate) struct Watched {
-    armed: Vec<(Line, OwnedFd)>,
-    /// When the usual ones are armed.
-    arm_at: Option<Instant>,
+    pub(crate) armed: Vec<(Line, OwnedFd)>,
+    /// When they are armed.
+    pub(crate) arm_at: Option<Instant>,
+    /// What somebody asked for in place of the usual ones.
+    pub(crate) asked: Option<Box<[Trigger]>>,
     told: Vec<Told>,
     /// `high` of memory.events, as last told.
     high: Option<u64>,
@@ -176,66 +170,13 @@ struct Told {
 }
 
 impl Watcher {
-    /// The triggers that the agent was told of are armed in a moment.
-    pub(crate) fn plan_pressure(&mut self, key: u32) {
-        let Some(container) = self.containers.get_mut(&key) else { return };
-        let at = Instant::now() + ARMED_AFTER;
-        container.pressure.arm_at = Some(at);
-        self.due.insert((at, key));
-    }
-
-    /// Arms them if it is time to; whether it was.
-    pub(crate) fn tend_pressure(&mut self, key: u32, now: Instant) -> bool {
-        let Some(container) = self.containers.get_mut(&key) else { return false };
-        let is_due = container.pressure.arm_at.take_if(|at| *at <= now).is_some();
-        if is_due {
-            self.arm_usual_pressure(key);
-        }
-        is_due
-    }
-
-    pub(crate) fn arm_usual_pressure(&mut self, key: u32) {
-        let Some(container) = self.containers.get(&key) else { return };
-        let triggers = for_container(&self.pressure, &container.id);
-        self.arm_pressure(key, &triggers);
-    }
-
-    /// Sets a container's triggers, in place of those it had.
-    pub(crate) fn arm_pressure(&mut self, key: u32, triggers: &[Trigger]) {
-        if self.hierarchy.version() == Version::V1 {
-            return;
-        }
-        let Some(container) = self.containers.get_mut(&key) else { return };
-        container.pressure.arm_at = None;
-        container.pressure.armed.clear();
-        let folder = self.hierarchy.folder(&container.cgroup);
-        for trigger in triggers {
-            let opened = arm(&folder.join(trigger.line().file()), trigger);
-            match opened {
-                Ok(file) => container.pressure.armed.push((trigger.line(), file)),
-                // A cgroup that is gone already, or a kernel that has no PSI, which `check` tells.
-                Err(error) => {
-                    log!(Debug, "no pressure trigger", container = container.id, error = error);
-                }
-            }
-        }
-        let Some(container) = self.containers.get(&key) else { return };
-        for (at, (_, file)) in container.pressure.armed.iter().enumerate() {
-            let data = epoll::EventData::new_u64(PRESSURE | (at as u64) << 40 | u64::from(key));
-            if let Err(error) = epoll::add(&*self.epoll, file, data, epoll::EventFlags::PRI) {
-                log!(Error, "cannot wait for pressure", error = error);
-            }
-        }
-    }
-
     /// A trigger fired, or its cgroup is gone.
     pub(crate) fn pressure_rose(&mut self, key: u32, at: usize, gone: bool) {
-        let Some(container) = self.containers.get_mut(&key) else { return };
         if gone {
-            // It would be ready for ever.
-            container.pressure.armed.clear();
+            self.disarm(key);
             return;
         }
+        let Some(container) = self.containers.get(&key) else { return };
         let Some((line, _)) = container.pressure.armed.get(at) else { return };
         let line = *line;
         self.tell_pressure(key, line);
@@ -275,14 +216,6 @@ impl Watcher {
         let signal = Pressure { of: line.of.into(), full: line.full, stalled_us, high_events: high, ..read };
         self.shared.with(|state| state.pressure(&container.id, signal, now()));
     }
-}
-
-/// Writes the trigger: the kernel keeps it for as long as the file is open.
-fn arm(path: &std::path::Path, trigger: &Trigger) -> io::Result<OwnedFd> {
-    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
-    let line = if trigger.full { "full" } else { "some" };
-    file.write_all(format!("{line} {} {}\0", trigger.stall_us, trigger.window_us).as_bytes())?;
-    Ok(file.into())
 }
 
 /// `some avg10=0.12 avg60=0.05 avg300=0.01 total=12345`

@@ -72,7 +72,7 @@ impl Watcher {
     fn watch(&mut self, watch: &Watch) -> Result<(), Refusal> {
         let key = self.container_for(watch)?;
         if !watch.pressure.is_empty() {
-            self.arm_pressure(key, &watch.pressure);
+            self.ask_for_pressure(key, &watch.pressure);
         }
         let Some(pid) = watch.pid else { return Ok(()) };
         let exec = watch.exec.as_deref();

@@ -14,13 +14,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::arming::Arming;
 use crate::cgroup::{Hierarchy, Kills};
 use crate::connector::Connector;
 use crate::discover::{Change, Tree};
 use crate::exit::Tracked;
 use crate::kmsg::Kmsg;
 use crate::log::log;
-use crate::looks::Looks;
+use crate::looks::{Looks, Notices};
 use crate::placement::Placement;
 use crate::pressure;
 use crate::reap;
@@ -30,6 +31,9 @@ use crate::state::State;
 
 /// Readiness taken from epoll at once.
 const BATCH: usize = 64;
+/// Batches taken before others have their turn: containers that are short of memory can have the kernel say so without a pause, and nobody
+/// would hear anything of the agent.
+const TURNS: usize = 8;
 /// After the last of something to do, room that is no longer used is let go of.
 const TIDY_AFTER: Duration = Duration::from_secs(1);
 
@@ -59,6 +63,7 @@ pub(crate) struct Container {
     pub(crate) told_kill: Option<Box<OomKill>>,
     pub(crate) oom_event: Option<OwnedFd>,
     pub(crate) kill_looks: Looks,
+    pub(crate) notices: Notices,
     pub(crate) init_looks: Looks,
     pub(crate) init: Option<Tracked>,
     pub(crate) execs: BTreeMap<String, Tracked>,
@@ -106,6 +111,7 @@ pub(crate) struct Watcher {
     pub(crate) reaps: bool,
     pub(crate) command: Option<reap::Command>,
     pub(crate) pressure: Vec<pressure::Rule>,
+    pub(crate) arming: Arming,
     next_key: u32,
     full: bool,
 }
@@ -134,6 +140,7 @@ impl Watcher {
             reaps: placement == Placement::Reaper,
             command: None,
             pressure,
+            arming: Arming::default(),
             next_key: 0,
             full: false,
         };
@@ -161,6 +168,7 @@ impl Watcher {
         self.reap();
         let mut tidy_at = Some(Instant::now() + TIDY_AFTER);
         loop {
+            self.go_on_arming();
             let due = self.due.first().map(|(at, _)| *at);
             let tidying = tokio::time::sleep_until(tidy_at.unwrap_or_else(Instant::now));
             tokio::select! {
@@ -171,18 +179,22 @@ impl Watcher {
                 }
                 guard = ready.readable() => {
                     let mut guard = guard?;
-                    while self.turn()? {}
-                    guard.clear_ready();
+                    if self.turns()? {
+                        guard.clear_ready();
+                    } else {
+                        tokio::task::yield_now().await;
+                    }
                 }
+                (key, armed) = self.arming.done() => self.take_armed(key, armed),
                 request = requests.recv() => match request {
                     Some(request) => {
                         // What the kernel has said already comes before the question.
-                        while self.turn()? {}
+                        self.turns()?;
                         self.answer(request);
                     }
                     None => return Ok(()),
                 },
-                _ = children.recv(), if self.reaps => while self.turn()? {},
+                _ = children.recv(), if self.reaps => drop(self.turns()?),
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.tend_all(),
             }
             tidy_at = Some(Instant::now() + TIDY_AFTER);
@@ -197,10 +209,21 @@ impl Watcher {
         self.by_pid.shrink_to_fit();
         self.recent.shrink_to_fit();
         self.tree.shrink();
+        self.arming.shrink();
         self.shared.with(State::shrink);
     }
 
-    /// Takes in what is ready. False: nothing was.
+    /// Takes in what is ready. False: there may be more.
+    fn turns(&mut self) -> std::io::Result<bool> {
+        for _ in 0..TURNS {
+            if !self.turn()? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes in a batch of what is ready. False: nothing was.
     fn turn(&mut self) -> std::io::Result<bool> {
         let mut events =
             [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; BATCH];
@@ -271,6 +294,7 @@ impl Watcher {
             told_kill: None,
             oom_event: None,
             kill_looks: Looks::kills(),
+            notices: Notices::default(),
             init_looks: Looks::init(),
             init: None,
             execs: BTreeMap::new(),
@@ -289,15 +313,13 @@ impl Watcher {
         self.read_limit(key);
         self.look_at_kills(key);
         self.population_changed(key, false);
-        match origin {
-            Origin::Now => self.plan_pressure(key),
-            Origin::Earlier | Origin::Requested => self.arm_usual_pressure(key),
-        }
+        self.plan_usual_pressure(key);
         Some(key)
     }
 
     /// Lets go of a container whose last exit was told.
     pub(crate) fn remove(&mut self, key: u32) {
+        self.disarm(key);
         let Some(container) = self.containers.remove(&key) else { return };
         for tracked in container.init.iter().chain(container.execs.values()) {
             self.by_pid.remove(&tracked.pid);
@@ -323,13 +345,11 @@ impl Watcher {
             self.due.remove(&(at, key));
             self.drain_connector();
             self.tend_kills(key, now);
+            self.tend_notices(key, now);
             self.tend_init(key, now);
             self.tend_exits(key, now);
             self.tend_emptied(key, now);
-            if self.tend_pressure(key, now) {
-                // What came meanwhile is looked at first.
-                return;
-            }
+            self.tend_pressure(key, now);
         }
     }
 

@@ -10,7 +10,7 @@ use super::line::{self, Damage, encode};
 use super::live::Live;
 use crate::case::Case;
 use crate::ruling::TaskEvent;
-use crate::signal::ContainerId;
+use crate::signal::{ContainerId, Event};
 
 /// What the names of whole files end in.
 pub(super) const SUFFIX: &str = ".journal";
@@ -166,10 +166,15 @@ impl Recovered {
             }
             self.cases.push((last.container.into_owned(), last.source.into_owned(), last.case.into_owned()));
         }
-        let lives = live.lives().filter_map(only);
-        self.lives.extend(
-            lives.filter_map(|entry| if let Entry::Lives(lives) = entry { Some(lives) } else { None }),
-        );
+        // Their agents were told that these ends are taken, and may not tell them again.
+        let ended: HashSet<&ContainerId> = self.unruled.iter().filter_map(ended).collect();
+        for entry in live.lives().filter_map(only) {
+            if let Entry::Lives(lives) = entry
+                && !ended.contains(&lives.container)
+            {
+                self.lives.push(lives);
+            }
+        }
         let kills: HashMap<&ContainerId, u64> =
             self.cases.iter().filter_map(|(id, _, case)| Some((id, case.kills_total()?))).collect();
         for lives in &mut self.lives {
@@ -181,6 +186,13 @@ impl Recovered {
             }
         }
     }
+}
+
+/// The container whose end it tells.
+fn ended<'a>(accepted: &'a Accepted<'_>) -> Option<&'a ContainerId> {
+    let signal = &*accepted.signal;
+    let is_end = matches!(signal.event, Event::Exited(_)) && signal.target.exec_id.is_none();
+    is_end.then_some(&signal.target.container_id)
 }
 
 fn only(line: &[u8]) -> Option<Entry<'static>> {

@@ -319,6 +319,34 @@ fn a_new_file_says_what_all_before_it_said() {
 }
 
 #[test]
+fn a_container_whose_end_is_accepted_lives_no_more() {
+    let mut writer = writer(Cut::new(usize::MAX, |all| all));
+    for name in ["c1", "c2", "c3"] {
+        let lives = Lives {
+            source: "agent".to_owned(),
+            stream: "s".to_owned(),
+            container: id(name),
+            kills_total: None,
+        };
+        let line = line::encode(&Entry::Lives(lives));
+        writer.notes.lock().unwrap().push(Item::Lives {
+            source: "agent".to_owned(),
+            container: id(name),
+            line,
+        });
+    }
+    let mut exec = signal(2, "c2", true);
+    exec.target.exec_id = Some("e1".to_owned());
+    let taken =
+        vec![accepted(1, &signal(1, "c1", true)), accepted(2, &exec), accepted(3, &signal(3, "c3", false))];
+    assert!(hand_in(&mut writer, taken));
+    let (recovered, _) = read::recover(writer.disk.files(), BOOT);
+    let mut lives: Vec<String> = recovered.lives.iter().map(|it| it.container.to_string()).collect();
+    lives.sort();
+    assert_eq!(lives, ["c2", "c3"], "an exec's end, and a kill, are no end of a container");
+}
+
+#[test]
 fn a_full_disk_is_said_and_what_comes_after_it_is_written() {
     let mut writer = writer(Cut::new(usize::MAX, |all| all));
     assert!(hand_in(&mut writer, vec![accepted(1, &signal(1, "c1", false))]));

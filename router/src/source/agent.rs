@@ -13,7 +13,7 @@ use ttrpc::asynchronous::Client;
 use ttrpc::asynchronous::transport::Socket;
 
 use super::allowance::{self, Allowance};
-use super::backoff::{Backoff, LACKING_GAP};
+use super::backoff::Backoff;
 use super::calls::{LinkError, PATIENCE};
 use super::decode::{Stream, decode, gone};
 use super::greeting::greeting;
@@ -196,7 +196,8 @@ impl AgentSource {
             let for_good = self.machine.as_ref().is_some_and(Machine::has_ended);
             self.lost(&reason).await;
             tokio::select! {
-                () = tokio::time::sleep(LACKING_GAP), if !for_good => {}
+                // It may only have been too busy to answer, and then it comes again.
+                () = tokio::time::sleep(wait), if !for_good => {}
                 order = orders.heard() => return self.leave(order).await,
             }
         }

@@ -22,6 +22,9 @@ const INIT: &str = include_str!("../../../examples/deploy/guest/init");
 const CUTS: usize = 50;
 /// Containers of the storm, at least: it lasts as long as links are cut.
 const STORM: usize = 60;
+/// Programs of the storm that live at once, and what is left of before: without a bound they use up the guest's memory and its processor, and nobody in it
+/// gets to say anything.
+const AT_ONCE: usize = 24;
 /// What the router has to tell that a guest is gone.
 const LOST_WITHIN: Duration = Duration::from_secs(1);
 
@@ -126,7 +129,8 @@ fn storm() -> String {
         write!(ways, "{at}) a='{action}';; ").unwrap();
     }
     format!(
-        "i=0; while [ $i -lt {STORM} ] || [ ! -e /tmp/enough ]; do case $((i % {})) in {ways}esac; \
+        "i=0; while [ $i -lt {STORM} ] || [ ! -e /tmp/enough ]; do \
+         while [ $(pidof oomtest | wc -w) -gt {AT_ONCE} ]; do sleep 0.05; done; case $((i % {})) in {ways}esac; \
          /guest run pods-a storm-$i memory.max=8M -- /oomtest $a > /dev/null || exit 1; i=$((i + 1)); done; echo $i",
         WAYS.len()
     )

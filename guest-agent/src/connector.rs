@@ -3,7 +3,7 @@
 //! <linux/cn_proc.h> over a netlink socket. It speaks only in the initial pid and network namespaces; elsewhere it takes
 //! the subscription and stays silent, which is told by the answer that does not come.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -54,7 +54,7 @@ pub(crate) enum Event {
 #[derive(Debug)]
 pub(crate) struct Connector {
     socket: OwnedFd,
-    next: HashMap<u32, u32>,
+    next: BTreeMap<u32, u32>,
     /// Events that the kernel had to drop: at least as many.
     lost: u64,
 }
@@ -72,7 +72,7 @@ impl Connector {
         let asked =
             std::process::id() ^ rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_nsec as u32;
         send(&socket, &subscription(asked), SendFlags::empty())?;
-        let mut connector = Self { socket, next: HashMap::new(), lost: 0 };
+        let mut connector = Self { socket, next: BTreeMap::new(), lost: 0 };
         connector.await_answer(asked)?;
         Ok(connector)
     }
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn gaps_are_counted_per_processor() {
         let socket = rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap();
-        let mut connector = Connector { socket, next: HashMap::new(), lost: 0 };
+        let mut connector = Connector { socket, next: BTreeMap::new(), lost: 0 };
         for (cpu, sequence) in
             [(0, u32::MAX), (1, 5), (0, 0), (1, 9), (0, 1), (u32::MAX, 77), (1, 10), (1, 8), (1, 9)]
         {

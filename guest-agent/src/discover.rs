@@ -3,7 +3,7 @@
 //! kernfs reports what goes through the VFS, so a folder made or removed and a write to `cgroup.procs` are seen on the
 //! folder; counters that the kernel itself changes are reported on v2 only, and on the file: kernfs_notify.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -59,29 +59,24 @@ enum Watched {
     Population(Arc<str>),
 }
 
-struct Event {
-    watch: i32,
-    flags: ReadFlags,
-    name: String,
-}
-
 /// The part of the hierarchy that is watched.
 #[derive(Debug)]
 pub(crate) struct Tree {
-    inotify: OwnedFd,
+    inotify: Arc<OwnedFd>,
     hierarchy: Hierarchy,
     roots: Vec<Root>,
-    watched: HashMap<i32, Watched>,
+    // Trees, which grow by a few entries at a time: a table of twice the size beside the one that is full was the most this process ever took.
+    watched: BTreeMap<i32, Watched>,
     /// The watches of each container, that of its folder first, and of each other folder.
-    containers: HashMap<Arc<str>, Vec<i32>>,
-    folders: HashMap<Arc<str>, i32>,
+    containers: BTreeMap<Arc<str>, Vec<i32>>,
+    folders: BTreeMap<Arc<str>, i32>,
     full: bool,
 }
 
 impl Tree {
     pub(crate) fn new(hierarchy: Hierarchy, roots: Vec<Root>) -> Result<Self, Errno> {
-        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let (watched, containers, folders) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let inotify = Arc::new(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?);
+        let (watched, containers, folders) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Ok(Self { inotify, hierarchy, roots, watched, containers, folders, full: false })
     }
 
@@ -119,72 +114,54 @@ impl Tree {
         }
     }
 
-    /// Lets go of room that a storm needed.
-    pub(crate) fn shrink(&mut self) {
-        self.watched.shrink_to_fit();
-        self.containers.shrink_to_fit();
-        self.folders.shrink_to_fit();
-    }
-
-    /// Takes in what the kernel has told meanwhile.
-    pub(crate) fn drain(&mut self, out: &mut Vec<Change>) {
-        let mut changed = HashSet::new();
-        loop {
-            let events = self.read();
-            if events.is_empty() {
-                return;
-            }
-            for event in events {
-                // A file is read after all of this: once is enough, and a full queue is not held twice.
-                let is_file = matches!(
-                    self.watched.get(&event.watch),
-                    Some(Watched::Counter(_) | Watched::Population(_))
-                ) && !event.flags.contains(ReadFlags::IGNORED);
-                if !is_file || changed.insert(event.watch) {
-                    self.take(&event, out);
-                }
-            }
-        }
-    }
-
-    fn read(&self) -> Vec<Event> {
+    /// Takes in a part of what the kernel has told meanwhile. False: there was nothing.
+    pub(crate) fn drain(&mut self, out: &mut Vec<Change>) -> bool {
+        let inotify = Arc::clone(&self.inotify);
         let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut reader = Reader::new(&self.inotify, &mut buffer);
-        let mut events = Vec::new();
-        // One buffer at a time, so that a full queue is not held twice.
+        let mut reader = Reader::new(&*inotify, &mut buffer);
+        // A file is read after all of this: once is enough.
+        let mut changed = BTreeSet::new();
+        let mut any = false;
         while let Ok(event) = reader.next() {
-            let name = event.file_name().map(CStr::to_string_lossy).unwrap_or_default().into_owned();
-            events.push(Event { watch: event.wd(), flags: event.events(), name });
+            any = true;
+            let watch = event.wd();
+            let is_file =
+                matches!(self.watched.get(&watch), Some(Watched::Counter(_) | Watched::Population(_)));
+            if !is_file || event.events().contains(ReadFlags::IGNORED) || changed.insert(watch) {
+                let name = event.file_name().map(CStr::to_string_lossy).unwrap_or_default();
+                self.take(watch, event.events(), &name, out);
+            }
+            // One buffer at a time, so that a full queue is not held twice.
             if reader.is_buffer_empty() {
                 break;
             }
         }
-        events
+        any
     }
 
-    fn take(&mut self, event: &Event, out: &mut Vec<Change>) {
-        if event.flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+    fn take(&mut self, watch: i32, flags: ReadFlags, name: &str, out: &mut Vec<Change>) {
+        if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
             log!(Warn, "inotify queue overflowed; searching all cgroups anew");
             self.search(out);
             return;
         }
-        let Some(watched) = self.watched.get(&event.watch).cloned() else { return };
-        if event.flags.contains(ReadFlags::IGNORED) {
-            self.watched.remove(&event.watch);
+        let Some(watched) = self.watched.get(&watch).cloned() else { return };
+        if flags.contains(ReadFlags::IGNORED) {
+            self.watched.remove(&watch);
             return;
         }
         match watched {
             Watched::Counter(cgroup) => out.push(Change::Counted { cgroup }),
             Watched::Population(cgroup) => out.push(Change::Peopled { cgroup }),
-            Watched::Folder(above) if event.flags.contains(ReadFlags::ISDIR) => {
-                let cgroup = below(&above, &event.name);
-                if event.flags.contains(ReadFlags::CREATE) {
+            Watched::Folder(above) if flags.contains(ReadFlags::ISDIR) => {
+                let cgroup = below(&above, name);
+                if flags.contains(ReadFlags::CREATE) {
                     self.search_below(&cgroup, cgroup.matches('/').count(), out);
-                } else if event.flags.contains(ReadFlags::DELETE) {
+                } else if flags.contains(ReadFlags::DELETE) {
                     self.leave(&cgroup, out);
                 }
             }
-            Watched::Folder(cgroup) => match event.name.as_str() {
+            Watched::Folder(cgroup) => match name {
                 "cgroup.procs" | "tasks" => out.push(Change::Entered { cgroup }),
                 "memory.limit_in_bytes" | "memory.max" => out.push(Change::Limited { cgroup }),
                 _ => {}
@@ -341,7 +318,7 @@ mod tests {
 
     fn told(tree: &mut Tree) -> Vec<String> {
         let mut out = Vec::new();
-        tree.drain(&mut out);
+        while tree.drain(&mut out) {}
         out.iter().map(short).collect()
     }
 
@@ -436,10 +413,9 @@ mod tests {
         fs::create_dir_all(mount.path().join("r/remade")).unwrap();
         fs::create_dir_all(mount.path().join("r/new")).unwrap();
         // What was queued is thrown away, as the kernel does.
-        while !tree.read().is_empty() {}
+        while rustix::io::read(&tree, &mut [0; 4096]).is_ok() {}
         let mut out = Vec::new();
-        let overflow = Event { watch: -1, flags: ReadFlags::QUEUE_OVERFLOW, name: String::new() };
-        tree.take(&overflow, &mut out);
+        tree.take(-1, ReadFlags::QUEUE_OVERFLOW, "", &mut out);
         let mut told: Vec<String> = out.iter().map(short).collect();
         told.sort();
         assert_eq!(told, ["+new /r/new", "+remade /r/remade", "-/r/remade", "-/r/removed"]);

@@ -40,6 +40,7 @@ mod reap;
 mod request;
 mod server;
 mod shared;
+mod signals;
 mod state;
 mod watcher;
 
@@ -64,6 +65,7 @@ pub use crate::command::Exit;
 pub use crate::names::{DEFAULT_ROOTS, RootError};
 pub use crate::placement::Placement;
 pub use crate::pressure::{Rule, RuleError, Trigger};
+pub use crate::signals::Signals;
 
 use crate::command::Running;
 use crate::connector::Connector;

@@ -6,8 +6,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use coroner_agent::{Exit, Findings, Options, Version, log};
-use tokio::signal::unix::{SignalKind, signal};
+use coroner_agent::{Exit, Findings, Options, Signals, Version, log};
 
 use crate::arguments::{Command, parse};
 
@@ -22,7 +21,7 @@ const WRONG_USAGE: u8 = 2;
 /// Sources that tokio hears of at once: links and one epoll. Its own default takes 12 KiB.
 const IO_EVENTS: usize = 64;
 /// Of the thread that waits where the kernel makes it wait, and how long it stays with nothing to do.
-const STACK: usize = 32 << 10;
+const STACK: usize = 16 << 10;
 const IDLE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
@@ -68,14 +67,8 @@ fn serve(options: Options) -> Result<Option<Exit>, Box<dyn std::error::Error>> {
         .thread_keep_alive(IDLE)
         .build()?;
     runtime.block_on(async {
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let shutdown = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
+        let ends = Signals::of(&[libc::SIGTERM, libc::SIGINT])?;
+        let shutdown = ends.came();
         Ok(coroner_agent::run(options, go_first, shutdown).await?)
     })
 }

@@ -3,6 +3,9 @@
 use crate::discover::Change;
 use crate::watcher::{Origin, Watcher};
 
+/// More parts than the kernel queues: what was told before this began is all taken in, and what is told without a pause meanwhile is not waited for.
+const QUEUE: usize = 512;
+
 impl Watcher {
     /// Takes in the folders that came and went, and the counters that changed.
     pub(crate) fn learn(&mut self) {
@@ -11,8 +14,12 @@ impl Watcher {
             return;
         }
         let mut changes = Vec::new();
-        self.tree.drain(&mut changes);
-        changes.into_iter().for_each(|change| self.apply(change));
+        for _ in 0..QUEUE {
+            if !self.tree.drain(&mut changes) {
+                break;
+            }
+            changes.drain(..).for_each(|change| self.apply(change));
+        }
         self.learning = false;
     }
 

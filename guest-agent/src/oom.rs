@@ -1,6 +1,6 @@
 //! OOM kills: the kernel's counter is what counts; its notices and its log say when to look and who it was.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use coroner_proto::agent::{Level, OomKill, Victim};
 use protobuf::MessageField;
@@ -52,7 +52,7 @@ impl Watcher {
         let Some(kmsg) = &mut self.kmsg else { return };
         kmsg.drain();
         let cgroups: Vec<String> = kmsg.waiting().map(str::to_owned).collect();
-        for key in cgroups.iter().filter_map(|cgroup| self.container_at(cgroup)).collect::<HashSet<_>>() {
+        for key in cgroups.iter().filter_map(|cgroup| self.container_at(cgroup)).collect::<BTreeSet<_>>() {
             if let Some(container) = self.containers.get_mut(&key)
                 && let Some(at) = container.kill_looks.begin(Instant::now())
             {

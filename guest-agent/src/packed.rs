@@ -24,6 +24,11 @@ impl Packed {
         self.bytes.len() + 6
     }
 
+    /// As they go over the link.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     pub(crate) fn open(&self) -> Signal {
         Signal::parse_from_bytes(&self.bytes).expect("written by `new`")
     }

@@ -23,9 +23,11 @@ use crate::shared::Shared;
 
 /// The longest a call waits for something to tell.
 const MAX_WAIT: Duration = Duration::from_secs(300);
-/// Signals in one answer. Decoded, each takes some 400 bytes while the answer is made: a reader could otherwise have the agent grow
-/// by as many as there are.
+/// Signals in one answer, which is made whole, three times over, before it is sent: a reader could otherwise have the agent grow by as many
+/// as there are.
 const MAX_SIGNALS: usize = 64;
+/// Their field of an answer: agent.proto.
+const SIGNALS: u32 = 2;
 /// Calls that may wait at once; one more is answered at once. Each is a task and its request: a peer could otherwise leave as
 /// many behind as it can send.
 pub(crate) const MAX_WAITING: usize = 64;
@@ -101,14 +103,17 @@ impl Agent for Service {
             drop(tokio::time::timeout(wait, heard).await);
             news = look();
         }
-        Ok(NextSignalsResponse {
+        let mut answer = NextSignalsResponse {
             stream_id: self.hello.stream_id.clone(),
-            signals: news.signals,
             lost: news.lost,
             pressure_lost: news.pressure_lost,
             appeared: told.borrow().appeared,
             ..NextSignalsResponse::default()
-        })
+        };
+        // On the link a field is its number and its bytes, known or not.
+        let fields = answer.special_fields.mut_unknown_fields();
+        news.signals.into_iter().for_each(|signal| fields.add_length_delimited(SIGNALS, signal));
+        Ok(answer)
     }
 
     async fn snapshot(&self, _: &TtrpcContext, request: SnapshotRequest) -> ttrpc::Result<SnapshotResponse> {

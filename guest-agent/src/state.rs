@@ -149,7 +149,8 @@ impl Default for State {
 /// Signals from a cursor on.
 #[derive(Debug, Default)]
 pub(crate) struct News {
-    pub(crate) signals: Vec<Signal>,
+    /// As they are kept: decoded, each takes some 400 bytes.
+    pub(crate) signals: Vec<Vec<u8>>,
     pub(crate) lost: u64,
     pub(crate) pressure_lost: u64,
 }
@@ -341,7 +342,7 @@ impl State {
             if news.signals.len() >= most.max(1) || size > bytes && !news.signals.is_empty() {
                 break;
             }
-            news.signals.push(signal.open());
+            news.signals.push(signal.bytes().to_vec());
         }
         news
     }

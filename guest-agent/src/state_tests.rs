@@ -12,8 +12,12 @@ fn exited(status: u32) -> Exited {
     Exited { status: Some(status), ..Exited::default() }
 }
 
+fn open(signals: &[Vec<u8>]) -> Vec<Signal> {
+    signals.iter().map(|bytes| Signal::parse_from_bytes(bytes).unwrap()).collect()
+}
+
 fn told(state: &State, after: u64) -> Vec<(u64, String)> {
-    let signals = state.next(after, ALL, ALL).signals;
+    let signals = open(&state.next(after, ALL, ALL).signals);
     signals.iter().map(|it| (it.seq, describe(it))).collect()
 }
 
@@ -105,7 +109,7 @@ fn the_departed_are_kept_for_as_long_as_promised_and_then_counted_as_lost() {
     }
     let News { signals, lost, .. } = state.next(0, ALL, ALL);
     assert_eq!((signals.len(), lost), (KEPT_UNACKED, more as u64));
-    assert_eq!(signals[0].container_id, format!("c{more}"));
+    assert_eq!(open(&signals)[0].container_id, format!("c{more}"));
     // Who has read the dropped ones has lost nothing.
     assert_eq!(state.next(more as u64, ALL, ALL).lost, 0);
     assert_eq!(state.next(more as u64 - 1, ALL, ALL).lost, 1);
@@ -169,7 +173,7 @@ fn answers_stop_at_their_size_and_number() {
         state.appear(&format!("{n:064}"), &Arc::from("/c"), Some(0));
         state.kill(&format!("{n:064}"), kill(1), Moment { boot_ns: u64::MAX, wall_ms: u64::MAX });
     }
-    let signals = state.next(0, ALL, 48 << 10).signals;
+    let signals = open(&state.next(0, ALL, 48 << 10).signals);
     let answer = agent::NextSignalsResponse { signals, ..Default::default() };
     assert!((40 << 10..=48 << 10).contains(&answer.compute_size()));
     assert_eq!(state.next(0, 7, 48 << 10).signals.len(), 7);
@@ -214,7 +218,7 @@ fn readers_end_up_with_everything_or_are_told_of_losses() {
                     let reader = roll(2) as usize;
                     let News { signals, lost, .. } = state.next(readers[reader], 1 + roll(4) as usize, 200);
                     assert_eq!(lost, 0);
-                    for signal in signals {
+                    for signal in open(&signals) {
                         assert!(signal.seq > readers[reader], "seed {seed}");
                         readers[reader] = signal.seq;
                         let is_kill = matches!(signal.event, Some(signal::Event::OomKill(_)));
@@ -225,7 +229,7 @@ fn readers_end_up_with_everything_or_are_told_of_losses() {
         }
         for (reader, mut after) in readers.into_iter().enumerate() {
             loop {
-                let signals = state.next(after, 3, ALL).signals;
+                let signals = open(&state.next(after, 3, ALL).signals);
                 let Some(last) = signals.last() else { break };
                 after = last.seq;
                 for signal in signals {
@@ -250,7 +254,8 @@ fn pressure_comes_in_its_place_and_only_the_latest_is_kept() {
     state.kill("c1", OomKill { total: 1, ..OomKill::default() }, Moment::default());
     state.pressure("c1", pressure(2), Moment::default());
     state.pressure("nobody", pressure(3), Moment::default());
-    let seqs = |state: &State| state.next(0, ALL, ALL).signals.iter().map(|it| it.seq).collect::<Vec<_>>();
+    let seqs =
+        |state: &State| open(&state.next(0, ALL, ALL).signals).iter().map(|it| it.seq).collect::<Vec<_>>();
     assert_eq!(seqs(&state), [1, 2, 3]);
     assert_eq!(state.next_kill(0), Some((2, "c1".to_owned())));
     assert_eq!(state.next_kill(2), None);
@@ -259,7 +264,7 @@ fn pressure_comes_in_its_place_and_only_the_latest_is_kept() {
     }
     let news = state.next(0, ALL, ALL);
     assert_eq!((news.signals.len(), news.lost, news.pressure_lost), (KEPT_PRESSURE + 1, 0, 12));
-    assert_eq!(news.signals[0].seq, 2, "a kill never gives way to pressure");
+    assert_eq!(open(&news.signals)[0].seq, 2, "a kill never gives way to pressure");
     assert_eq!(state.next(state.seq(), ALL, ALL).pressure_lost, 0);
     state.ack(state.seq());
     assert_eq!(seqs(&state), [2], "pressure that was dealt with is not kept");

@@ -3,14 +3,13 @@
 //! All of them are in one epoll, so a container costs two descriptors and no task. Files under /sys/fs/cgroup and /proc
 //! are read in place: the kernel makes them up from memory, and a thread to wait on them would cost more than they do.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use coroner_proto::agent::OomKill;
 use rustix::event::{Timespec, epoll};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -27,6 +26,7 @@ use crate::pressure;
 use crate::reap;
 use crate::request::Request;
 use crate::shared::Shared;
+use crate::signals::Signals;
 use crate::state::State;
 
 /// Readiness taken from epoll at once.
@@ -95,12 +95,12 @@ pub(crate) struct Watcher {
     pub(crate) connector: Option<Connector>,
     pub(crate) kmsg: Option<Kmsg>,
     pub(crate) epoll: Arc<OwnedFd>,
-    pub(crate) containers: HashMap<u32, Box<Container>>,
-    pub(crate) by_cgroup: HashMap<Arc<str>, u32>,
-    pub(crate) by_id: HashMap<String, u32>,
-    pub(crate) by_pid: HashMap<u32, (u32, Option<String>)>,
+    pub(crate) containers: BTreeMap<u32, Box<Container>>,
+    pub(crate) by_cgroup: BTreeMap<Arc<str>, u32>,
+    pub(crate) by_id: BTreeMap<String, u32>,
+    pub(crate) by_pid: BTreeMap<u32, (u32, Option<String>)>,
     /// Containers whose init is being looked for.
-    pub(crate) starting: HashSet<u32>,
+    pub(crate) starting: BTreeSet<u32>,
     /// What the tree told is being taken in.
     pub(crate) learning: bool,
     /// How processes ended that nobody had named yet, by pid, the latest last.
@@ -128,11 +128,11 @@ impl Watcher {
             connector,
             kmsg,
             epoll,
-            containers: HashMap::new(),
-            by_cgroup: HashMap::new(),
-            by_id: HashMap::new(),
-            by_pid: HashMap::new(),
-            starting: HashSet::new(),
+            containers: BTreeMap::new(),
+            by_cgroup: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            by_pid: BTreeMap::new(),
+            starting: BTreeSet::new(),
             learning: false,
             recent: VecDeque::new(),
             due: BTreeSet::new(),
@@ -164,7 +164,7 @@ impl Watcher {
     /// Watches until nobody can ask any more.
     pub(crate) async fn run(mut self, mut requests: mpsc::Receiver<Request>) -> std::io::Result<()> {
         let ready = crate::ready::register(Arc::clone(&self.epoll))?;
-        let mut children = signal(SignalKind::child())?;
+        let children = Signals::of(&[libc::SIGCHLD])?;
         self.reap();
         let mut tidy_at = Some(Instant::now() + TIDY_AFTER);
         loop {
@@ -194,7 +194,7 @@ impl Watcher {
                     }
                     None => return Ok(()),
                 },
-                _ = children.recv(), if self.reaps => drop(self.turns()?),
+                () = children.came(), if self.reaps => drop(self.turns()?),
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.tend_all(),
             }
             tidy_at = Some(Instant::now() + TIDY_AFTER);
@@ -203,12 +203,7 @@ impl Watcher {
 
     /// Lets go of room that a storm needed.
     fn shrink(&mut self) {
-        self.containers.shrink_to_fit();
-        self.by_cgroup.shrink_to_fit();
-        self.by_id.shrink_to_fit();
-        self.by_pid.shrink_to_fit();
         self.recent.shrink_to_fit();
-        self.tree.shrink();
         self.arming.shrink();
         self.shared.with(State::shrink);
     }

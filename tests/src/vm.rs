@@ -23,7 +23,7 @@ const BOOT: Duration = Duration::from_secs(120);
 /// One command in a guest without KVM, on a busy machine.
 const COMMAND: Duration = Duration::from_secs(300);
 /// A link may take some tries.
-const LINK: Duration = Duration::from_secs(5);
+const LINK: Duration = Duration::from_secs(60);
 /// Where the guest's shell listens.
 const SHELL: u32 = 9000;
 /// In the order they need each other.
@@ -167,11 +167,11 @@ impl Vm {
     /// Runs it in the shell on another port: it may have another parent.
     pub fn sh_at(&self, port: u32, command: &str) -> Result<Answer> {
         let begun = Instant::now();
-        // The daemon may drop a link that it has just accepted: nothing was run then.
+        // The guest may be too busy to take it at once: nothing was run then.
         let mut link = loop {
             let sent = self.connect(port).and_then(|mut link| {
                 link.set_read_timeout(Some(COMMAND))?;
-                writeln!(link, "{}", command.replace('\n', "; "))?;
+                link.write_all(format!("{}\n", command.replace('\n', "; ")).as_bytes())?;
                 Ok(link)
             });
             match sent {
@@ -219,7 +219,8 @@ impl Vm {
     fn connect(&self, port: u32) -> Result<UnixStream> {
         let mut link = UnixStream::connect(self.socket())?;
         link.set_read_timeout(Some(Duration::from_secs(10)))?;
-        writeln!(link, "CONNECT {port}")?;
+        // In one write: the daemon reads once, and ends a link on which it finds half a line.
+        link.write_all(format!("CONNECT {port}\n").as_bytes())?;
         let mut byte = [0];
         let mut line = String::new();
         while !line.ends_with('\n') {

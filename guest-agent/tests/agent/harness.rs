@@ -239,7 +239,16 @@ impl Reader {
     }
 
     pub(crate) async fn snapshot(&self) -> Vec<coroner_proto::agent::Container> {
-        self.client.snapshot(limit(), &SnapshotRequest::default()).await.unwrap().containers
+        let mut containers: Vec<coroner_proto::agent::Container> = Vec::new();
+        loop {
+            let after_container_id = containers.last().map(|it| it.id.clone()).unwrap_or_default();
+            let request = SnapshotRequest { after_container_id, ..SnapshotRequest::default() };
+            let page = self.client.snapshot(limit(), &request).await.unwrap();
+            containers.extend(page.containers);
+            if !page.more {
+                return containers;
+            }
+        }
     }
 }
 

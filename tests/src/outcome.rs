@@ -45,6 +45,11 @@ impl Cri {
         Ok(exited.then_some(Reading { reason: status.reason, code: status.exit_code }))
     }
 
+    /// All that CRI shows of a container, for a person who has to find out why a test failed.
+    pub async fn shown(&mut self, container: &Container) -> String {
+        format!("{:?}", self.status(container, true).await)
+    }
+
     /// The first reading after the container's end.
     pub async fn first_reading(&mut self, container: &Container, deadline: Duration) -> Result<Reading> {
         let what = format!("container {} to end", container.name);

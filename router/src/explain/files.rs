@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use coroner::config::{Config, SinkKind};
@@ -76,14 +76,16 @@ impl Files {
         let mut seen = BTreeSet::new();
         // The newest first: what is renamed between two of these is met twice, not missed, and told by its inode.
         for path in paths.iter().rev() {
-            let file = match File::open(path) {
+            // A sink may write to a pipe or a device, which keep nothing: opened to be read, a pipe would be waited for.
+            let opening = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+            let file = match opening {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
             };
             let about =
                 file.metadata().map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-            if seen.insert((about.dev(), about.ino())) {
+            if about.is_file() && seen.insert((about.dev(), about.ino())) {
                 opened.bytes += about.len();
                 opened.files.insert(0, (path.clone(), file));
             }
@@ -112,6 +114,9 @@ mod tests {
             opened.files.iter().map(|(path, _)| path.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["audit.jsonl.10", "audit.jsonl.2", "audit.jsonl.1", "audit.jsonl"]);
         assert_eq!(opened.bytes, 11 + 13 + 13 + 14);
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+        assert!(Files::open_present(&[pipe]).unwrap().files.is_empty(), "nobody is waited for");
         assert!(rotated(&folder.path().join("none/audit.jsonl")).unwrap().is_empty());
         assert!(Files::open(&[folder.path().join("none")]).unwrap_err().contains("none"));
     }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use coroner_tests::report::say;
 use serde_json::Value;
 
-use crate::EACH;
 use crate::wire::{Sighting, What};
 use crate::world::{Life, World};
+use crate::{EACH, explained};
 
 /// What CRI shows where it lost a status.
 const UNKNOWN_STATUS: i32 = 255;
@@ -63,6 +63,7 @@ pub(crate) async fn all(world: &World) {
     assert!(unexplained.is_empty(), "{unexplained:?}");
     reasons(world, &lives).await;
     audited(world).await;
+    explained::all(world, &lives).await;
     let killed = lives.iter().filter(|life| life.killed).count();
     let bare = lives.iter().filter(|life| life.container.is_none()).count();
     say(format_args!(

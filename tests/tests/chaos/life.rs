@@ -62,9 +62,10 @@ pub(crate) async fn pods(world: Rc<World>, slot: usize, seed: u64) {
 /// Asks CRI, which may be away, until the container has ended.
 async fn ended(world: &World, container: &Container) {
     let mut cri = world.cri.clone();
-    until("a pod's container to end", END, async || Ok(cri.reading(container).await.ok().flatten()))
-        .await
-        .unwrap();
+    let ended = until("an end", END, async || Ok(cri.reading(container).await.ok().flatten())).await;
+    if let Err(error) = ended {
+        panic!("{}: {error}: {}", container.name, cri.shown(container).await);
+    }
 }
 
 /// Of nobody: mode `sole`.

@@ -8,6 +8,7 @@
 mod absence;
 mod bare;
 mod check;
+mod explained;
 mod faults;
 mod life;
 mod link;

@@ -61,11 +61,16 @@ impl Reader {
 
     /// Waits until the agent follows a container, and its init.
     pub(crate) async fn knows(&self, id: &str, init: bool) {
-        let patience = || context::with_duration(PATIENCE);
         until("the agent to know a container", PATIENCE, async || {
-            let snapshot = self.client.snapshot(patience(), &SnapshotRequest::default()).await?;
-            let there = snapshot.containers.iter().find(|it| it.id == id);
-            Ok(there.filter(|it| it.init_pid.is_some() || !init).map(|_| ()))
+            let mut request = SnapshotRequest::default();
+            loop {
+                let page = self.client.snapshot(context::with_duration(PATIENCE), &request).await?;
+                if let Some(there) = page.containers.iter().find(|it| it.id == id) {
+                    return Ok((there.init_pid.is_some() || !init).then_some(()));
+                }
+                let Some(last) = page.containers.last().filter(|_| page.more) else { return Ok(None) };
+                request.after_container_id = last.id.clone();
+            }
         })
         .await
         .unwrap();

@@ -1,0 +1,49 @@
+//! What `coroner explain` says of containers that died while everything broke; one of them is shown in docs/operations.md.
+
+use coroner_tests::report::say;
+
+use crate::world::{Life, World};
+
+const PAGE: &str = include_str!("../../../docs/operations.md");
+/// How the example there begins.
+const CALL: &str = "$ coroner explain bare-";
+/// Its kind of death: a child is killed, and the program ends with 1.
+const ACTION: &str = "child 64 1 0";
+
+pub(crate) async fn all(world: &World, lives: &[Life]) {
+    let shown = shape(example());
+    let router = world.router.lock().await;
+    let config = router.path("coroner.toml");
+    let (mut told, mut alike, mut last) = (0, 0, String::new());
+    for life in lives.iter().filter(|life| life.action == ACTION && life.container.is_none()) {
+        let output = router.command(&["explain", &life.id, "--config", config.to_str().unwrap()]).unwrap();
+        assert!(output.status.success(), "{}: {output:?}", life.id);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let place = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what} is missing:\n{text}"));
+        assert!(place("verdict    exited 1,") < place("OOM kill, counter"), "{text}");
+        assert!(place("OOM kill, counter") < place("exited with status 1"), "{text}");
+        assert!(place("containerd took /tasks/oom") < place("containerd took /tasks/exit"), "{text}");
+        told += 1;
+        alike += usize::from(shape(&text) == shown);
+        last = text;
+    }
+    say(format_args!("{told} containers explained, {alike} as docs/operations.md shows it"));
+    assert!(alike > 0, "none is as docs/operations.md shows it, such as\n{last}");
+}
+
+/// The example on the page, without its first line, which is the command.
+fn example() -> &'static str {
+    let (_, after) = PAGE.split_once(CALL).expect("an example of a container of this suite");
+    let (_, after) = after.split_once('\n').unwrap();
+    after.split_once("```").unwrap().0
+}
+
+/// The words of it, whatever the numbers, names and times.
+fn shape(text: &str) -> Vec<String> {
+    let word = |word: &str| match word {
+        "ms" | "s" => "TIME".to_owned(),
+        _ if word.contains(|it: char| it.is_ascii_digit()) => "#".to_owned(),
+        _ => word.to_owned(),
+    };
+    text.lines().map(|line| line.split_whitespace().map(word).collect::<Vec<_>>().join(" ")).collect()
+}

@@ -34,6 +34,8 @@ pub enum Record {
     Chain(Chain),
     /// The journal had something to go on with.
     Recovered(Recovery),
+    /// What an earlier run of the router ruled is delivered now.
+    Resumed(Box<Resumed>),
 }
 
 /// A signal and what was made of it.
@@ -137,6 +139,24 @@ pub struct Recovery {
     pub containers: usize,
     /// Parts that were left out.
     pub damaged: usize,
+}
+
+/// A ruling that the journal had and that was not delivered: the line that told it may have been lost with the router.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Resumed {
+    /// Unix milliseconds.
+    pub at_ms: u64,
+    /// The signal's id.
+    pub id: String,
+    /// Whom it is about.
+    pub container: String,
+    /// The source's name.
+    pub source: String,
+    /// As it was accepted; `None`: its line of the journal was damaged.
+    pub signal: Option<Signal>,
+    /// What is published, in order.
+    pub topics: Vec<String>,
 }
 
 /// A policy chain, and what was refused when it was built.

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::arrival::Ack;
-use crate::audit::{Planned, PlannedState, Record, Ruled};
+use crate::arrival::{Ack, unix_ms};
+use crate::audit::{Planned, PlannedState, Record, Resumed, Ruled};
 use crate::config::Mode;
 use crate::counts::Count;
-use crate::journal::{self, Accepting, Journal};
+use crate::journal::{self, Accepting, Journal, Undelivered};
 use crate::ruling::{Action, TaskEvent};
 use crate::signal::{Event, Signal};
 use crate::sink::containerd::{Publish, Task};
@@ -60,7 +60,7 @@ pub struct Delivery {
     /// Where rulings are written before they are delivered.
     pub journal: Option<Journal>,
     /// Ruled by an earlier run of this router, and not delivered.
-    pub resumed: Vec<journal::Ruled<'static>>,
+    pub resumed: Vec<Undelivered>,
     /// Where TaskOOM and TaskExit go.
     pub lifecycle: Option<Lifecycle>,
     /// Kills that came after their container's exit.
@@ -70,8 +70,8 @@ pub struct Delivery {
 impl Delivery {
     /// Runs until every worker has ended.
     pub async fn run(mut self) {
-        for ruled in std::mem::take(&mut self.resumed) {
-            if !self.resume(ruled).await {
+        for undelivered in std::mem::take(&mut self.resumed) {
+            if !self.resume(undelivered).await {
                 return;
             }
         }
@@ -140,7 +140,15 @@ impl Delivery {
     }
 
     /// Delivers what was ruled before, as it was ruled.
-    async fn resume(&self, ruled: journal::Ruled<'static>) -> bool {
+    async fn resume(&self, Undelivered { ruled, signal }: Undelivered) -> bool {
+        self.outlets.tell(Record::Resumed(Box::new(Resumed {
+            at_ms: unix_ms(),
+            id: ruled.id.clone().into_owned(),
+            container: ruled.container.to_string(),
+            source: ruled.source.clone().into_owned(),
+            signal,
+            topics: ruled.events.iter().map(|event| event.topic().to_owned()).collect(),
+        })));
         let publish = |event: &TaskEvent| Publish {
             signal: ruled.id.clone().into_owned(),
             container: ruled.container.to_string(),

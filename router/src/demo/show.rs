@@ -64,7 +64,7 @@ impl Show {
                 delivered.waited_ms
             ),
             // One policy, never swapped, and no journal: what rules is told with each ruling.
-            Record::Chain(_) | Record::Recovered(_) => {}
+            Record::Chain(_) | Record::Recovered(_) | Record::Resumed(_) => {}
         }
     }
 

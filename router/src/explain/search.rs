@@ -106,7 +106,8 @@ impl Search {
         let container = match record["record"].as_str() {
             Some("ruled") => self.fits(&record["signal"]["target"]),
             // A delivery is told with the signal's id alone, after its ruling.
-            Some("journaled") => record["container"].as_str().filter(|id| self.is_known(id)),
+            Some("resumed") if record["signal"].is_object() => self.fits(&record["signal"]["target"]),
+            Some("journaled" | "resumed") => record["container"].as_str().filter(|id| self.is_known(id)),
             // Whatever in it looks like whom we look for.
             Some("recovered") => {
                 self.start(line);

@@ -88,7 +88,7 @@ impl Story {
 }
 
 fn head(container: &str, records: &[Value]) -> Vec<(&'static str, String)> {
-    let rulings = || records.iter().rev().filter(|it| it["record"] == "ruled");
+    let rulings = || records.iter().rev().filter(|it| telling::has_signal(it));
     let target = rulings().map(|it| &it["signal"]["target"]).find(|it| it["owner"].is_object());
     let target =
         target.or_else(|| rulings().map(|it| &it["signal"]["target"]).next()).unwrap_or(&Value::Null);
@@ -136,6 +136,7 @@ impl Timeline {
             match record["record"].as_str() {
                 Some("ruled") => self.ruled(record),
                 Some("delivered") => self.delivered(record),
+                Some("resumed") => self.resumed(record),
                 Some("journaled") => self.journaled(record),
                 Some("recovered") => {
                     let at = record["at-ms"].as_u64().unwrap_or(0);
@@ -183,6 +184,22 @@ impl Timeline {
         for planned in telling::planned(record) {
             self.lines.push(Line::under(Some(DIM), planned));
         }
+    }
+
+    /// It was ruled before the router died, and is delivered now: its ruling may never have come to the file.
+    fn resumed(&mut self, record: &Value) {
+        let id = record["id"].as_str().unwrap_or_default().to_owned();
+        let (at, signal) = (record["at-ms"].as_u64().unwrap_or(0), &record["signal"]);
+        if !self.ruled.contains_key(&id) && signal.is_object() {
+            let received = signal["at"]["received-ms"].as_u64().unwrap_or(0);
+            let happened = format!("{} [ruled before the router died]", telling::happened(signal));
+            self.lines.push(Line::at(received, Some(YELLOW), happened));
+        }
+        let topics = record["topics"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let topics: Vec<&str> = topics.collect();
+        self.lines.push(Line::at(at, Some(YELLOW), format!("goes on to deliver {}", topics.join(", "))));
+        // What it leads to is counted from here.
+        self.ruled.entry(id).or_insert((at, Value::Null)).0 = at;
     }
 
     /// What the audit tells too is told once.
@@ -298,6 +315,42 @@ mod tests {
         assert_eq!(texts.len(), before + 2, "{texts:#?}");
         assert!(texts[before].ends_with("[in the journal: not ruled yet]"), "{texts:#?}");
         assert_eq!(texts[before + 1], "in the journal: ruled, and not delivered yet");
+    }
+
+    #[test]
+    fn what_was_ruled_before_the_router_died_is_told_though_its_line_was_lost() {
+        let all = recording();
+        let resumed = |signal: &Value, topic: &str| json!({ "v": 3, "record": "resumed", "at-ms": 1_700_000_000_000_u64, "id": signal["id"], "container": "c", "source": "demo", "signal": signal, "topics": [topic] });
+        let (kill, exit) = (&all[0]["signal"], &all[2]["signal"]);
+        let records = [
+            resumed(kill, "/tasks/oom"),
+            all[1].clone(),
+            all[2].clone(),
+            resumed(exit, "/tasks/exit"),
+            all[3].clone(),
+        ];
+        let texts = texts(&records);
+        assert_eq!(
+            texts[..3],
+            [
+                "* OOM kill, counter +1 to 1, of a child exe (pid 22584), at its limit of 32 MiB [ruled before the router died]",
+                "* goes on to deliver /tasks/oom",
+                "* containerd took /tasks/oom: 1 try, 0 ms",
+            ],
+            "{texts:#?}"
+        );
+        assert_eq!(
+            texts.iter().filter(|text| text.contains("exited with status 1")).count(),
+            1,
+            "{texts:#?}"
+        );
+        assert!(
+            verdict(&records).contains("exited 1, 4 ms after an OOM kill of a child"),
+            "{}",
+            verdict(&records)
+        );
+        let damaged = json!({ "record": "resumed", "at-ms": 1, "id": "n::s:c:9", "signal": null, "topics": ["/tasks/oom"] });
+        assert_eq!(super::tests::texts(&[damaged]), ["* goes on to deliver /tasks/oom"]);
     }
 
     #[test]

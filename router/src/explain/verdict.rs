@@ -20,7 +20,7 @@ struct Known<'a> {
 pub(super) fn verdict(records: &[Value]) -> String {
     let mut known = Known::default();
     let mut last_id = None;
-    for record in records.iter().filter(|it| it["record"] == "ruled") {
+    for record in records.iter().filter(|it| telling::has_signal(it)) {
         let signal = &record["signal"];
         // An exec's end is not the container's.
         if !signal["target"]["exec-id"].is_null() {
@@ -35,7 +35,10 @@ pub(super) fn verdict(records: &[Value]) -> String {
             known.kill = Some(signal);
             known.kills += usize::from(!repeated);
         }
-        if record["actions"].as_array().is_some_and(|it| it.iter().any(|action| action == "task-oom")) {
+        let has = |list: &str, what: &str| {
+            record[list].as_array().is_some_and(|it| it.iter().any(|entry| entry == what))
+        };
+        if has("actions", "task-oom") || has("topics", "/tasks/oom") {
             known.oom = Some(record);
         }
         if event["exited"].is_object() && event["exited"]["is-init"] != false {

@@ -15,7 +15,7 @@ mod writer;
 
 pub use entry::{Accepted, Cursor, Entry, Lives, Ruled, Segment};
 pub use line::Damage;
-pub use read::{Damaged, Published, Recovered, read};
+pub use read::{Damaged, Published, Recovered, Undelivered, read};
 
 use std::io;
 use std::path::PathBuf;

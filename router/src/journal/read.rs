@@ -10,7 +10,7 @@ use super::line::{self, Damage, encode};
 use super::live::Live;
 use crate::case::Case;
 use crate::ruling::TaskEvent;
-use crate::signal::{ContainerId, Event};
+use crate::signal::{ContainerId, Event, Signal};
 
 /// What the names of whole files end in.
 pub(super) const SUFFIX: &str = ".journal";
@@ -28,6 +28,15 @@ pub struct Published {
     pub ended_ms: Option<u64>,
 }
 
+/// Ruled, and not delivered.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Undelivered {
+    /// What was ruled.
+    pub ruled: Ruled<'static>,
+    /// Of what; `None`: its line was damaged.
+    pub signal: Option<Signal>,
+}
+
 /// A file, and a part of it that was left out.
 pub type Damaged = (PathBuf, Damage);
 
@@ -37,7 +46,7 @@ pub struct Recovered {
     /// Accepted and not ruled, in order.
     pub unruled: Vec<Accepted<'static>>,
     /// Ruled and not delivered, in order.
-    pub undelivered: Vec<Ruled<'static>>,
+    pub undelivered: Vec<Undelivered>,
     /// What is known of each container, and its source.
     pub cases: Vec<(ContainerId, String, Case)>,
     /// TaskOOMs of containers that are known.
@@ -144,12 +153,18 @@ impl Recovered {
     fn fill(&mut self, live: &Live) {
         for (accepted, ruled) in live.open() {
             match (accepted.and_then(only), ruled.and_then(only)) {
-                (_, Some(Entry::Ruled(ruled))) => self.undelivered.push(ruled),
+                (accepted, Some(Entry::Ruled(ruled))) => {
+                    let signal = match accepted {
+                        Some(Entry::Accepted(accepted)) => Some(accepted.signal.into_owned()),
+                        _ => None,
+                    };
+                    self.undelivered.push(Undelivered { ruled, signal });
+                }
                 (Some(Entry::Accepted(accepted)), _) => self.unruled.push(accepted),
                 _ => {}
             }
         }
-        let under_way: HashSet<u64> = self.undelivered.iter().map(|ruled| ruled.n).collect();
+        let under_way: HashSet<u64> = self.undelivered.iter().map(|it| it.ruled.n).collect();
         for (last, oom) in live.rulings() {
             let Some(Entry::Ruled(last)) = only(last) else { continue };
             // What is delivered now need not be repeated beside it.

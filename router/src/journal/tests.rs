@@ -210,7 +210,7 @@ fn whatever_step_is_the_last_nothing_that_was_told_to_be_written_is_lost() {
                 .unruled
                 .iter()
                 .map(|it| it.n)
-                .chain(recovered.undelivered.iter().map(|it| it.n))
+                .chain(recovered.undelivered.iter().map(|it| it.ruled.n))
                 .collect();
             for n in sure.iter().filter(|n| !done.contains(n)) {
                 assert!(open.contains(n), "{n} is lost after {steps} steps");
@@ -303,7 +303,7 @@ fn a_new_file_says_what_all_before_it_said() {
     let check = |files: Vec<Read>| {
         let (recovered, live) = read::recover(files, BOOT);
         assert_eq!(recovered.unruled, []);
-        assert_eq!(recovered.undelivered.iter().map(|it| it.n).collect::<Vec<_>>(), [77]);
+        assert_eq!(recovered.undelivered.iter().map(|it| it.ruled.n).collect::<Vec<_>>(), [77]);
         assert_eq!(recovered.cases.len(), 5);
         let totals: Vec<_> = recovered.cases.iter().map(|(_, _, case)| case.kills_total().unwrap()).collect();
         assert_eq!(totals, [195, 196, 197, 198, 199], "the last of each");

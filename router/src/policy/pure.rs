@@ -58,7 +58,7 @@ pub(super) fn bundled() -> Vec<Ruled> {
         BUNDLED.lines().map(|line| serde_json::from_str::<Line>(line).expect("a unit test reads them"));
     let ruled = parsed.map(|line| match line.record {
         Record::Ruled(ruled) => *ruled,
-        Record::Delivered(_) | Record::Chain(_) | Record::Recovered(_) => {
+        Record::Delivered(_) | Record::Chain(_) | Record::Recovered(_) | Record::Resumed(_) => {
             unreachable!("a unit test reads them")
         }
     });

@@ -59,6 +59,10 @@ impl Document {
                 let topic = topic.trim_start_matches('/');
                 (format!("{id}/delivered/{sink}/{topic}"), None, now_ms())
             }
+            Record::Resumed(resumed) => {
+                let subject = resumed.signal.as_ref().map(|signal| subject(&signal.target));
+                (format!("{}/resumed/{}", resumed.id, resumed.at_ms), subject, resumed.at_ms)
+            }
             Record::Recovered(found) => (format!("recovered/{}", found.at_ms), None, found.at_ms),
             Record::Chain(chain) => {
                 (format!("chain/{}/{}", chain.at_ms, chain.generation), None, chain.at_ms)

@@ -67,7 +67,7 @@ impl Records {
         // What tells of no signal has neither a kind nor a namespace.
         let signal = match &record {
             Record::Ruled(ruled) => Some(&ruled.signal),
-            Record::Delivered(_) | Record::Chain(_) | Record::Recovered(_) => None,
+            Record::Delivered(_) | Record::Chain(_) | Record::Recovered(_) | Record::Resumed(_) => None,
         };
         let (kind, namespace) = (signal.map(|it| it.event.kind()), signal.and_then(namespace));
         let takes = |outlet: &&Outlet| outlet.takes(AUDIT, kind, namespace);

@@ -42,6 +42,11 @@ impl Paper {
     }
 }
 
+/// Whether it tells what happened to a container, with the signal itself.
+pub(crate) fn has_signal(record: &Value) -> bool {
+    record["record"] == "ruled" || record["record"] == "resumed" && record["signal"].is_object()
+}
+
 /// A text of a record. What strangers chose must not drive a terminal: control characters are shown as such.
 pub(crate) fn text(value: &Value) -> Option<String> {
     let text = value.as_str()?;

@@ -50,6 +50,16 @@ impl Cri {
         format!("{:?}", self.status(container, true).await)
     }
 
+    /// Whether containerd has lost a container: begun again, it could not read what the one before it had of it.
+    pub async fn has_lost(&mut self, container: &Container) -> bool {
+        match self.status(container, false).await {
+            Ok((status, _)) => status.state() == ContainerState::ContainerUnknown,
+            Err(error) => {
+                error.downcast_ref::<tonic::Status>().is_some_and(|it| it.code() == tonic::Code::NotFound)
+            }
+        }
+    }
+
     /// The first reading after the container's end.
     pub async fn first_reading(&mut self, container: &Container, deadline: Duration) -> Result<Reading> {
         let what = format!("container {} to end", container.name);

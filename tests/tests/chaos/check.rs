@@ -79,12 +79,17 @@ fn shown(life: &Life) -> String {
     format!("{} ({})", life.id, life.action)
 }
 
-/// No reason is wrong. Statuses are the shims' in this mode, and containerd, killed as a shim tells it, may lose one for good: it says so.
+/// No reason is wrong. Statuses are the shims' in this mode, and containerd, killed as a shim tells it, may lose one for good, or the
+/// whole container: it says so.
 async fn reasons(world: &World, lives: &[Life]) {
     let mut cri = world.cri.clone();
     let mut lost = 0;
     for life in lives {
         let Some(container) = &life.container else { continue };
+        if cri.has_lost(container).await {
+            lost += 1;
+            continue;
+        }
         let reading = cri.reading(container).await.unwrap().expect("it has ended");
         let whose = format!("{} ({}): {reading}", container.name, life.action);
         let unknown = reading.code == UNKNOWN_STATUS;

@@ -45,12 +45,16 @@ fn example() -> &'static str {
     after.split_once("```").unwrap().0
 }
 
-/// The words of it, whatever the numbers, names and times.
+/// The words of it, whatever the numbers, names and times, and without what tells of restarts.
 fn shape(text: &str) -> Vec<String> {
     let word = |word: &str| match word {
         "ms" | "s" => "TIME".to_owned(),
         _ if word.contains(|it: char| it.is_ascii_digit()) => "#".to_owned(),
         _ => word.to_owned(),
     };
-    text.lines().map(|line| line.split_whitespace().map(word).collect::<Vec<_>>().join(" ")).collect()
+    let restarts = |line: &&str| line.contains("once more") || line.contains("the router began again");
+    text.lines()
+        .filter(|line| !restarts(line))
+        .map(|line| line.split_whitespace().map(word).collect::<Vec<_>>().join(" "))
+        .collect()
 }

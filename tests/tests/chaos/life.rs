@@ -62,8 +62,11 @@ pub(crate) async fn pods(world: Rc<World>, slot: usize, seed: u64) {
 /// Asks CRI, which may be away, until the container has ended.
 async fn ended(world: &World, container: &Container) {
     let mut cri = world.cri.clone();
-    let ended = until("an end", END, async || Ok(cri.reading(container).await.ok().flatten())).await;
-    if let Err(error) = ended {
+    let ended = until("an end", END, async || {
+        let ended = cri.reading(container).await.is_ok_and(|reading| reading.is_some());
+        Ok((ended || cri.has_lost(container).await).then_some(()))
+    });
+    if let Err(error) = ended.await {
         panic!("{}: {error}: {}", container.name, cri.shown(container).await);
     }
 }

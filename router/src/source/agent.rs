@@ -38,7 +38,7 @@ const UNDER_WAY_OF_GUEST: usize = 512;
 /// How long the agent holds a call with nothing to tell.
 const WAIT: Duration = Duration::from_secs(30);
 /// Acks are told this long after the first of them, so that a burst costs one call.
-const ACK_AFTER: Duration = Duration::from_millis(20);
+const ACK_AFTER: Duration = Duration::from_millis(200);
 /// Snapshots for containers that appeared, or because something was lost, at most this often: a storm of them costs a few, and a guest that always loses
 /// or always has something new gets no more.
 const SNAPSHOT_GAP: Duration = Duration::from_millis(200);

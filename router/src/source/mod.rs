@@ -4,15 +4,18 @@ pub mod agent;
 mod allowance;
 mod backoff;
 mod calls;
+mod cursor;
 mod decode;
 mod greeting;
 pub mod kata;
+mod living;
 mod machine;
 mod orders;
 mod past;
 mod peer;
 mod reconcile;
 pub mod replay;
+mod taking;
 mod watermark;
 mod words;
 

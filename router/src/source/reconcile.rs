@@ -1,4 +1,4 @@
-//! After a time in which no router ran: what its journal knows to have lived, against what the agent and containerd know now.
+//! After a time in which no router ran, or no agent: what was known to live, against what the agent and containerd know now.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,10 +11,12 @@ use crate::arrival::{Ack, Arrival, Origin, unix_ms};
 use crate::identity::{self, TaskState};
 use crate::signal::{ContainerId, Signal};
 
-/// The first answers of an agent that this run of the router has.
-pub(super) struct First<'a> {
-    pub(super) containers: &'a [agent::Container],
-    /// It is not the stream that the journal knows: what came between is not told again.
+/// What was known to live when the router, or the agent, was there last.
+#[derive(Debug)]
+pub(super) struct Earlier {
+    /// Containers, and their counters of OOM kills.
+    pub(super) lives: HashMap<String, Option<u64>>,
+    /// It is another stream that answers now: what came between is not told again.
     pub(super) other_stream: bool,
 }
 
@@ -22,16 +24,16 @@ impl AgentSource {
     /// Tells of kills and ends that nobody saw. False: nobody takes signals any more.
     pub(super) async fn reconcile(
         &mut self,
-        lives: &HashMap<String, Option<u64>>,
-        first: First<'_>,
+        Earlier { lives, other_stream }: Earlier,
+        containers: &[agent::Container],
         stream: &Stream,
         origin: &Arc<Origin>,
     ) -> bool {
         let mut unseen = Vec::new();
-        for (id, kills) in lives {
-            match first.containers.iter().find(|it| it.id == *id) {
+        for (id, kills) in &lives {
+            match containers.iter().find(|it| it.id == *id) {
                 // The same stream tells by itself what came meanwhile.
-                Some(container) if first.other_stream => {
+                Some(container) if other_stream => {
                     if let (Some(before), Some(now)) = (*kills, container.kills_total)
                         && now > before
                         && !self
@@ -44,7 +46,7 @@ impl AgentSource {
                         return false;
                     }
                 }
-                None if first.other_stream => unseen.push(id),
+                None if other_stream => unseen.push(id),
                 Some(_) => {}
                 // The same stream has told its end, and forgot it once that was dealt with: only the journal could not be written then.
                 None => {

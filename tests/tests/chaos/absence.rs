@@ -66,6 +66,35 @@ impl Stage {
         children
     }
 
+    /// Containers end, and their cgroups go, while the agent is away, and the router too or not: each end is told once, and marked.
+    async fn forgotten(&mut self, name: &str, router_too: bool) {
+        let ids = DEATHS.map(|(action, ..)| format!("{name}-{}", action.replace(' ', "-")));
+        let _children = self.begin(name, 1000).await;
+        if router_too {
+            self.router.kill().unwrap();
+        }
+        self.agent.stop().await.unwrap();
+        until("the containers to be gone", END, async || {
+            Ok(ids.iter().all(|id| self.root.remove(id) || !self.root.is_there(id)).then_some(()))
+        })
+        .await
+        .unwrap();
+        self.agent.start_again().await.unwrap();
+        if router_too {
+            self.router.start_again().await.unwrap();
+        }
+        for id in &ids {
+            let ended = |it: &Value| {
+                it["signal"]["target"]["container-id"] == id.as_str()
+                    && it["signal"]["event"]["exited"]["reconciled"] == true
+            };
+            let exit = self.router.wait_record(id, END, ended).await.unwrap();
+            assert!(exit["signal"]["event"]["exited"]["status"].is_null(), "unknown is not zero: {exit}");
+            assert_eq!(exit["actions"][0]["task-exit"], Value::Null, "{exit}");
+            assert_eq!(self.router.audit().unwrap().iter().filter(|it| ended(it)).count(), 1, "{id}: once");
+        }
+    }
+
     /// Every kill and exit, each kill first, and how many of the exits are marked.
     async fn told(&self, name: &str) -> usize {
         let mut marked = 0;
@@ -111,30 +140,8 @@ async fn deaths_while_no_router_looked_are_told_and_after_an_absence_marked() {
     stage.router.start_again().await.unwrap();
     assert_eq!(stage.told("absent").await, DEATHS.len(), "each came before this router began");
 
-    // The agent is started anew as well: nobody can tell how these ended.
-    let _children = stage.begin("forgotten", 1000).await;
-    stage.router.kill().unwrap();
-    stage.agent.stop().await.unwrap();
-    until("the containers to be gone", END, async || {
-        let removed = DEATHS.iter().all(|(action, ..)| {
-            let id = format!("forgotten-{}", action.replace(' ', "-"));
-            stage.root.remove(&id) || !stage.root.is_there(&id)
-        });
-        Ok(removed.then_some(()))
-    })
-    .await
-    .unwrap();
-    stage.agent.start_again().await.unwrap();
-    stage.router.start_again().await.unwrap();
-    for (action, ..) in DEATHS {
-        let id = format!("forgotten-{}", action.replace(' ', "-"));
-        let ended = |it: &Value| {
-            it["signal"]["target"]["container-id"] == id.as_str()
-                && it["signal"]["event"]["exited"]["reconciled"] == true
-        };
-        let exit = stage.router.wait_record(&id, END, ended).await.unwrap();
-        assert!(exit["signal"]["event"]["exited"]["status"].is_null(), "unknown is not zero: {exit}");
-        assert_eq!(exit["actions"][0]["task-exit"], Value::Null, "{exit}");
-    }
+    // The agent is started anew as well, and then alone: nobody can tell how these ended.
+    stage.forgotten("forgotten", true).await;
+    stage.forgotten("agentless", false).await;
     stage.router.stop().await.unwrap();
 }

@@ -146,8 +146,10 @@ impl Search {
             && *whom != kept.container
             && !self.others.is_empty()
         {
-            let ids = [kept.container].into_iter().chain(self.others);
-            return Found::Several(ids.take(NAMED).collect());
+            let mut ids: Vec<String> = [kept.container].into_iter().chain(self.others).collect();
+            ids.sort_unstable();
+            ids.truncate(NAMED);
+            return Found::Several(ids);
         }
         Found::One {
             container: kept.container,

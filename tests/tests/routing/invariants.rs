@@ -75,7 +75,8 @@ async fn invariant_5_what_was_not_delivered_is_delivered_by_the_next_router_unde
     // It is the journal's: the agent need not keep it.
     agent.acked(1).await;
     let records = second.stop().await;
-    let outcomes: Vec<_> = records.iter().filter(|it| it["id"] == unsent).map(|it| &it["outcome"]).collect();
+    let delivered = |it: &&serde_json::Value| it["record"] == "delivered" && it["id"] == unsent;
+    let outcomes: Vec<_> = records.iter().filter(delivered).map(|it| &it["outcome"]).collect();
     assert_eq!(outcomes, ["unsent", "acked"], "{records:#?}");
     assert_eq!(ruled(&records).len(), 1, "it is delivered as it was ruled");
 }

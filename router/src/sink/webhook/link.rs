@@ -18,7 +18,7 @@ use crate::config::Webhook;
 #[derive(Debug)]
 pub(super) struct Link {
     requests: SendRequest<Full<Bytes>>,
-    _carrier: JoinSet<()>,
+    carrier: JoinSet<hyper::Result<()>>,
 }
 
 impl Link {
@@ -39,9 +39,8 @@ impl Link {
     async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> hyper::Result<Self> {
         let (requests, connection) = handshake(TokioIo::new(stream)).await?;
         let mut carrier = JoinSet::new();
-        // How it ends shows at the request that is under way, or before the next.
-        carrier.spawn(async { connection.await.unwrap_or(()) });
-        Ok(Self { requests, _carrier: carrier })
+        carrier.spawn(connection);
+        Ok(Self { requests, carrier })
     }
 
     /// Whether another request may be sent.
@@ -50,8 +49,19 @@ impl Link {
     }
 
     pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {
-        self.requests.ready().await.map_err(|it| it.to_string())?;
-        self.requests.send_request(request).await.map_err(|error| told(&error))
+        let sent = match self.requests.ready().await {
+            Ok(()) => self.requests.send_request(request).await,
+            Err(error) => Err(error),
+        };
+        match sent {
+            Ok(response) => Ok(response),
+            // Why the connection ended says more than that it has: a receiver may refuse a certificate before it hears of a request.
+            Err(error) if error.is_closed() || error.is_canceled() => match self.carrier.join_next().await {
+                Some(Ok(Err(ended))) => Err(told(&ended)),
+                _ => Err(told(&error)),
+            },
+            Err(error) => Err(told(&error)),
+        }
     }
 }
 

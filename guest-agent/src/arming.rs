@@ -21,17 +21,20 @@ use crate::watcher::{PRESSURE, Watcher};
 /// costs the kernel no thread.
 const ARMED_AFTER: Duration = Duration::from_millis(100);
 
+/// Descriptors of triggers, each with the line it is for.
+pub(crate) type Armed = Vec<(Line, OwnedFd)>;
+
 /// What is to be armed and to be closed. One container's is under way at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Arming {
     wanted: VecDeque<u32>,
-    closing: Vec<(Line, OwnedFd)>,
-    under_way: Option<(u32, JoinHandle<Vec<(Line, OwnedFd)>>)>,
+    closing: Armed,
+    under_way: Option<(u32, JoinHandle<Armed>)>,
 }
 
 impl Arming {
     /// Resolves when what is under way is done; never, where nothing is.
-    pub(crate) async fn done(&mut self) -> (u32, Vec<(Line, OwnedFd)>) {
+    pub(crate) async fn done(&mut self) -> (u32, Armed) {
         let Some((key, work)) = &mut self.under_way else { return std::future::pending().await };
         // One that panicked has armed nothing.
         let done = (*key, work.await.unwrap_or_default());
@@ -47,7 +50,7 @@ impl Arming {
 
 impl Watcher {
     /// A container's triggers are armed in a moment: those the agent was told of, or those somebody asked for.
-    pub(crate) fn plan_pressure(&mut self, key: u32, after: Duration) {
+    fn plan_pressure(&mut self, key: u32, after: Duration) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let at = Instant::now() + after;
         container.pressure.arm_at = Some(at);
@@ -114,7 +117,7 @@ impl Watcher {
     }
 
     /// What was armed is waited for; what came too late is let go of.
-    pub(crate) fn take_armed(&mut self, key: u32, armed: Vec<(Line, OwnedFd)>) {
+    pub(crate) fn take_armed(&mut self, key: u32, armed: Armed) {
         let Some(container) = self.containers.get_mut(&key).filter(|it| !it.gone) else {
             self.arming.closing.extend(armed);
             return;
@@ -129,7 +132,7 @@ impl Watcher {
     }
 }
 
-fn armed(folder: &Path, triggers: &[Trigger]) -> Vec<(Line, OwnedFd)> {
+fn armed(folder: &Path, triggers: &[Trigger]) -> Armed {
     let mut armed = Vec::with_capacity(triggers.len());
     for trigger in triggers {
         match arm(folder.join(trigger.line().file()), trigger) {

@@ -3,13 +3,13 @@
 //! A trigger is a descriptor that the kernel signals at most once a window; what is told of it is limited once more, so that a container that
 //! is short of memory for an hour costs 3,600 signals and not 7,200.
 
-use std::os::fd::OwnedFd;
 use std::str::FromStr;
 use std::time::Duration;
 
 use coroner_proto::agent::{Pressure, PressureOf};
 use tokio::time::Instant;
 
+use crate::arming::Armed;
 use crate::shared::now;
 use crate::watcher::Watcher;
 
@@ -152,7 +152,7 @@ impl Line {
 /// What a container's pressure files are watched with, and what was told of them.
 #[derive(Debug, Default)]
 pub(crate) struct Watched {
-    pub(crate) armed: Vec<(Line, OwnedFd)>,
+    pub(crate) armed: Armed,
     /// When they are armed.
     pub(crate) arm_at: Option<Instant>,
     /// What somebody asked for in place of the usual ones.

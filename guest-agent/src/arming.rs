@@ -1,7 +1,7 @@
 //! Arms and disarms PSI triggers, on a thread of its own: the kernel starts a thread for a cgroup's first trigger and ends it with the last, and
-//! who asks waits for that. On a busy machine it took the agent seconds, in which it could tell nobody anything.
+//! who asks waits for that. In a guest with a hundred busy processes the agent was in that wait time and again, and answered nobody for more than two seconds.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
@@ -27,7 +27,8 @@ pub(crate) type Armed = Vec<(Line, OwnedFd)>;
 /// What is to be armed and to be closed. One container's is under way at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Arming {
-    wanted: VecDeque<u32>,
+    /// Once each: who may ask could ask for one again and again.
+    wanted: BTreeSet<u32>,
     closing: Armed,
     under_way: Option<(u32, JoinHandle<Armed>)>,
 }
@@ -43,7 +44,6 @@ impl Arming {
     }
 
     pub(crate) fn shrink(&mut self) {
-        self.wanted.shrink_to_fit();
         self.closing.shrink_to_fit();
     }
 }
@@ -74,7 +74,7 @@ impl Watcher {
         if container.pressure.arm_at.take_if(|at| *at <= now).is_some()
             && self.hierarchy.version() == Version::V2
         {
-            self.arming.wanted.push_back(key);
+            self.arming.wanted.insert(key);
         }
     }
 
@@ -96,7 +96,7 @@ impl Watcher {
             return;
         }
         let mut next = None;
-        while let Some(key) = self.arming.wanted.pop_front() {
+        while let Some(key) = self.arming.wanted.pop_first() {
             self.disarm(key);
             let Some(container) = self.containers.get(&key).filter(|it| !it.gone) else { continue };
             let usual = || for_container(&self.pressure, &container.id).into();

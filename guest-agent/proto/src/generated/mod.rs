@@ -4,6 +4,8 @@
 pub mod agent;
 pub mod control;
 pub mod kata;
+pub mod shim;
 pub mod agent_ttrpc;
 pub mod control_ttrpc;
 pub mod kata_ttrpc;
+pub mod shim_ttrpc;

@@ -121,6 +121,7 @@ fn check(signal: &Signal) {
             0
         }
         Event::Other(other) => other.kind.len() + other.json.len(),
+        Event::Forwarded(_) => 0,
         Event::GuestLost(lost) => lost.reason.len(),
         Event::Pressure(_) | Event::KillRequest(_) => 0,
     };

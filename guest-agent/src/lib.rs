@@ -15,7 +15,6 @@
 //! the program it may be the reaper of. [`run`] ties them together and owns the tasks.
 
 mod arming;
-mod cgroup;
 mod check;
 mod child;
 mod command;
@@ -35,7 +34,6 @@ mod placement;
 mod polls;
 mod pressure;
 mod process;
-mod ready;
 mod reap;
 mod request;
 mod server;
@@ -59,13 +57,14 @@ use coroner_proto::transport;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-pub use crate::cgroup::{Hierarchy, HierarchyError, Version};
 pub use crate::check::{Capability, Findings, Found, check};
 pub use crate::command::Exit;
 pub use crate::names::{DEFAULT_ROOTS, RootError};
 pub use crate::placement::Placement;
 pub use crate::pressure::{Rule, RuleError, Trigger};
 pub use crate::signals::Signals;
+use coroner_cgroup as cgroup;
+pub use coroner_cgroup::{Hierarchy, HierarchyError, Version};
 
 use crate::command::Running;
 use crate::connector::Connector;

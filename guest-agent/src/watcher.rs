@@ -163,7 +163,7 @@ impl Watcher {
 
     /// Watches until nobody can ask any more.
     pub(crate) async fn run(mut self, mut requests: mpsc::Receiver<Request>) -> std::io::Result<()> {
-        let ready = crate::ready::register(Arc::clone(&self.epoll))?;
+        let ready = coroner_cgroup::ready::register(Arc::clone(&self.epoll))?;
         let children = Signals::of(&[libc::SIGCHLD])?;
         self.reap();
         let mut tidy_at = Some(Instant::now() + TIDY_AFTER);

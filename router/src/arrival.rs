@@ -21,6 +21,8 @@ pub struct Arrival {
     pub origin: Arc<Origin>,
     /// Memory the container used when it was told, in bytes.
     pub usage_bytes: Option<u64>,
+    /// Its limit in bytes, where the source knows it.
+    pub memory_limit: Option<u64>,
     /// How the source hears that it is dealt with.
     pub ack: Ack,
 }

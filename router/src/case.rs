@@ -125,7 +125,7 @@ impl Case {
                     requests.push((signal.at, *request));
                 }
             }
-            Event::GuestLost(_) | Event::Other(_) => {}
+            Event::GuestLost(_) | Event::Other(_) | Event::Forwarded(_) => {}
         }
         for action in actions {
             match action {

@@ -80,6 +80,10 @@ pub struct Journal {
 pub enum Mode {
     /// A shim that knows nothing of the router publishes TaskOOM and TaskExit too.
     Beside,
+    /// A shim whose events come to the router instead of containerd; its Wait is answered as the shim answers.
+    Wrapped,
+    /// The same, and a proxy holds the shim's answers until they are ruled.
+    Proxy,
     /// Nobody else publishes.
     Sole,
 }
@@ -89,13 +93,14 @@ impl Mode {
     pub fn writable(self) -> &'static [Known] {
         match self {
             Self::Beside => &[],
-            Self::Sole => &[Known::OomWritable, Known::ExitWritable, Known::StatusWritable],
+            Self::Wrapped => &[Known::OomWritable, Known::ExitWritable],
+            Self::Proxy | Self::Sole => &[Known::OomWritable, Known::ExitWritable, Known::StatusWritable],
         }
     }
 }
 
 impl Mode {
-    /// What can be known at best of a container of an agent in this mode, and changed by a ruling.
+    /// What can be known at best of a container of an agent or a shim in this mode, and changed by a ruling.
     pub fn knowable(self) -> Vec<Known> {
         let read = [
             Known::KillCount,
@@ -105,6 +110,13 @@ impl Mode {
             Known::Memory,
             Known::Owner,
         ];
+        let read = match self {
+            Self::Beside | Self::Sole => read.to_vec(),
+            Self::Wrapped => vec![Known::KillCount, Known::ExitStatus, Known::Memory, Known::Owner],
+            Self::Proxy => {
+                vec![Known::KillCount, Known::ExitStatus, Known::KillRequests, Known::Memory, Known::Owner]
+            }
+        };
         read.into_iter().chain(self.writable().iter().copied()).collect()
     }
 }
@@ -156,6 +168,8 @@ pub enum SourceKind {
     Agent,
     /// A stock kata-agent.
     Kata,
+    /// Nobody: wrapped shims connect there.
+    Shim,
 }
 
 impl SourceKind {
@@ -164,6 +178,7 @@ impl SourceKind {
         match self {
             Self::Agent => "agent",
             Self::Kata => "kata",
+            Self::Shim => "shim",
         }
     }
 }

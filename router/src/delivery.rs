@@ -11,6 +11,7 @@ use crate::arrival::{Ack, unix_ms};
 use crate::audit::{Planned, PlannedState, Record, Resumed, Ruled};
 use crate::config::Mode;
 use crate::counts::Count;
+use crate::holds::Holds;
 use crate::journal::{self, Accepting, Journal, Undelivered};
 use crate::ruling::{Action, TaskEvent};
 use crate::signal::{Event, Signal};
@@ -63,6 +64,8 @@ pub struct Delivery {
     pub resumed: Vec<Undelivered>,
     /// Where TaskOOM and TaskExit go.
     pub lifecycle: Option<Lifecycle>,
+    /// Exits that somebody waits for.
+    pub holds: Holds,
     /// Kills that came after their container's exit.
     pub late_kills: Arc<Count>,
 }
@@ -129,7 +132,16 @@ impl Delivery {
         let publish = |event| Some(self.lifecycle.as_ref()?.publish(&record.signal, event));
         let publishes: VecDeque<Publish> = events.into_iter().filter_map(publish).collect();
         let container = record.signal.target.container_id.to_string();
-        self.outlets.tell(Record::Ruled(Box::new(record)));
+        if self.lifecycle.is_none() && matches!(record.signal.event, Event::Exited(_)) {
+            let ruled = record.actions.iter().find_map(|action| match action {
+                Action::TaskExit(status) => Some(*status),
+                Action::TaskOom | Action::Report(_) => None,
+            });
+            self.holds.reached(&record.signal.id, ruled.flatten());
+        }
+        if !matches!(record.signal.event, Event::Forwarded(_)) {
+            self.outlets.tell(Record::Ruled(Box::new(record)));
+        }
         beside.iter().for_each(|planned| self.outlets.send(planned));
         let alive = self.publish(publishes, ack).await;
         match &self.lifecycle {
@@ -141,14 +153,16 @@ impl Delivery {
 
     /// Delivers what was ruled before, as it was ruled.
     async fn resume(&self, Undelivered { ruled, signal }: Undelivered) -> bool {
-        self.outlets.tell(Record::Resumed(Box::new(Resumed {
-            at_ms: unix_ms(),
-            id: ruled.id.clone().into_owned(),
-            container: ruled.container.to_string(),
-            source: ruled.source.clone().into_owned(),
-            signal,
-            topics: ruled.events.iter().map(|event| event.topic().to_owned()).collect(),
-        })));
+        if !ruled.events.iter().all(|event| matches!(event, TaskEvent::Forwarded(_))) {
+            self.outlets.tell(Record::Resumed(Box::new(Resumed {
+                at_ms: unix_ms(),
+                id: ruled.id.clone().into_owned(),
+                container: ruled.container.to_string(),
+                source: ruled.source.clone().into_owned(),
+                signal,
+                topics: ruled.events.iter().map(|event| event.topic().to_owned()).collect(),
+            })));
+        }
         let publish = |event: &TaskEvent| Publish {
             signal: ruled.id.clone().into_owned(),
             container: ruled.container.to_string(),
@@ -172,6 +186,9 @@ impl Delivery {
     fn plan(&self, ruled: &mut Ruled) -> (Vec<TaskEvent>, Vec<Planning>) {
         let (mut events, mut beside) = (Vec::new(), Vec::new());
         let signal = &ruled.signal;
+        if let (Event::Forwarded(event), Some(_)) = (&signal.event, &self.lifecycle) {
+            events.push(TaskEvent::Forwarded(event.clone()));
+        }
         for (at, action) in ruled.actions.iter().enumerate() {
             let mut planned = |sink: Option<&str>, because: Option<&str>| {
                 ruled.delivery.push(Planned {
@@ -239,24 +256,30 @@ fn exited_at_ms(signal: &Signal) -> u64 {
 /// The event an action becomes in this mode; `Ok(None)`: a report is none. Else why it goes nowhere.
 fn event(action: &Action, signal: &Signal, mode: Mode) -> Result<Option<TaskEvent>, &'static str> {
     match (action, mode) {
-        (Action::TaskOom, Mode::Beside | Mode::Sole) => Ok(Some(TaskEvent::Oom)),
+        (Action::TaskOom, Mode::Beside | Mode::Wrapped | Mode::Proxy | Mode::Sole) => {
+            Ok(Some(TaskEvent::Oom))
+        }
         (Action::TaskExit(_), Mode::Beside) => Err("in mode beside the shim publishes exits"),
-        (Action::TaskExit(status), Mode::Sole) => {
-            let (pid, real) = match &signal.event {
-                Event::Exited(exited) => (exited.pid, exited.status),
+        (Action::TaskExit(status), Mode::Wrapped | Mode::Proxy | Mode::Sole) => {
+            let (pid, real, at_ns) = match &signal.event {
+                Event::Exited(exited) => (exited.pid, exited.status, exited.at_ns),
                 Event::OomKill(_)
                 | Event::Pressure(_)
                 | Event::KillRequest(_)
                 | Event::GuestLost(_)
-                | Event::Other(_) => (None, None),
+                | Event::Other(_)
+                | Event::Forwarded(_) => (None, None, None),
             };
+            let rest = at_ns.map_or(0, |at| at % 1_000_000);
             Ok(Some(TaskEvent::Exit {
                 exec_id: signal.target.exec_id.clone(),
                 pid,
                 status: status.or(real),
-                exited_at_ms: exited_at_ms(signal),
+                exited_at_ms: at_ns.map_or_else(|| exited_at_ms(signal), |at| at / 1_000_000),
+                exited_at_rest_ns: u32::try_from(rest).expect("under a million"),
+                held: mode == Mode::Proxy,
             }))
         }
-        (Action::Report(_), Mode::Beside | Mode::Sole) => Ok(None),
+        (Action::Report(_), Mode::Beside | Mode::Wrapped | Mode::Proxy | Mode::Sole) => Ok(None),
     }
 }

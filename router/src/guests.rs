@@ -286,6 +286,8 @@ impl Keeper {
                 let agent = AgentSource::new(followed, node, arrivals, told, Some(guest), past);
                 self.tasks.spawn(agent.run(orders));
             }
+            // The configuration's check lets no guest be one.
+            SourceKind::Shim => {}
             SourceKind::Kata => {
                 let kata = KataSource::new(followed, node, arrivals, told, Some(guest));
                 self.tasks.spawn(kata.run(orders));

@@ -145,6 +145,10 @@ impl Intake {
             self.held += 1;
             return Ok(());
         }
+        if arrival.signal.target.owner.is_some() {
+            // Its source knows.
+            return self.hand_on(arrival, &Identity::default()).await;
+        }
         match self.identities.of(id) {
             Ok(identity) => self.hand_on(arrival, &identity).await,
             Err(question) => {
@@ -174,15 +178,17 @@ impl Intake {
         known.extend_from_slice(arrival.origin.mode.writable());
         // A recording tells who its containers were; a live source never does.
         if target.owner.is_none() {
-            target.containerd_namespace.clone_from(&identity.containerd_namespace);
-            target.sandbox_id.clone_from(&identity.sandbox_id);
+            let namespace = &mut target.containerd_namespace;
+            *namespace = namespace.take().or_else(|| identity.containerd_namespace.clone());
+            target.sandbox_id = target.sandbox_id.take().or_else(|| identity.sandbox_id.clone());
             target.owner.clone_from(&identity.owner);
         }
         if target.owner.is_some() {
             known.push(Known::Owner);
         }
         let worker = &self.workers[shard(&target.container_id, self.workers.len())];
-        let named = Named { arrival, known, memory_limit: identity.memory_limit };
+        let memory_limit = arrival.memory_limit.or(identity.memory_limit);
+        let named = Named { arrival, known, memory_limit };
         worker.send(Task::Rule(Box::new(named))).await.map_err(|_| Ended)
     }
 }
@@ -245,7 +251,13 @@ mod tests {
         let at = Moment { boot_ns: None, wall_ms: None, received_ms: 0 };
         let id = format!("{container}:{seq}");
         let signal = Signal { id, at, target, event, attributes: Vec::new() };
-        Arrival { signal, origin: Arc::new(origin), usage_bytes: None, ack: Ack::nobody() }
+        Arrival {
+            signal,
+            origin: Arc::new(origin),
+            usage_bytes: None,
+            memory_limit: None,
+            ack: Ack::nobody(),
+        }
     }
 
     #[tokio::test]

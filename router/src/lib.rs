@@ -15,6 +15,7 @@ pub mod config;
 pub mod journal;
 pub mod arrival;
 pub mod source;
+pub mod holds;
 pub mod shares;
 pub mod claims;
 pub mod identity;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::case::{Case, Known};
-use crate::signal::{Event, Signal};
+use crate::signal::{Event, Forwarded, Signal};
 
 /// For custom sinks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,22 +47,31 @@ pub enum TaskEvent {
         status: Option<u32>,
         /// Unix milliseconds.
         exited_at_ms: u64,
+        /// What is below a millisecond of it, in nanoseconds.
+        #[serde(default)]
+        exited_at_rest_ns: u32,
+        /// Whoever waits for the process is told first.
+        #[serde(default)]
+        held: bool,
     },
+    /// A shim's own, as it came.
+    Forwarded(Box<Forwarded>),
 }
 
 impl TaskEvent {
     /// containerd's topic.
-    pub fn topic(&self) -> &'static str {
+    pub fn topic(&self) -> &str {
         match self {
             Self::Oom => "/tasks/oom",
             Self::Exit { .. } => "/tasks/exit",
+            Self::Forwarded(event) => &event.topic,
         }
     }
 
     /// The exit status that is published; `None`: it is not known, or there is none.
     pub fn status(&self) -> Option<u32> {
         match self {
-            Self::Oom => None,
+            Self::Oom | Self::Forwarded(_) => None,
             Self::Exit { status, .. } => *status,
         }
     }
@@ -197,7 +206,7 @@ pub struct Opinion {
 }
 
 /// What a chain made of one signal.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// The native default the chain started from.
     pub draft: Vec<Action>,
@@ -252,7 +261,7 @@ pub fn default_ruling(signal: &Signal, case: &Case) -> Decision {
                 (vec![], "the shim tells this exit itself".to_owned(), "exit-not-ours")
             }
         }
-        Event::Pressure(_) | Event::KillRequest(_) | Event::Other(_) => {
+        Event::Pressure(_) | Event::KillRequest(_) | Event::Other(_) | Event::Forwarded(_) => {
             (vec![], "nothing is published for this kind".to_owned(), "no-action")
         }
     };

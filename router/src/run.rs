@@ -15,6 +15,7 @@ use crate::control::{self, ControlError};
 use crate::counts::Counts;
 use crate::delivery::{Delivery, Lifecycle};
 use crate::guests::{Guests, Keeper as GuestKeeper};
+use crate::holds::Holds;
 use crate::identity::Identities;
 use crate::intake::{Earlier, Intake, Task, shard};
 use crate::journal::{self, Accepted, Journal, JournalError, Published, Recovered};
@@ -24,6 +25,7 @@ use crate::sink::containerd::Containerd;
 use crate::sink::{Lanes, Outlets, Records};
 use crate::source::agent::AgentSource;
 use crate::source::kata::KataSource;
+use crate::source::shim::ShimSource;
 use crate::source::{Orders, Past};
 use crate::worker::{self, Worker};
 
@@ -91,6 +93,7 @@ pub struct Router {
     lineups: Lineups,
     counts: Arc<Counts>,
     past: Past,
+    holds: Holds,
     node: String,
     stop: watch::Sender<bool>,
     give_up: watch::Sender<bool>,
@@ -155,6 +158,7 @@ impl Router {
                 ..Counts::default()
             }),
             past: Past::default(),
+            holds: Holds::default(),
             node: config.node.clone(),
             stop,
             give_up,
@@ -207,6 +211,7 @@ impl Router {
             journal,
             resumed: recovered.undelivered,
             lifecycle,
+            holds: router.holds.clone(),
             late_kills: Arc::clone(&router.counts.late_kills),
         };
         router.add("delivery".to_owned(), delivery.run());
@@ -241,6 +246,10 @@ impl Router {
             }
             SourceKind::Kata => {
                 self.add(name, KataSource::new(source.clone(), node, arrivals, counts, None).run(orders));
+            }
+            SourceKind::Shim => {
+                let shims = ShimSource::new(source.clone(), node, arrivals, counts, past, self.holds.clone());
+                self.add(name, shims.run(orders));
             }
         }
     }
@@ -332,6 +341,7 @@ impl Router {
                 address: at.ttrpc_address.clone(),
                 grpc_address: at.address.clone(),
                 published,
+                holds: self.holds.clone(),
                 records: records.clone(),
                 counts: self.counts.sink(&sink.name),
                 give_up: self.give_up.subscribe(),
@@ -418,7 +428,13 @@ fn resumed(accepted: Accepted<'static>, journal: Option<&Journal>) -> Option<Arr
     let Accepted { n, source, mode, known, usage_bytes, signal } = accepted;
     let origin = Origin { source: source.into_owned(), mode, known: known.into_owned(), guest: None };
     let ack = Ack::resumed(n, journal?.clone());
-    Some(Arrival { signal: signal.into_owned(), origin: Arc::new(origin), usage_bytes, ack })
+    Some(Arrival {
+        signal: signal.into_owned(),
+        origin: Arc::new(origin),
+        usage_bytes,
+        memory_limit: None,
+        ack,
+    })
 }
 
 /// Full: it has something to do, and looks then.

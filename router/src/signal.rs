@@ -225,6 +225,9 @@ pub struct Exited {
     pub signal: Option<u8>,
     /// Whether it dumped core.
     pub core: Option<bool>,
+    /// When, as its shim says, unix nanoseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ns: Option<u64>,
     /// Found at start, after a time in which nobody watched.
     pub reconciled: bool,
 }
@@ -289,6 +292,20 @@ pub struct Other {
     pub json: String,
 }
 
+/// An event that is not ours to judge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Forwarded {
+    /// containerd's topic.
+    pub topic: String,
+    /// Of its message.
+    pub type_url: String,
+    /// Its message.
+    pub value: Vec<u8>,
+    /// When its publisher published it, unix nanoseconds.
+    pub published_ns: Option<u64>,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -305,6 +322,8 @@ pub enum Event {
     GuestLost(GuestLost),
     /// Anything newer.
     Other(Other),
+    /// An event of a shim that is published as it came: no policy is asked, and no audit record tells of it.
+    Forwarded(Box<Forwarded>),
 }
 
 /// Every kind of signal, as the contracts name it.
@@ -320,6 +339,7 @@ impl Event {
             Self::KillRequest(_) => "kill-request",
             Self::GuestLost(_) => "guest-lost",
             Self::Other(_) => "other",
+            Self::Forwarded(_) => "forwarded",
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::audit::Ruled;
 use crate::case::Case;
 use crate::intake::{Named, Task};
 use crate::policy::{Chain, Host, Lineups};
+use crate::ruling::Outcome;
 use crate::shares::Shares;
 use crate::signal::{ContainerId, Event, Signal};
 
@@ -100,7 +101,11 @@ impl Worker {
         case.memory_limit = case.memory_limit.or(memory_limit);
         case.memory_last = arrival.usage_bytes.or(case.memory_last);
         relate(&mut signal, case);
-        let outcome = self.chain.rule(&signal, case);
+        let outcome = match &signal.event {
+            // Published as it came: there is nothing to rule.
+            Event::Forwarded(_) => Outcome::default(),
+            _ => self.chain.rule(&signal, case),
+        };
         let before = case.clone();
         case.learn(&signal, &outcome.actions);
         let after = case.clone();

@@ -204,9 +204,19 @@ impl Check {
         let key = |name: &str| format!("{prefix}.{name}");
         self.unknown(&key(""), &raw.unknown);
         let name = self.name(&key("name"), raw.name);
-        let kinds = [("agent", SourceKind::Agent), ("kata", SourceKind::Kata)];
+        let mut kinds = vec![("agent", SourceKind::Agent), ("kata", SourceKind::Kata)];
+        // A shim runs on the node: no guest has one.
+        if prefix.starts_with("source") {
+            kinds.push(("shim", SourceKind::Shim));
+        }
         let kind = self.choice(&key("type"), raw.r#type, &kinds);
-        let mode = self.choice(&key("mode"), raw.mode, &[("beside", Mode::Beside), ("sole", Mode::Sole)]);
+        let modes: &[_] = match kind {
+            Some(SourceKind::Shim) => &[("wrapped", Mode::Wrapped), ("proxy", Mode::Proxy)],
+            Some(SourceKind::Agent | SourceKind::Kata) | None => {
+                &[("beside", Mode::Beside), ("sole", Mode::Sole)]
+            }
+        };
+        let mode = self.choice(&key("mode"), raw.mode, modes);
         let address = match self.text(&key("address"), raw.address) {
             None => {
                 self.required(&key("address"), "unix:///path, vsock://CID:PORT or hvsock:///path:PORT");
@@ -221,6 +231,9 @@ impl Check {
             },
         };
         let (kind, mode) = (kind?, mode?);
+        if let (SourceKind::Shim, Some(Address::Vsock { .. } | Address::Hvsock { .. })) = (kind, &address) {
+            self.mistake(&key("address"), "shims connect to a unix:///path");
+        }
         Some(Source { name: name?, kind, mode, guest: None, address: address?, machine: None })
     }
 

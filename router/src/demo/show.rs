@@ -164,7 +164,11 @@ fn fact(signal: &Signal) -> String {
             (Some(status), None) => format!("status {status}"),
             (None, _) => "status unknown".to_owned(),
         },
-        Event::Pressure(_) | Event::KillRequest(_) | Event::GuestLost(_) | Event::Other(_) => String::new(),
+        Event::Pressure(_)
+        | Event::KillRequest(_)
+        | Event::GuestLost(_)
+        | Event::Other(_)
+        | Event::Forwarded(_) => String::new(),
     }
 }
 

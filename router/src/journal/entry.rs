@@ -112,6 +112,23 @@ pub struct Lives {
     pub container: ContainerId,
     /// The kernel's counter of OOM kills as it was then.
     pub kills_total: Option<u64>,
+    /// Of a wrapped shim's container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shim: Option<ShimLives>,
+}
+
+/// Where a wrapped shim's container is: it tells so once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ShimLives {
+    /// containerd's namespace.
+    pub namespace: String,
+    /// Its bundle's folder.
+    pub bundle: String,
+    /// Its own memory cgroup, where it has one on this node.
+    pub cgroup: Option<String>,
+    /// Of its init.
+    pub pid: Option<u32>,
 }
 
 /// A line with what the writer must know of it.

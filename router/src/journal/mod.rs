@@ -13,7 +13,7 @@ mod live;
 mod read;
 mod writer;
 
-pub use entry::{Accepted, Cursor, Entry, Lives, Ruled, Segment};
+pub use entry::{Accepted, Cursor, Entry, Lives, Ruled, Segment, ShimLives};
 pub use line::Damage;
 pub use read::{Damaged, Published, Recovered, Undelivered, read};
 

@@ -30,8 +30,15 @@ fn signal(n: u64, container: &str, exits: bool) -> Signal {
         victim: None,
         late: false,
     };
-    let exit =
-        Exited { pid: None, is_init: None, status: Some(137), signal: None, core: None, reconciled: false };
+    let exit = Exited {
+        pid: None,
+        is_init: None,
+        status: Some(137),
+        signal: None,
+        core: None,
+        at_ns: None,
+        reconciled: false,
+    };
     Signal {
         id: format!("n::s:{container}:{n}"),
         at: Moment { boot_ns: Some(n), wall_ms: None, received_ms: n },
@@ -294,6 +301,7 @@ fn a_new_file_says_what_all_before_it_said() {
         stream: "s".to_owned(),
         container: id("c9"),
         kills_total: Some(1),
+        shim: None,
     };
     let line = line::encode(&Entry::Lives(lives.clone()));
     writer.notes.lock().unwrap().push(Item::Lives { source: "agent".to_owned(), container: id("c9"), line });
@@ -327,6 +335,7 @@ fn a_container_whose_end_is_accepted_lives_no_more() {
             stream: "s".to_owned(),
             container: id(name),
             kills_total: None,
+            shim: None,
         };
         let line = line::encode(&Entry::Lives(lives));
         writer.notes.lock().unwrap().push(Item::Lives {

@@ -51,7 +51,7 @@ pub(super) fn wanted(wants: wit::Kinds, event: &signal::Event) -> bool {
         signal::Event::Pressure(_) => wit::Kinds::PRESSURE,
         signal::Event::KillRequest(_) => wit::Kinds::KILL_REQUEST,
         signal::Event::GuestLost(_) => wit::Kinds::GUEST_LOST,
-        signal::Event::Other(_) => wit::Kinds::OTHER,
+        signal::Event::Other(_) | signal::Event::Forwarded(_) => wit::Kinds::OTHER,
     };
     wants & kind == kind
 }
@@ -175,6 +175,8 @@ fn event(event: &signal::Event) -> wit::Event<'_> {
         }
         signal::Event::GuestLost(it) => wit::Event::GuestLost(wit::GuestLost { reason: &it.reason }),
         signal::Event::Other(it) => wit::Event::Other(wit::Other { kind: &it.kind, json: &it.json }),
+        // No policy is asked about these.
+        signal::Event::Forwarded(it) => wit::Event::Other(wit::Other { kind: &it.topic, json: "{}" }),
     }
 }
 

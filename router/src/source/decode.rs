@@ -221,8 +221,15 @@ pub(super) fn ended_unseen(
     let container_id = ContainerId::try_from(id.to_owned())?;
     let id = stream.event(&container_id, "unseen");
     let at = Moment { boot_ns: None, wall_ms: None, received_ms };
-    let exited =
-        Exited { pid: None, is_init: Some(true), status, signal: None, core: None, reconciled: true };
+    let exited = Exited {
+        pid: None,
+        is_init: Some(true),
+        status,
+        signal: None,
+        core: None,
+        at_ns: None,
+        reconciled: true,
+    };
     let because = "it ended while neither router nor agent ran";
     let attributes = vec![("unknown-because".to_owned(), because.to_owned())];
     Ok(Signal { id, at, target: target(container_id, stream), event: Event::Exited(exited), attributes })
@@ -255,6 +262,7 @@ fn exit(told: &agent::Exited, container: &str) -> Result<Exited, SignalError> {
         status: told.status.map(|status| within("exit status", status, 255)).transpose()?,
         signal: signal.map(|signal| u8::try_from(signal).expect("at most 127")),
         core: told.core,
+        at_ns: None,
         reconciled: false,
     })
 }
@@ -307,8 +315,15 @@ mod tests {
     #[test]
     fn what_was_not_seen_stays_unknown() {
         let signal = decoded(Some(Told::Exited(agent::Exited::default()))).unwrap();
-        let nothing =
-            Exited { pid: None, is_init: None, status: None, signal: None, core: None, reconciled: false };
+        let nothing = Exited {
+            pid: None,
+            is_init: None,
+            status: None,
+            signal: None,
+            core: None,
+            at_ns: None,
+            reconciled: false,
+        };
         assert_eq!(signal.event, Event::Exited(nothing));
         assert_eq!(signal.id, "n::s:c1:7");
         assert_eq!(signal.attributes, []);

@@ -125,8 +125,13 @@ impl KataSource {
         let origin = self.origin();
         for id in ids {
             let Ok(signal) = super::decode::gone(id.as_str(), stream, reason, unix_ms()) else { continue };
-            let arrival =
-                Arrival { signal, origin: Arc::clone(&origin), usage_bytes: None, ack: Ack::nobody() };
+            let arrival = Arrival {
+                signal,
+                origin: Arc::clone(&origin),
+                usage_bytes: None,
+                memory_limit: None,
+                ack: Ack::nobody(),
+            };
             if self.arrivals.send(arrival).await.is_err() {
                 return;
             }
@@ -175,6 +180,7 @@ impl KataSource {
                         signal,
                         origin: Arc::clone(&origin),
                         usage_bytes: None,
+                        memory_limit: None,
                         ack: Ack::nobody(),
                     };
                     if self.arrivals.send(arrival).await.is_err() {

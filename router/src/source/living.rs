@@ -104,7 +104,13 @@ impl AgentSource {
                 self.told.insert(container.id.clone(), told);
                 if let Some(journal) = &self.history.journal {
                     let (source, kills_total) = (self.source.name.clone(), container.kills_total);
-                    journal.lives(Lives { source, stream: stream.id.clone(), container: id, kills_total });
+                    journal.lives(Lives {
+                        source,
+                        stream: stream.id.clone(),
+                        container: id,
+                        kills_total,
+                        shim: None,
+                    });
                 }
             }
             self.counts.speaks_for(self.living());
@@ -143,8 +149,13 @@ impl AgentSource {
             if let Some(journal) = &self.history.journal {
                 journal.gone(signal.target.container_id.clone());
             }
-            let arrival =
-                Arrival { signal, origin: Arc::clone(&origin), usage_bytes: None, ack: Ack::nobody() };
+            let arrival = Arrival {
+                signal,
+                origin: Arc::clone(&origin),
+                usage_bytes: None,
+                memory_limit: None,
+                ack: Ack::nobody(),
+            };
             if self.arrivals.send(arrival).await.is_err() {
                 return;
             }

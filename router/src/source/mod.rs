@@ -15,6 +15,7 @@ mod past;
 mod peer;
 mod reconcile;
 pub mod replay;
+pub mod shim;
 mod taking;
 mod watermark;
 mod words;

@@ -24,6 +24,8 @@ pub struct History {
     /// Containers that lived, and their counters of OOM kills.
     pub(super) lives: HashMap<String, Option<u64>>,
     pub(super) containerd: Option<PathBuf>,
+    /// Those of wrapped shims.
+    pub(super) shims: Vec<Lives>,
 }
 
 impl Past {
@@ -48,11 +50,13 @@ impl Past {
     /// Of this source.
     pub fn of(&self, source: &str) -> History {
         let lives = self.lives.iter().filter(|it| it.source == source);
+        let shims = lives.clone().filter(|it| it.shim.is_some()).cloned().collect();
         History {
             journal: self.journal.clone(),
             cursor: self.cursors.get(source).cloned(),
             lives: lives.map(|it| (it.container.to_string(), it.kills_total)).collect(),
             containerd: self.containerd.clone(),
+            shims,
         }
     }
 }

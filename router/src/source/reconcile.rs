@@ -87,7 +87,13 @@ impl AgentSource {
         // Ids from the journal are ids; a container's of a snapshot may not be.
         let Ok(signal) = concluded else { return true };
         tracing::info!(source = origin.source, container = %signal.target.container_id, kind = signal.event.kind(), "reconciled");
-        let arrival = Arrival { signal, origin: Arc::clone(origin), usage_bytes: None, ack: Ack::nobody() };
+        let arrival = Arrival {
+            signal,
+            origin: Arc::clone(origin),
+            usage_bytes: None,
+            memory_limit: None,
+            ack: Ack::nobody(),
+        };
         self.counts.signals.one();
         self.arrivals.send(arrival).await.is_ok()
     }

@@ -50,6 +50,7 @@ pub fn read(recording: &str) -> Result<Vec<Arrival>, ReplayError> {
                     guest: None,
                 }),
                 usage_bytes: ruled.case.memory_last,
+                memory_limit: None,
                 signal: ruled.signal,
                 ack: Ack::nobody(),
             });

@@ -137,7 +137,7 @@ fn audited(path: &std::path::Path) -> BTreeMap<u64, usize> {
     let mut ruled = std::collections::HashSet::new();
     for line in BufReader::new(File::open(path).unwrap()).lines() {
         let line = line.unwrap();
-        if !line.starts_with(r#"{"v":3,"record":"ruled""#) {
+        if !line.starts_with(r#"{"v":4,"record":"ruled""#) {
             continue;
         }
         let record: Value = serde_json::from_str(&line).unwrap();

@@ -109,6 +109,7 @@ fn exit() -> Signal {
         status: Some(1),
         signal: None,
         core: Some(false),
+        at_ns: None,
         reconciled: false,
     }))
 }

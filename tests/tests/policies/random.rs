@@ -78,6 +78,7 @@ fn exited() -> impl Strategy<Value = Exited> {
             status,
             signal,
             core,
+            at_ns: None,
             reconciled,
         })
 }

@@ -153,6 +153,7 @@ impl Took {
 pub(crate) enum Event {
     Oom { namespace: String, container: String },
     Exit { container: String, id: String, pid: u32, status: u32 },
+    Other { topic: String },
 }
 
 #[async_trait]
@@ -168,6 +169,8 @@ impl Events for FakeContainerd {
         let event = if envelope.topic == "/tasks/oom" {
             let container = TaskOOM::parse_from_bytes(bytes).expect("what the topic says").container_id;
             Event::Oom { namespace: envelope.namespace, container }
+        } else if envelope.topic != "/tasks/exit" {
+            Event::Other { topic: envelope.topic }
         } else {
             let exit = TaskExit::parse_from_bytes(bytes).expect("what the topic says");
             Event::Exit { container: exit.container_id, id: exit.id, pid: exit.pid, status: exit.exit_status }

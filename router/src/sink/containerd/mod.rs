@@ -27,6 +27,7 @@ use super::Records;
 use crate::arrival::Ack;
 use crate::audit::{Delivered, DeliveredOutcome, Record};
 use crate::counts::SinkCounts;
+use crate::holds::Holds;
 use crate::journal::Published;
 use crate::ruling::TaskEvent;
 
@@ -72,6 +73,10 @@ pub struct Publish {
 }
 
 impl Publish {
+    fn is_held(&self) -> bool {
+        matches!(self.event, TaskEvent::Exit { held: true, .. })
+    }
+
     fn outcome(&self) -> DeliveredOutcome {
         if self.repeat { DeliveredOutcome::Repeated } else { DeliveredOutcome::Acked }
     }
@@ -92,6 +97,8 @@ pub struct Containerd {
     pub counts: Arc<SinkCounts>,
     /// TaskOOMs that an earlier run of this router published.
     pub published: Vec<Published>,
+    /// Exits that somebody waits for.
+    pub holds: Holds,
     /// Turns true when the router's time to drain is over.
     pub give_up: watch::Receiver<bool>,
 }
@@ -116,6 +123,8 @@ impl Containerd {
         let mut queues: HashMap<String, VecDeque<Publish>> = HashMap::new();
         let (mut waiting, mut flying, mut held, mut open) =
             (VecDeque::new(), FuturesUnordered::new(), 0_usize, true);
+        // Exits whose turn it is, and that whoever waits for is to be told first.
+        let mut kept = FuturesUnordered::new();
         let keeping = links.keep();
         let repeating = repeats.due(link.clone());
         tokio::pin!(keeping, repeating);
@@ -140,6 +149,7 @@ impl Containerd {
                         None => drop(queues.remove(&container)),
                     }
                 }
+                Some(publish) = kept.next() => waiting.push_front(publish),
                 hears = &mut repeating => {
                     for publish in repeats.take(hears) {
                         held += 1;
@@ -153,6 +163,13 @@ impl Containerd {
             while flying.len() < AT_ONCE
                 && let Some(publish) = waiting.pop_front()
             {
+                if publish.is_held() {
+                    kept.push(told_first(publish, self.holds.clone()));
+                    continue;
+                }
+                if let TaskEvent::Exit { status, .. } = &publish.event {
+                    self.holds.reached(&publish.signal, *status);
+                }
                 let (link, mut give_up) = (link.clone(), self.give_up.clone());
                 flying.push(async move {
                     let (mut attempts, mut error) = (0, None);
@@ -168,6 +185,7 @@ impl Containerd {
         while let Some(sent) = flying.next().await {
             self.told(sent);
         }
+        drop(kept);
         for publish in waiting.into_iter().chain(queues.into_values().flatten()) {
             self.told(Sent { publish, outcome: DeliveredOutcome::Unsent, attempts: 0, error: None });
         }
@@ -175,7 +193,8 @@ impl Containerd {
     }
 
     fn told(&self, Sent { publish, outcome, attempts, error }: Sent) {
-        self.records.tell(Record::Delivered(Delivered {
+        let forwarded = matches!(publish.event, TaskEvent::Forwarded(_));
+        let record = Record::Delivered(Delivered {
             id: publish.signal,
             sink: self.name.clone(),
             topic: publish.event.topic().to_owned(),
@@ -183,7 +202,10 @@ impl Containerd {
             attempts,
             waited_ms: u64::try_from(publish.ruled.elapsed().as_millis()).unwrap_or(u64::MAX),
             error,
-        }));
+        });
+        if !forwarded {
+            self.records.tell(record);
+        }
         self.counts.failed.more(u64::from(attempts.saturating_sub(1)));
         if outcome == DeliveredOutcome::Unsent {
             return;
@@ -193,6 +215,16 @@ impl Containerd {
             ack.done();
         }
     }
+}
+
+/// An exit, once whoever waits for it was told, with what was told.
+async fn told_first(mut publish: Publish, holds: Holds) -> Publish {
+    if let TaskEvent::Exit { status, held, .. } = &mut publish.event {
+        holds.reached(&publish.signal, *status);
+        *status = holds.released(&publish.signal).await.or(*status);
+        *held = false;
+    }
+    publish
 }
 
 /// A container's first goes on its way as soon as there is room; those behind it wait for it.
@@ -247,17 +279,18 @@ fn request(publish: &Publish) -> ForwardRequest {
             let event = TaskOOM { container_id: publish.container.clone(), ..TaskOOM::default() };
             ("containerd.events.TaskOOM", event.write_to_bytes())
         }
-        TaskEvent::Exit { exec_id, pid, status, exited_at_ms } => {
+        TaskEvent::Exit { exec_id, pid, status, exited_at_ms, exited_at_rest_ns, held: _ } => {
             let event = TaskExit {
                 container_id: publish.container.clone(),
                 id: exec_id.clone().unwrap_or_else(|| publish.container.clone()),
                 pid: pid.unwrap_or(0),
                 exit_status: status.unwrap_or(UNKNOWN_STATUS),
-                exited_at: MessageField::some(timestamp(*exited_at_ms)),
+                exited_at: MessageField::some(timestamp(*exited_at_ms, *exited_at_rest_ns)),
                 ..TaskExit::default()
             };
             ("containerd.events.TaskExit", event.write_to_bytes())
         }
+        TaskEvent::Forwarded(event) => (event.type_url.as_str(), Ok(event.value.clone())),
     };
     let event = Any {
         // containerd 1.6 ignores an event whose URL has the `type.googleapis.com/` prefix.
@@ -265,8 +298,15 @@ fn request(publish: &Publish) -> ForwardRequest {
         value: value.expect("a message of strings and numbers always encodes"),
         ..Any::default()
     };
+    let published = match &publish.event {
+        TaskEvent::Forwarded(event) => {
+            event.published_ns.map(|at| timestamp(at / 1_000_000, (at % 1_000_000) as u32))
+        }
+        TaskEvent::Oom | TaskEvent::Exit { .. } => None,
+    };
+    let published = published.unwrap_or_else(Timestamp::now);
     let envelope = Envelope {
-        timestamp: MessageField::some(Timestamp::now()),
+        timestamp: MessageField::some(published),
         namespace: publish.namespace.clone(),
         topic: publish.event.topic().to_owned(),
         event: MessageField::some(event),
@@ -275,10 +315,11 @@ fn request(publish: &Publish) -> ForwardRequest {
     ForwardRequest { envelope: MessageField::some(envelope), ..ForwardRequest::default() }
 }
 
-fn timestamp(unix_ms: u64) -> Timestamp {
+fn timestamp(unix_ms: u64, rest_ns: u32) -> Timestamp {
     Timestamp {
         seconds: i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX),
-        nanos: i32::try_from(unix_ms % 1000).expect("under a thousand") * 1_000_000,
+        nanos: i32::try_from(unix_ms % 1000).expect("under a thousand") * 1_000_000
+            + i32::try_from(rest_ns).unwrap_or(0),
         ..Timestamp::default()
     }
 }

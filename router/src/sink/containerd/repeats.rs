@@ -82,7 +82,7 @@ impl Repeats {
                 }
             }
             TaskEvent::Exit { exec_id: None, .. } => self.ended(&publish.container),
-            TaskEvent::Exit { .. } => {}
+            TaskEvent::Exit { .. } | TaskEvent::Forwarded(_) => {}
         }
     }
 

@@ -1,5 +1,6 @@
 //! The memory cgroup hierarchy: where it is, and what its files say. The two versions differ only below here.
 
+pub mod ready;
 mod v1;
 mod v2;
 
@@ -9,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// The file of a v2 cgroup that tells whether processes are in it.
-pub(crate) const POPULATION: &str = "cgroup.events";
+pub const POPULATION: &str = "cgroup.events";
 /// Bytes read of a counter file. The kernel writes a few hundred; more would be no such file.
 const MAX_FILE: u64 = 4 << 10;
 /// Bytes read of `cgroup.procs`, some 8,000 processes. A container with more of them would otherwise make every look
@@ -32,11 +33,14 @@ pub enum HierarchyError {
 
 /// Why a kill counter has no value.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum CounterError {
+pub enum CounterError {
+    /// Its cgroup is not there any more.
     #[error("cgroup gone")]
     Gone,
+    /// The file says something else.
     #[error("kill counter malformed")]
     Malformed,
+    /// The file cannot be read.
     #[error("kill counter unreadable")]
     Unreadable,
 }
@@ -52,22 +56,26 @@ impl From<io::Error> for CounterError {
 
 /// The kernel's kill counters of one cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Kills {
-    pub(crate) total: u64,
+pub struct Kills {
+    /// Kills, of this cgroup; on v2 also of those below it.
+    pub total: u64,
     /// Times the cgroup was killed as a whole; none where the kernel does not count that.
-    pub(crate) groups: Option<u64>,
+    pub groups: Option<u64>,
     /// Times a limit in this cgroup or below it was hit, and times it was this cgroup's own. v2 only.
-    pub(crate) ooms: Option<u64>,
-    pub(crate) own_ooms: Option<u64>,
+    pub ooms: Option<u64>,
+    /// See above.
+    pub own_ooms: Option<u64>,
     /// Times `memory.high` throttled. v2 only.
-    pub(crate) high: Option<u64>,
+    pub high: Option<u64>,
 }
 
 /// Memory in bytes. A limit that is not set is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Memory {
-    pub(crate) limit: Option<u64>,
-    pub(crate) usage: Option<u64>,
+pub struct Memory {
+    /// The limit.
+    pub limit: Option<u64>,
+    /// What is used.
+    pub usage: Option<u64>,
 }
 
 /// Which interface the memory controller has.
@@ -117,7 +125,7 @@ impl Hierarchy {
     }
 
     /// Whether cgroups have pressure files: v2, and a kernel that keeps PSI.
-    pub(crate) fn has_pressure(&self) -> bool {
+    pub fn has_pressure(&self) -> bool {
         self.version == Version::V2 && Path::new("/proc/pressure/memory").exists()
     }
 
@@ -127,11 +135,12 @@ impl Hierarchy {
     }
 
     /// The folder of a cgroup.
-    pub(crate) fn folder(&self, cgroup: &str) -> PathBuf {
+    pub fn folder(&self, cgroup: &str) -> PathBuf {
         self.mount.join(cgroup.trim_start_matches('/'))
     }
 
-    pub(crate) fn kills(&self, cgroup: &str) -> Result<Kills, CounterError> {
+    /// Its kill counters.
+    pub fn kills(&self, cgroup: &str) -> Result<Kills, CounterError> {
         let folder = self.folder(cgroup);
         match self.version {
             Version::V1 => v1::kills(&folder),
@@ -140,17 +149,18 @@ impl Hierarchy {
     }
 
     /// Times `memory.high` throttled this cgroup or one below it.
-    pub(crate) fn high(&self, cgroup: &str) -> Option<u64> {
+    pub fn high(&self, cgroup: &str) -> Option<u64> {
         self.kills(cgroup).ok()?.high
     }
 
     /// Whether a process is in this cgroup or below it; none where that is not told.
-    pub(crate) fn populated(&self, cgroup: &str) -> Option<bool> {
+    pub fn populated(&self, cgroup: &str) -> Option<bool> {
         let events = read(&self.folder(cgroup).join(POPULATION), MAX_FILE).ok()?;
         Some(keyed(&events, "populated")? != 0)
     }
 
-    pub(crate) fn memory(&self, cgroup: &str) -> Memory {
+    /// Its memory.
+    pub fn memory(&self, cgroup: &str) -> Memory {
         let folder = self.folder(cgroup);
         let [limit, usage] = match self.version {
             Version::V1 => v1::MEMORY,
@@ -164,13 +174,13 @@ impl Hierarchy {
     }
 
     /// The processes in a cgroup itself.
-    pub(crate) fn processes(&self, cgroup: &str) -> io::Result<Vec<u32>> {
+    pub fn processes(&self, cgroup: &str) -> io::Result<Vec<u32>> {
         Ok(pids(&read(&self.folder(cgroup).join("cgroup.procs"), MAX_PROCS)?))
     }
 
     /// A descriptor that becomes readable when memory ran out in a cgroup, above it or below it. v2 has none: its
     /// `memory.events` is watched instead.
-    pub(crate) fn oom_event(&self, cgroup: &str) -> io::Result<Option<OwnedFd>> {
+    pub fn oom_event(&self, cgroup: &str) -> io::Result<Option<OwnedFd>> {
         match self.version {
             Version::V1 => v1::oom_event(&self.folder(cgroup)).map(Some),
             Version::V2 => Ok(None),
@@ -178,7 +188,7 @@ impl Hierarchy {
     }
 
     /// The files of a cgroup that the kernel reports changes of, by a notice on the file itself.
-    pub(crate) fn notified_files(&self) -> &'static [&'static str] {
+    pub fn notified_files(&self) -> &'static [&'static str] {
         match self.version {
             Version::V1 => &[],
             Version::V2 => &["memory.events", POPULATION],
@@ -186,7 +196,7 @@ impl Hierarchy {
     }
 
     /// The line of `/proc/PID/cgroup` that is about this hierarchy, as a path below its root.
-    pub(crate) fn membership<'a>(&self, text: &'a str) -> Option<&'a str> {
+    pub fn membership<'a>(&self, text: &'a str) -> Option<&'a str> {
         text.lines().find_map(|line| {
             let mut fields = line.splitn(3, ':');
             let (id, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
@@ -211,7 +221,7 @@ fn mount_of(line: &str) -> Option<PathBuf> {
 }
 
 /// At most `most` bytes of a file.
-pub(crate) fn read(path: &Path, most: u64) -> io::Result<String> {
+pub fn read(path: &Path, most: u64) -> io::Result<String> {
     let mut bytes = Vec::new();
     File::open(path)?.take(most).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())

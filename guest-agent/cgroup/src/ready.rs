@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
     unsafe_code,
     reason = "tokio asks for the promise that the descriptor stays what it is; there is no safe form"
 )]
-pub(crate) fn register(epoll: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+pub fn register(epoll: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     // SAFETY: the Arc keeps the descriptor open for as long as the AsyncFd lives, and always gives the same one.
     let registered = unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE) };
     registered.map_err(io::Error::from)

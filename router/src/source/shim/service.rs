@@ -1,0 +1,136 @@
+//! The source's socket: containerd's Events/Forward for shims, and what their proxies ask.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use containerd_shim_protos::api::{Empty, ForwardRequest};
+use containerd_shim_protos::shim_async::Events;
+use coroner_proto::shim::{
+    HelloRequest, HelloResponse, ReleasedRequest, ReleasedResponse, RequestedRequest, RequestedResponse,
+    RuleRequest, RuleResponse,
+};
+use coroner_proto::shim_ttrpc::Shim;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use ttrpc::r#async::TtrpcContext;
+use ttrpc::{Code, Error, get_status};
+
+use super::event::Told;
+use crate::config::Mode;
+use crate::holds::Holds;
+
+/// A shim waits 5 s for an answer, then tells the event again, behind what came after it: whoever writes the journal must be done with long before.
+const WRITTEN_WITHIN: Duration = Duration::from_millis(1500);
+/// A proxy holds for at most 5 s: nobody waits for a later answer.
+const RULED_WITHIN: Duration = Duration::from_secs(6);
+/// Signals that one event becomes: a kill and an exit.
+pub(super) const ARRIVALS: usize = 4;
+
+/// What the source is asked.
+#[derive(Debug)]
+pub(super) enum Ask {
+    /// A shim's event; answered with how many signals it became, each of which `written` hears of.
+    Forward(Box<Told>, mpsc::Sender<u64>, oneshot::Sender<usize>),
+    /// A process has ended; answered with its signal's id.
+    Rule(Box<RuleRequest>, oneshot::Sender<Result<String, String>>),
+    /// Kill requests.
+    Requested(Box<RequestedRequest>, oneshot::Sender<()>),
+    /// What was released; answered with the signal's id.
+    Released(Box<ReleasedRequest>, oneshot::Sender<Result<String, String>>),
+}
+
+/// Answers.
+#[derive(Clone, Debug)]
+pub(super) struct Service {
+    pub(super) mode: Mode,
+    pub(super) asks: mpsc::Sender<Ask>,
+    pub(super) holds: Holds,
+}
+
+impl Service {
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> ttrpc::Result<T> {
+        let (answer, answered) = oneshot::channel();
+        self.asks.send(ask(answer)).await.map_err(|_| stopping())?;
+        answered.await.map_err(|_| stopping())
+    }
+
+    fn proxied(&self) -> ttrpc::Result<()> {
+        if self.mode == Mode::Proxy {
+            return Ok(());
+        }
+        let message = "this source is in mode \"wrapped\": a proxy needs one in mode \"proxy\"";
+        Err(Error::RpcStatus(get_status(Code::FAILED_PRECONDITION, message)))
+    }
+}
+
+fn stopping() -> Error {
+    Error::RpcStatus(get_status(Code::UNAVAILABLE, "the router is stopping"))
+}
+
+fn refused(message: String) -> Error {
+    Error::RpcStatus(get_status(Code::INVALID_ARGUMENT, message))
+}
+
+#[async_trait]
+impl Events for Service {
+    async fn forward(&self, _: &TtrpcContext, request: ForwardRequest) -> ttrpc::Result<Empty> {
+        let envelope = request.envelope.into_option().unwrap_or_default();
+        let told = Told::read(envelope).map_err(|error| {
+            tracing::warn!(%error, "a shim's event is refused");
+            refused(error.to_string())
+        })?;
+        let (written, mut heard) = mpsc::channel(ARRIVALS);
+        let count = self.ask(|answer| Ask::Forward(Box::new(told), written, answer)).await?;
+        let all = async {
+            for _ in 0..count {
+                heard.recv().await?;
+            }
+            Some(())
+        };
+        match timeout(WRITTEN_WITHIN, all).await {
+            // Not written in time, it is under way all the same: told again it would only come twice.
+            Ok(Some(())) | Err(_) => Ok(Empty::default()),
+            Ok(None) => Err(stopping()),
+        }
+    }
+}
+
+#[async_trait]
+impl Shim for Service {
+    async fn hello(&self, _: &TtrpcContext, _: HelloRequest) -> ttrpc::Result<HelloResponse> {
+        let mode = if self.mode == Mode::Proxy { "proxy" } else { "wrapped" };
+        Ok(HelloResponse {
+            router_version: env!("CARGO_PKG_VERSION").to_owned(),
+            mode: mode.to_owned(),
+            ..HelloResponse::default()
+        })
+    }
+
+    async fn rule(&self, _: &TtrpcContext, request: RuleRequest) -> ttrpc::Result<RuleResponse> {
+        self.proxied()?;
+        let status = request.status;
+        let id = self.ask(|answer| Ask::Rule(Box::new(request), answer)).await?.map_err(refused)?;
+        match timeout(RULED_WITHIN, self.holds.ruled(&id)).await {
+            Ok(ruled) => Ok(RuleResponse { status: ruled.unwrap_or(status), ..RuleResponse::default() }),
+            Err(_) => Err(Error::RpcStatus(get_status(Code::DEADLINE_EXCEEDED, "not ruled in time"))),
+        }
+    }
+
+    async fn released(&self, _: &TtrpcContext, request: ReleasedRequest) -> ttrpc::Result<ReleasedResponse> {
+        self.proxied()?;
+        let status = request.status;
+        let id = self.ask(|answer| Ask::Released(Box::new(request), answer)).await?.map_err(refused)?;
+        self.holds.release(&id, status);
+        Ok(ReleasedResponse::default())
+    }
+
+    async fn requested(
+        &self,
+        _: &TtrpcContext,
+        request: RequestedRequest,
+    ) -> ttrpc::Result<RequestedResponse> {
+        self.proxied()?;
+        self.ask(|answer| Ask::Requested(Box::new(request), answer)).await?;
+        Ok(RequestedResponse::default())
+    }
+}

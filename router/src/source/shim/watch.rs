@@ -1,0 +1,121 @@
+//! The kernel's notices that memory ran out in a container: v1's eventfd, v2's changes of `memory.events`. Only the counter says what they mean.
+
+use std::collections::HashMap;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use coroner_cgroup::{Hierarchy, Version};
+use rustix::event::{Timespec, epoll};
+use rustix::fs::inotify;
+use tokio::io::unix::AsyncFd;
+
+use crate::signal::ContainerId;
+
+/// Notices taken in at once.
+const BATCH: usize = 64;
+/// The token of the inotify instance; containers count from 1.
+const FILES: u64 = 0;
+
+/// Waits for notices of every container.
+#[derive(Debug)]
+pub(super) struct Watch {
+    hierarchy: Hierarchy,
+    ready: AsyncFd<Arc<OwnedFd>>,
+    files: OwnedFd,
+    next: u64,
+    events: HashMap<u64, (ContainerId, OwnedFd)>,
+    watched: HashMap<i32, ContainerId>,
+}
+
+impl Watch {
+    /// Of the node's own hierarchy. To be called on the runtime.
+    pub(super) fn new(hierarchy: Hierarchy) -> io::Result<Self> {
+        let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let files = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        epoll::add(&set, &files, epoll::EventData::new_u64(FILES), epoll::EventFlags::IN)?;
+        let ready = coroner_cgroup::ready::register(Arc::new(set))?;
+        let (events, watched) = (HashMap::new(), HashMap::new());
+        Ok(Self { hierarchy, ready, files, next: FILES + 1, events, watched })
+    }
+
+    pub(super) fn hierarchy(&self) -> &Hierarchy {
+        &self.hierarchy
+    }
+
+    /// Asks the kernel for notices of this container.
+    pub(super) fn arm(&mut self, id: &ContainerId, cgroup: &str) -> io::Result<()> {
+        match self.hierarchy.version() {
+            Version::V1 => {
+                let Some(event) = self.hierarchy.oom_event(cgroup)? else { return Ok(()) };
+                let token = self.next;
+                self.next += 1;
+                let data = epoll::EventData::new_u64(token);
+                epoll::add(&**self.ready.get_ref(), event.as_fd(), data, epoll::EventFlags::IN)?;
+                self.events.insert(token, (id.clone(), event));
+            }
+            Version::V2 => {
+                let file = self.hierarchy.folder(cgroup).join("memory.events");
+                let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::DELETE_SELF;
+                let watch = inotify::add_watch(&self.files, &file, flags)?;
+                self.watched.insert(watch, id.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of a container.
+    pub(super) fn disarm(&mut self, id: &ContainerId) {
+        // A descriptor that is closed leaves its epoll set by itself.
+        self.events.retain(|_, (it, _)| it != id);
+        let gone: Vec<i32> =
+            self.watched.iter().filter(|(_, it)| *it == id).map(|(watch, _)| *watch).collect();
+        for watch in gone {
+            self.watched.remove(&watch);
+            // Its cgroup may be gone, and the watch with it.
+            inotify::remove_watch(&self.files, watch).unwrap_or(());
+        }
+    }
+
+    /// Whose notices came.
+    pub(super) async fn noticed(&mut self) -> Vec<ContainerId> {
+        loop {
+            let Ok(mut guard) = self.ready.readable().await else { return std::future::pending().await };
+            let mut events =
+                [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
+                    BATCH];
+            let count =
+                epoll::wait(&**guard.get_inner(), &mut events[..], Some(&Timespec::default())).unwrap_or(0);
+            if count == 0 {
+                guard.clear_ready();
+                continue;
+            }
+            let mut noticed = Vec::new();
+            for event in &events[..count] {
+                match { event.data }.u64() {
+                    FILES => self.files_changed(&mut noticed),
+                    token => {
+                        let Some((id, event)) = self.events.get(&token) else { continue };
+                        // It is level-triggered: what is not read comes again.
+                        rustix::io::read(event, &mut [0; 8]).ok();
+                        noticed.push(id.clone());
+                    }
+                }
+            }
+            noticed.sort();
+            noticed.dedup();
+            if !noticed.is_empty() {
+                return noticed;
+            }
+        }
+    }
+
+    fn files_changed(&self, noticed: &mut Vec<ContainerId>) {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(&self.files, &mut buffer);
+        while let Ok(event) = reader.next() {
+            noticed.extend(self.watched.get(&event.wd()).cloned());
+        }
+    }
+}

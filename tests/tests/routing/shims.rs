@@ -1,0 +1,252 @@
+//! Wrapped shims and their proxies, played by a client: what the router makes of their events, and when it lets an exit go.
+
+use std::time::Duration;
+
+use containerd_shim_protos::api::ForwardRequest;
+use containerd_shim_protos::events::task::{TaskCreate, TaskDelete, TaskExit, TaskOOM, TaskStart};
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
+use containerd_shim_protos::protobuf::{Message, MessageField};
+use containerd_shim_protos::shim::event::Envelope;
+use containerd_shim_protos::shim_async::EventsClient;
+use coroner::config::Config;
+use coroner_proto::address::Address;
+use coroner_proto::shim::{KillRequest, Process, ReleasedRequest, RuleRequest};
+use coroner_proto::shim_ttrpc::ShimClient;
+use coroner_proto::transport;
+use serde_json::{Value, json};
+use ttrpc::asynchronous::Client;
+use ttrpc::context::{Context, with_duration};
+
+use super::fakes::{Event, FakeContainerd, Took};
+use super::{Places, Running, ruled};
+
+/// Long enough for any answer of a router that is not held up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Shim {
+    events: EventsClient,
+    proxy: ShimClient,
+}
+
+impl Shim {
+    async fn connect(places: &Places) -> Self {
+        let address = Address::Unix(places.path("shims.sock"));
+        let socket = loop {
+            match transport::connect(&address).await {
+                Ok(socket) => break socket,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        let client = Client::new(socket);
+        Self { events: EventsClient::new(client.clone()), proxy: ShimClient::new(client) }
+    }
+
+    async fn forward(&self, topic: &str, name: &str, message: &impl Message) {
+        let event = Any {
+            type_url: format!("containerd.events.{name}"),
+            value: message.write_to_bytes().unwrap(),
+            ..Any::default()
+        };
+        let envelope = Envelope {
+            namespace: "k8s.io".to_owned(),
+            topic: topic.to_owned(),
+            timestamp: MessageField::some(Timestamp { seconds: 1, ..Timestamp::default() }),
+            event: MessageField::some(event),
+            ..Envelope::default()
+        };
+        let request = ForwardRequest { envelope: MessageField::some(envelope), ..ForwardRequest::default() };
+        self.events.forward(context(), &request).await.unwrap();
+    }
+
+    async fn begin(&self, places: &Places, container: &str) {
+        let bundle = places.path("bundle");
+        std::fs::create_dir_all(&bundle).unwrap();
+        let annotations = json!({"io.kubernetes.cri.sandbox-name": "p", "io.kubernetes.cri.sandbox-id": "s"});
+        std::fs::write(bundle.join("config.json"), json!({ "annotations": annotations }).to_string())
+            .unwrap();
+        let create = TaskCreate {
+            container_id: container.to_owned(),
+            bundle: bundle.display().to_string(),
+            pid: 7,
+            ..TaskCreate::default()
+        };
+        self.forward("/tasks/create", "TaskCreate", &create).await;
+        let start = TaskStart { container_id: container.to_owned(), pid: 7, ..TaskStart::default() };
+        self.forward("/tasks/start", "TaskStart", &start).await;
+    }
+
+    async fn oom(&self, container: &str) {
+        let oom = TaskOOM { container_id: container.to_owned(), ..TaskOOM::default() };
+        self.forward("/tasks/oom", "TaskOOM", &oom).await;
+    }
+
+    async fn exit(&self, container: &str, status: u32) {
+        let exit = TaskExit {
+            container_id: container.to_owned(),
+            id: container.to_owned(),
+            pid: 7,
+            exit_status: status,
+            exited_at: MessageField::some(Timestamp { seconds: 5, nanos: 6_000_007, ..Timestamp::default() }),
+            ..TaskExit::default()
+        };
+        self.forward("/tasks/exit", "TaskExit", &exit).await;
+    }
+
+    async fn delete(&self, container: &str) {
+        let delete = TaskDelete { container_id: container.to_owned(), pid: 7, ..TaskDelete::default() };
+        self.forward("/tasks/delete", "TaskDelete", &delete).await;
+    }
+
+    async fn rule(&self, container: &str, requests: Vec<KillRequest>) -> ttrpc::Result<u32> {
+        let request = RuleRequest {
+            namespace: "k8s.io".to_owned(),
+            process: MessageField::some(process(container)),
+            status: 3,
+            requests,
+            ..RuleRequest::default()
+        };
+        Ok(self.proxy.rule(context(), &request).await?.status)
+    }
+
+    async fn release(&self, container: &str, status: u32) {
+        let request = ReleasedRequest {
+            namespace: "k8s.io".to_owned(),
+            process: MessageField::some(process(container)),
+            status,
+            ..ReleasedRequest::default()
+        };
+        self.proxy.released(context(), &request).await.unwrap();
+    }
+}
+
+fn context() -> Context {
+    with_duration(PATIENCE)
+}
+
+fn process(container: &str) -> Process {
+    Process { container_id: container.to_owned(), ..Process::default() }
+}
+
+fn config(places: &Places, mode: &str) -> Config {
+    let mut config = places.config("sole");
+    let source = format!(
+        "[containerd]\naddress = \"/none\"\n[[sink]]\nname = \"x\"\ntype = \"jsonl\"\npath = \"-\"\n\
+         [[source]]\nname = \"shims\"\ntype = \"shim\"\naddress = \"unix://{}\"\nmode = \"{mode}\"",
+        places.path("shims.sock").display()
+    );
+    config.sources = Config::parse(&source).unwrap().sources;
+    config
+}
+
+fn other(topic: &str) -> Event {
+    Event::Other { topic: topic.to_owned() }
+}
+
+fn oom() -> Event {
+    Event::Oom { namespace: "k8s.io".to_owned(), container: "c1".to_owned() }
+}
+
+fn exit(status: u32) -> Event {
+    Event::Exit { container: "c1".to_owned(), id: "c1".to_owned(), pid: 7, status }
+}
+
+async fn expect(events: &mut Took, all: &[Event]) {
+    for event in all {
+        assert_eq!(events.recv().await.as_ref(), Some(event));
+    }
+}
+
+#[tokio::test]
+async fn a_wrapped_shims_events_pass_in_order_and_its_repeats_do_not() {
+    let places = Places::new();
+    let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
+    let router = Running::start(places.clone(), &config(&places, "wrapped"));
+    let shim = Shim::connect(&places).await;
+    shim.begin(&places, "c1").await;
+    for _ in 0..3 {
+        shim.oom("c1").await;
+    }
+    shim.exit("c1", 137).await;
+    shim.exit("c1", 137).await;
+    shim.delete("c1").await;
+    let order = [other("/tasks/create"), other("/tasks/start"), oom(), exit(137), other("/tasks/delete")];
+    expect(&mut events, &order).await;
+    let records = router.stop().await;
+    let ruled = ruled(&records);
+    let ids: Vec<&Value> = ruled.iter().map(|it| &it["signal"]["id"]).collect();
+    assert_eq!(ids, ["n::shims:c1:oom", "n::shims:c1:exit-init-7"], "and nothing else is ruled");
+    assert_eq!(ruled[0]["signal"]["target"]["owner"]["pod"], "p");
+    assert_eq!(ruled[0]["signal"]["event"]["oom-kill"]["evidence"], "announced");
+    assert_eq!(ruled[1]["signal"]["event"]["exited"]["at-ns"], 5_006_000_007_u64);
+    assert!(ruled.iter().all(|it| it["mode"] == "wrapped"));
+}
+
+#[tokio::test]
+async fn a_proxy_needs_a_source_of_its_mode() {
+    let places = Places::new();
+    let router = Running::start(places.clone(), &config(&places, "wrapped"));
+    let shim = Shim::connect(&places).await;
+    let refused = shim.rule("c1", Vec::new()).await.unwrap_err();
+    assert!(refused.to_string().contains("a proxy needs one"), "{refused}");
+    router.stop().await;
+}
+
+#[tokio::test]
+async fn task_exit_follows_the_release_and_carries_what_was_released() {
+    let places = Places::new();
+    let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
+    let router = Running::start(places.clone(), &config(&places, "proxy"));
+    let shim = Shim::connect(&places).await;
+    shim.begin(&places, "c1").await;
+    shim.oom("c1").await;
+    let request = |seq, signal| KillRequest {
+        seq,
+        proxy_id: "x".to_owned(),
+        container_id: "c1".to_owned(),
+        signal,
+        ..KillRequest::default()
+    };
+    let ruled_status = shim.rule("c1", vec![request(1, 15), request(2, 9)]).await.unwrap();
+    assert_eq!(ruled_status, 3, "the native ruling leaves the status");
+    expect(&mut events, &[other("/tasks/create"), other("/tasks/start"), oom()]).await;
+    // The shim's own news of it, and a second one who waits.
+    shim.exit("c1", 3).await;
+    assert_eq!(shim.rule("c1", vec![request(2, 9)]).await.unwrap(), 3);
+    shim.release("c1", 4).await;
+    expect(&mut events, &[exit(4)]).await;
+    shim.delete("c1").await;
+    expect(&mut events, &[other("/tasks/delete")]).await;
+    let records = router.stop().await;
+    let kinds: Vec<String> = ruled(&records)
+        .iter()
+        .map(|it| it["signal"]["event"].as_object().unwrap().keys().next().unwrap().clone())
+        .collect();
+    assert_eq!(kinds, ["oom-kill", "kill-request", "kill-request", "exited"]);
+    let case = &ruled(&records)[3]["case"]["requests"];
+    assert_eq!((&case[0][1]["signal"], &case[1][1]["signal"]), (&json!(15), &json!(9)), "{case}");
+}
+
+#[tokio::test]
+async fn invariant_5_a_shim_that_tells_an_exit_again_after_a_restart_has_it_published_under_one_id() {
+    let places = Places::new();
+    let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
+    let router = Running::start(places.clone(), &config(&places, "wrapped"));
+    let shim = Shim::connect(&places).await;
+    shim.begin(&places, "c1").await;
+    shim.exit("c1", 1).await;
+    expect(&mut events, &[other("/tasks/create"), other("/tasks/start"), exit(1)]).await;
+    router.end().await;
+    let router = Running::start(places.clone(), &config(&places, "wrapped"));
+    let shim = Shim::connect(&places).await;
+    shim.exit("c1", 1).await;
+    shim.delete("c1").await;
+    let records = router.stop().await;
+    let ruled = ruled(&records);
+    assert!(ruled.iter().all(|it| it["signal"]["id"] == "n::shims:c1:exit-init-7"), "{ruled:#?}");
+    let mut last = None;
+    while last != Some(other("/tasks/delete")) {
+        last = events.recv().await;
+        assert!(last == Some(exit(1)) || last == Some(other("/tasks/delete")), "{last:?}");
+    }
+}

@@ -117,6 +117,8 @@ impl Case {
                 }
             }
             Event::Pressure(pressure) => self.last_pressure = Some((signal.at, *pressure)),
+            // A signal to an exec, a probe that takes too long say, is none to the container.
+            Event::KillRequest(_) if signal.target.exec_id.is_some() => {}
             Event::KillRequest(request) => {
                 if let Some(requests) = &mut self.requests {
                     if requests.len() == REQUESTS {

@@ -11,6 +11,7 @@
 //     slow MB MS        use MB of memory in this process, one after the other, MS between them
 //     exit RC           exit with RC
 //     crash             end by SIGSEGV
+//     kill SIGNAL       send a signal to a child, and end as it ended: 128 + SIGNAL
 #define _GNU_SOURCE
 #include <signal.h>
 #include <stdio.h>
@@ -88,6 +89,14 @@ int main(int count, char **arguments) {
         return 0;
     }
     if (left == 1 && !strcmp(*next, "crash")) *(volatile int *)0 = 1;
+    if (left == 2 && !strcmp(*next, "kill")) {
+        // As pid 1 of its namespace it cannot end by a signal of its own.
+        int status = 0, child = fork();
+        if (!child) for (;;) pause();
+        kill(child, atoi(next[1]));
+        waitpid(child, &status, 0);
+        return 128 + WTERMSIG(status);
+    }
     if (left == 2 && !strcmp(*next, "exit")) return atoi(next[1]);
     return 9;
 }

@@ -1,6 +1,7 @@
 //! A containerd of its own: stock binary, stock runc shim, private root, state, sockets and cgroup.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -11,13 +12,22 @@ use crate::cri::{Container, Cri};
 use crate::process::{Process, logged};
 use crate::scratch::Scratch;
 use crate::wait::until;
-use crate::{image, program};
+use crate::{binary, image, program};
 
 /// The image of every test container; its entry point is the test program.
 pub const IMAGE: &str = "localhost/oomtest:1";
 const SANDBOX_IMAGE: &str = "localhost/pause:1";
 
 const PROGRAM: &str = "/bin/oomtest";
+/// The wrapper, a binary and a package of this name.
+const WRAPPER: &str = "containerd-shim-coroner-v2";
+const SHIM_CONFIG: &str = "shim.toml";
+/// containerd 1.6 hands a runtime type that it does not know no options: there is no table of them.
+const WRAPPED: &str = r#"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.coroner]
+    runtime_type = "io.containerd.coroner.v2"
+"#;
+
 /// Ready takes 0.1 s on an idle machine.
 const READY: Duration = Duration::from_secs(30);
 const STOP: Duration = Duration::from_secs(20);
@@ -27,18 +37,44 @@ const STOP: Duration = Duration::from_secs(20);
 pub struct Containerd {
     // Before the folder: what runs is ended before its files go.
     process: Option<Process>,
+    /// The folder in front of its `PATH`, with the wrapper in it, where pods can be wrapped.
+    wrapper: Option<PathBuf>,
     scratch: Scratch,
 }
 
 impl Containerd {
     /// Starts it and waits until CRI answers.
     pub async fn start() -> Result<Self> {
+        Self::start_with(None).await
+    }
+
+    /// The same with a second runtime handler, `coroner`, whose shims are wrapped; `shim`: the wrapper's configuration, in which `@DIR@`
+    /// stands for containerd's folder.
+    pub async fn start_wrapped(shim: &str) -> Result<Self> {
+        Self::start_with(Some(shim)).await
+    }
+
+    async fn start_with(shim: Option<&str>) -> Result<Self> {
         let scratch = Scratch::new()?;
         for directory in ["cni", "logs"] {
             fs::create_dir(scratch.path(directory))?;
         }
-        fs::write(scratch.path("config.toml"), config(&scratch))?;
-        let mut containerd = Self { process: None, scratch };
+        let mut text = config(&scratch);
+        let mut wrapper = None;
+        if let Some(shim) = shim {
+            text.push_str(WRAPPED);
+            fs::write(
+                scratch.path(SHIM_CONFIG),
+                shim.replace("@DIR@", &scratch.directory().to_string_lossy()),
+            )?;
+            let folder = scratch.path("bin");
+            fs::create_dir(&folder)?;
+            // 1.6 finds a runtime by its type's name, in PATH: `io.containerd.coroner.v2`.
+            symlink(binary::find(WRAPPER, WRAPPER)?, folder.join(WRAPPER))?;
+            wrapper = Some(folder);
+        }
+        fs::write(scratch.path("config.toml"), text)?;
+        let mut containerd = Self { process: None, wrapper, scratch };
         containerd.start_again().await?;
         containerd.import(SANDBOX_IMAGE, &[PROGRAM, "pause"])?;
         containerd.import(IMAGE, &[PROGRAM])?;
@@ -50,6 +86,11 @@ impl Containerd {
         ensure!(self.process.is_none(), "containerd runs already");
         let mut command = Command::new("containerd");
         command.arg("--config").arg(self.scratch.path("config.toml"));
+        if let Some(folder) = &self.wrapper {
+            let path = std::env::var("PATH").unwrap_or_default();
+            command.env("PATH", format!("{}:{path}", folder.display()));
+            command.env("CORONER_SHIM_CONFIG", self.scratch.path(SHIM_CONFIG));
+        }
         let process = self.process.insert(Process::start("containerd", &mut command, &self.log())?);
         let socket = self.scratch.path("containerd.sock");
         until("containerd's CRI plugin to answer", READY, async || {
@@ -94,6 +135,11 @@ impl Containerd {
     /// Its gRPC socket; the ttrpc socket has `.ttrpc` appended.
     pub fn socket(&self) -> PathBuf {
         self.scratch.path("containerd.sock")
+    }
+
+    /// What the wrapper has logged.
+    pub fn shim_log(&self) -> PathBuf {
+        self.scratch.path("shim.log")
     }
 
     /// Where containers write their logs.

@@ -67,6 +67,11 @@ impl Cri {
 
     /// Starts a pod's sandbox.
     pub async fn run_pod(&mut self, containerd: &Containerd, name: &str) -> Result<Pod> {
+        self.run_pod_with(containerd, name, "runc").await
+    }
+
+    /// The same with this runtime handler.
+    pub async fn run_pod_with(&mut self, containerd: &Containerd, name: &str, handler: &str) -> Result<Pod> {
         let uid = format!("{}-{name}", containerd.cgroup());
         let metadata = api::PodSandboxMetadata {
             name: name.to_owned(),
@@ -90,9 +95,18 @@ impl Cri {
             ..Default::default()
         };
         let request =
-            api::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: "runc".to_owned() };
+            api::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.to_owned() };
         let answer = self.runtime.run_pod_sandbox(request).await.context("running a pod sandbox")?;
         Ok(Pod { id: answer.into_inner().pod_sandbox_id, name: name.to_owned(), config })
+    }
+
+    /// Stops a pod and removes it, with what is in it.
+    pub async fn remove_pod(&mut self, pod: &Pod) -> Result<()> {
+        let request = api::StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() };
+        self.runtime.stop_pod_sandbox(request).await.context("stopping a pod")?;
+        let request = api::RemovePodSandboxRequest { pod_sandbox_id: pod.id.clone() };
+        self.runtime.remove_pod_sandbox(request).await.context("removing a pod")?;
+        Ok(())
     }
 
     /// Creates a container of the test program with `arguments` and a memory limit.

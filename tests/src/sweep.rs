@@ -12,9 +12,10 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Programs that may be running out of a scratch folder. Others that only name it, an editor say, are left alone.
-const PROGRAMS: [&str; 6] = [
+const PROGRAMS: [&str; 7] = [
     "containerd",
     "containerd-shim-runc-v2",
+    "containerd-shim-coroner-v2",
     "coroner",
     "coroner-agent",
     "qemu-system-x86_64",

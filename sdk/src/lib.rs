@@ -48,7 +48,8 @@
 //! built for `wasm32-unknown-unknown` and wrapped into a component, which imports `coroner:policy/log` and nothing else.
 //!
 //! In the order a policy meets them: [`Policy`] is what it implements, [`export_policy!`] what makes a component of it,
-//! `config` reads its `[config]` table, [`log`] writes to the router's log, and [`testing`] makes signals for its tests.
+//! `config` reads its `[config]` table, [`log`] writes to the router's log, [`time`] tells how long things took, and
+//! [`testing`] makes signals for its tests.
 //!
 //! **Unknown is not zero.** `None` in any field means "not seen", or "cannot be known here", never 0, false or
 //! empty; [`CaseFile::known`] says what can be known at all.
@@ -64,6 +65,7 @@ mod ruling;
 mod seen;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
+pub mod time;
 
 pub use bindings::coroner::policy::types::{
     Action, CaseFile, Decision, Description, Event, Evidence, Exited, GuestLost, KillRequest, Kinds, Known,
@@ -78,7 +80,7 @@ pub mod prelude {
     pub use crate::{
         Action, CaseFile, Decision, Description, Event, Evidence, Exited, GuestLost, KillRequest, Kinds,
         Known, Level, Mistakes, Moment, OomKill, Other, Owner, Policy, Pressure, PressureOf, Report, Ruling,
-        Signal, Target, Victim, config, export_policy, log,
+        Signal, Target, Victim, config, export_policy, log, time,
     };
 }
 

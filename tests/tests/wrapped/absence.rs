@@ -23,7 +23,7 @@ async fn life(cri: &mut Cri, pod: &Pod, name: &str) -> Result<(String, String)> 
 
 async fn absences(mode: Mode) {
     let mut stand = Stand::start(mode).await.unwrap();
-    let expect = ("Error/3".to_owned(), "Completed/0".to_owned());
+    let expect = ("Error/3".to_owned(), "Error/15".to_owned());
 
     // Absent when the pod starts: it is a stock pod.
     stand.router.kill().unwrap();

@@ -1,16 +1,18 @@
 //! Puts the router together, owns every task of it, and lets it run dry when it shall stop.
 
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coroner_proto::address::Address;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::arrival::{Ack, Arrival, Origin, unix_ms};
 use crate::audit::{Record, Recovery};
 use crate::claims::{Claims, Registered};
-use crate::config::{Config, SinkKind, Source, SourceKind};
+use crate::config::{Config, Mode, SinkKind, Source, SourceKind};
 use crate::control::{self, ControlError};
 use crate::counts::Counts;
 use crate::delivery::{Delivery, Lifecycle};
@@ -25,7 +27,7 @@ use crate::sink::containerd::Containerd;
 use crate::sink::{Lanes, Outlets, Records};
 use crate::source::agent::AgentSource;
 use crate::source::kata::KataSource;
-use crate::source::shim::ShimSource;
+use crate::source::shim::{Handle, ShimSource};
 use crate::source::{Orders, Past};
 use crate::worker::{self, Worker};
 
@@ -252,6 +254,26 @@ impl Router {
                 self.add(name, shims.run(orders));
             }
         }
+    }
+
+    /// The way in for a shim that embeds this router: `name` is its source's, in audit records and event ids, and is no other source's; `namespace`
+    /// containerd's. To be called on the runtime.
+    pub fn handle(&mut self, name: &str, namespace: &str) -> Handle {
+        let source = Source {
+            name: name.to_owned(),
+            kind: SourceKind::Shim,
+            mode: Mode::Sole,
+            guest: None,
+            // Nobody connects.
+            address: Address::Unix(PathBuf::new()),
+            machine: None,
+        };
+        let orders = Orders { stop: self.stopped(), removed: None };
+        let (arrivals, counts, past) = (self.arrivals(), self.counts.source(name), self.past.of(name));
+        let shim = ShimSource::new(source, self.node.clone(), arrivals, counts, past, self.holds.clone());
+        let (handle, followed) = shim.embedded(namespace.to_owned(), orders);
+        self.add(format!("source {name}"), followed);
+        handle
     }
 
     /// Follows the guests of the configuration, and those that are added from now on.

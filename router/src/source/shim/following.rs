@@ -27,6 +27,20 @@ impl ShimSource {
                 Some(id) => drop(answer.send(id)),
                 None => return false,
             },
+            Ask::Created { namespace, id, bundle, pid, answer } => {
+                let id = ContainerId::try_from(id).map_err(|error| error.to_string());
+                let created = id.map(|id| {
+                    self.created(&namespace, &id, &bundle, pid);
+                    self.container(&namespace, &id).started = true;
+                });
+                answer.send(created).unwrap_or_default();
+            }
+            Ask::Deleted { id, answer } => {
+                if let Ok(id) = ContainerId::try_from(id) {
+                    self.forget(&id);
+                }
+                answer.send(()).unwrap_or_default();
+            }
             Ask::Requested(request, answer) => {
                 if !self.requested(&request.namespace, &request.requests).await {
                     return false;

@@ -10,6 +10,7 @@ mod bundle;
 mod container;
 mod event;
 mod following;
+mod handle;
 mod service;
 mod watch;
 
@@ -27,6 +28,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use ttrpc::r#async::Server;
+
+pub use self::handle::{Exit, Handle, HandleError};
 
 use self::container::Container;
 use self::service::{Ask, Service};
@@ -87,7 +90,7 @@ impl ShimSource {
         let origin = |counter: Option<Known>| {
             let mut known = vec![Known::ExitStatus, Known::Memory];
             known.extend(counter);
-            known.extend((source.mode == Mode::Proxy).then_some(Known::KillRequests));
+            known.extend((source.mode != Mode::Wrapped).then_some(Known::KillRequests));
             Arc::new(Origin { source: source.name.clone(), mode: source.mode, known, guest: None })
         };
         let watch = Hierarchy::find().map_err(|error| error.to_string());
@@ -121,6 +124,30 @@ impl ShimSource {
             // The configuration's check lets no other pass.
             Address::Vsock { .. } | Address::Hvsock { .. } => PathBuf::new(),
         }
+    }
+
+    /// Follows the shim that embeds the router, whose containers are in this namespace of containerd, until told to stop.
+    pub(crate) fn embedded(
+        mut self,
+        namespace: String,
+        mut orders: Orders,
+    ) -> (Handle, impl Future<Output = ()>) {
+        let (asks, mut asked) = mpsc::channel(ASKS);
+        let handle = Handle { namespace, asks: asks.clone(), holds: self.holds.clone() };
+        let followed = async move {
+            // A shim that drops its handle has nothing more to tell, which does not end the router.
+            let _kept = asks;
+            if !self.take_up().await {
+                return;
+            }
+            self.counts.connected(true);
+            tokio::select! {
+                () = self.follow(&mut asked) => {}
+                _ = orders.heard() => {}
+            }
+            self.counts.connected(false);
+        };
+        (handle, followed)
     }
 
     /// Listens until told to stop. A socket that cannot be made ends the router.

@@ -33,6 +33,16 @@ pub(super) enum Ask {
     Forward(Box<Told>, mpsc::Sender<u64>, oneshot::Sender<usize>),
     /// A process has ended; answered with its signal's id.
     Rule(Box<RuleRequest>, oneshot::Sender<Result<String, String>>),
+    /// An embedding shim's container; answered with what is wrong with its id.
+    Created {
+        namespace: String,
+        id: String,
+        bundle: String,
+        pid: Option<u32>,
+        answer: oneshot::Sender<Result<(), String>>,
+    },
+    /// It is gone.
+    Deleted { id: String, answer: oneshot::Sender<()> },
     /// Kill requests.
     Requested(Box<RequestedRequest>, oneshot::Sender<()>),
     /// What was released; answered with the signal's id.

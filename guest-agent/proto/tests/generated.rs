@@ -19,9 +19,17 @@ fn generated_code_is_current() {
         .rust_protobuf_customize(ProtobufCustomize::default().gen_mod_rs(true))
         .run()
         .unwrap();
-    for name in
-        ["agent.rs", "agent_ttrpc.rs", "control.rs", "control_ttrpc.rs", "kata.rs", "kata_ttrpc.rs", "mod.rs", "shim.rs", "shim_ttrpc.rs"]
-    {
+    for name in [
+        "agent.rs",
+        "agent_ttrpc.rs",
+        "control.rs",
+        "control_ttrpc.rs",
+        "kata.rs",
+        "kata_ttrpc.rs",
+        "mod.rs",
+        "shim.rs",
+        "shim_ttrpc.rs",
+    ] {
         let new = fs::read_to_string(fresh.path().join(name)).unwrap();
         if std::env::var_os("REGENERATE").is_some() {
             fs::write(committed.join(name), &new).unwrap();

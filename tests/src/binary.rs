@@ -19,6 +19,16 @@ pub fn find(name: &str, package: &str) -> Result<PathBuf> {
     Ok(binary)
 }
 
+/// The folder `target-PURPOSE` beside the target folder, which xtask fills.
+pub fn target(purpose: &str) -> Result<PathBuf> {
+    let test = std::env::current_exe().context("where this test runs from")?;
+    let target = test.ancestors().nth(3).context("a test executable lies in target/PROFILE/deps")?;
+    let mut name = target.as_os_str().to_owned();
+    name.push("-");
+    name.push(purpose);
+    Ok(name.into())
+}
+
 /// A bundled policy as built, `plugins/dist/NAME.wasm`.
 pub fn bundled_policy(name: &str) -> Result<PathBuf> {
     let file =

@@ -1,15 +1,23 @@
-//! A containerd of its own: stock binary, stock runc shim, private root, state, sockets and cgroup.
+//! A containerd of its own: stock binary, stock runc shim, private root, state, sockets and cgroup; where a suite asks for it,
+//! Coroner's wrapper of the shim beside the stock one, or another Debian's binaries.
 
+mod config;
+mod setting;
+
+use std::env;
+use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+pub use self::config::Version;
+pub use self::setting::{Release, STOCK, Setting, WRAPPED};
 use crate::cri::{Container, Cri};
 use crate::process::{Process, logged};
+use crate::root::Root;
 use crate::scratch::Scratch;
 use crate::wait::until;
 use crate::{binary, image, program};
@@ -19,15 +27,8 @@ pub const IMAGE: &str = "localhost/oomtest:1";
 const SANDBOX_IMAGE: &str = "localhost/pause:1";
 
 const PROGRAM: &str = "/bin/oomtest";
-/// The wrapper, a binary and a package of this name.
+/// The package and the binary that wraps a shim.
 const WRAPPER: &str = "containerd-shim-coroner-v2";
-const SHIM_CONFIG: &str = "shim.toml";
-/// containerd 1.6 hands a runtime type that it does not know no options: there is no table of them.
-const WRAPPED: &str = r#"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.coroner]
-    runtime_type = "io.containerd.coroner.v2"
-"#;
-
 /// Ready takes 0.1 s on an idle machine.
 const READY: Duration = Duration::from_secs(30);
 const STOP: Duration = Duration::from_secs(20);
@@ -37,44 +38,35 @@ const STOP: Duration = Duration::from_secs(20);
 pub struct Containerd {
     // Before the folder: what runs is ended before its files go.
     process: Option<Process>,
-    /// The folder in front of its `PATH`, with the wrapper in it, where pods can be wrapped.
-    wrapper: Option<PathBuf>,
+    root: Option<Root>,
+    version: Version,
     scratch: Scratch,
 }
 
 impl Containerd {
-    /// Starts it and waits until CRI answers.
+    /// Starts this machine's, with the stock shim alone, and waits until CRI answers.
     pub async fn start() -> Result<Self> {
-        Self::start_with(None).await
+        Self::start_as(&Setting::default()).await
     }
 
-    /// The same with a second runtime handler, `coroner`, whose shims are wrapped; `shim`: the wrapper's configuration, in which `@DIR@`
-    /// stands for containerd's folder.
-    pub async fn start_wrapped(shim: &str) -> Result<Self> {
-        Self::start_with(Some(shim)).await
-    }
-
-    async fn start_with(shim: Option<&str>) -> Result<Self> {
+    /// Starts it as `setting` says, and waits until CRI answers.
+    pub async fn start_as(setting: &Setting) -> Result<Self> {
         let scratch = Scratch::new()?;
-        for directory in ["cni", "logs"] {
+        for directory in ["cni", "logs", "bin"] {
             fs::create_dir(scratch.path(directory))?;
         }
-        let mut text = config(&scratch);
-        let mut wrapper = None;
-        if let Some(shim) = shim {
-            text.push_str(WRAPPED);
-            fs::write(
-                scratch.path(SHIM_CONFIG),
-                shim.replace("@DIR@", &scratch.directory().to_string_lossy()),
-            )?;
-            let folder = scratch.path("bin");
-            fs::create_dir(&folder)?;
-            // 1.6 finds a runtime by its type's name, in PATH: `io.containerd.coroner.v2`.
-            symlink(binary::find(WRAPPER, WRAPPER)?, folder.join(WRAPPER))?;
-            wrapper = Some(folder);
+        let root = match setting.release.folder()? {
+            Some(folder) => Some(Root::start(&folder, &scratch.path("root.log")).await?),
+            None => None,
+        };
+        let version = Version::of(&mut command("containerd", root.as_ref()))?;
+        let config = config::text(version, scratch.directory(), SANDBOX_IMAGE, setting.handlers());
+        fs::write(scratch.path("config.toml"), config)?;
+        let mut containerd = Self { process: None, root, version, scratch };
+        if let Some(toml) = setting.shim_config() {
+            containerd.configure_shim(toml)?;
+            containerd.install_wrapper(setting.handlers())?;
         }
-        fs::write(scratch.path("config.toml"), text)?;
-        let mut containerd = Self { process: None, wrapper, scratch };
         containerd.start_again().await?;
         containerd.import(SANDBOX_IMAGE, &[PROGRAM, "pause"])?;
         containerd.import(IMAGE, &[PROGRAM])?;
@@ -84,13 +76,12 @@ impl Containerd {
     /// Starts it after `stop` or `kill`, on the state it left.
     pub async fn start_again(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "containerd runs already");
-        let mut command = Command::new("containerd");
-        command.arg("--config").arg(self.scratch.path("config.toml"));
-        if let Some(folder) = &self.wrapper {
-            let path = std::env::var("PATH").unwrap_or_default();
-            command.env("PATH", format!("{}:{path}", folder.display()));
-            command.env("CORONER_SHIM_CONFIG", self.scratch.path(SHIM_CONFIG));
-        }
+        let mut command = self.command("containerd");
+        command
+            .arg("--config")
+            .arg(self.scratch.path("config.toml"))
+            .env("PATH", self.search_path()?)
+            .env("CORONER_SHIM_CONFIG", self.shim_config());
         let process = self.process.insert(Process::start("containerd", &mut command, &self.log())?);
         let socket = self.scratch.path("containerd.sock");
         until("containerd's CRI plugin to answer", READY, async || {
@@ -115,6 +106,12 @@ impl Containerd {
         Ok(())
     }
 
+    /// Writes the wrapper's configuration, in which `@DIR@` stands for containerd's folder. It holds for pods started from now on.
+    pub fn configure_shim(&self, toml: &str) -> Result<()> {
+        let toml = toml.replace("@DIR@", &self.scratch.directory().to_string_lossy());
+        Ok(fs::write(self.shim_config(), toml)?)
+    }
+
     /// Connects to its CRI plugin.
     pub async fn cri(&self) -> Result<Cri> {
         Cri::connect(&self.socket()).await
@@ -137,9 +134,14 @@ impl Containerd {
         self.scratch.path("containerd.sock")
     }
 
-    /// What the wrapper has logged.
-    pub fn shim_log(&self) -> PathBuf {
-        self.scratch.path("shim.log")
+    /// The version it tells of itself.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// A file in its folder: `state` holds its shims' bundles, `shim.toml` the wrapper's configuration.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path(name)
     }
 
     /// Where containers write their logs.
@@ -156,10 +158,35 @@ impl Containerd {
         self.scratch.path("containerd.log")
     }
 
+    fn shim_config(&self) -> PathBuf {
+        self.scratch.path("shim.toml")
+    }
+
+    /// Where it and its shims look for programs: the wrapper's folder before all others. Both of them look there for the shim.
+    fn search_path(&self) -> Result<OsString> {
+        let usual = env::var_os("PATH").context("PATH is not set")?;
+        Ok(env::join_paths([self.scratch.path("bin")].into_iter().chain(env::split_paths(&usual)))?)
+    }
+
+    /// Puts the wrapper into a folder of this containerd's own, once under the name of each handler, which it is configured by.
+    fn install_wrapper(&self, handlers: &[String]) -> Result<()> {
+        let built = binary::find(WRAPPER, WRAPPER)?;
+        for handler in handlers {
+            let own = config::wrapper(self.scratch.directory(), handler);
+            fs::copy(&built, &own).with_context(|| format!("copying {} to {own}", built.display()))?;
+        }
+        Ok(())
+    }
+
+    fn command(&self, program: &str) -> Command {
+        command(program, self.root.as_ref())
+    }
+
     fn import(&self, reference: &str, entrypoint: &[&str]) -> Result<()> {
         let archive = self.scratch.path("image.tar");
         fs::write(&archive, image::archive(reference, "oomtest", program::oomtest()?, entrypoint)?)?;
-        let output = Command::new("ctr")
+        let output = self
+            .command("ctr")
             .arg("--address")
             .arg(self.socket())
             .args(["--namespace", "k8s.io", "images", "import"])
@@ -175,32 +202,7 @@ impl Containerd {
     }
 }
 
-/// Everything private; the rest is what containers need to start as root in any container or virtual machine. Without an
-/// `options` table of the CRI runtime other than `Root`, the shim's cgroups are runc's own default.
-fn config(scratch: &Scratch) -> String {
-    const CONFIG: &str = r#"version = 2
-root = "@DIR@/root"
-state = "@DIR@/state"
-[grpc]
-  address = "@DIR@/containerd.sock"
-[ttrpc]
-  address = "@DIR@/containerd.sock.ttrpc"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "@DIR@/opt"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "@PAUSE@"
-  restrict_oom_score_adj = true
-  disable_apparmor = true
-  disable_hugetlb_controller = true
-  tolerate_missing_hugetlb_controller = true
-  disable_tcp_service = true
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
-    conf_dir = "@DIR@/cni"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-      Root = "@DIR@/runc"
-"#;
-    CONFIG.replace("@DIR@", &scratch.directory().to_string_lossy()).replace("@PAUSE@", SANDBOX_IMAGE)
+/// A program of this machine's, or of another root.
+fn command(program: &str, root: Option<&Root>) -> Command {
+    root.map_or_else(|| Command::new(program), |root| root.command(program))
 }

@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{self as api, NamespaceMode};
 use tonic::transport::Channel;
 
-use crate::containerd::{Containerd, IMAGE};
+use crate::containerd::{Containerd, IMAGE, STOCK};
 use crate::wait::until;
 
 /// The pod namespace of every test pod.
@@ -29,7 +29,16 @@ pub struct Pod {
     pub id: String,
     /// The pod's name.
     pub name: String,
+    /// How long RunPodSandbox took.
+    pub took: Duration,
     config: api::PodSandboxConfig,
+}
+
+impl Pod {
+    /// The cgroup of its containers' cgroups, below the hierarchy's root, without a leading slash.
+    pub fn cgroup(&self) -> &str {
+        self.config.linux.as_ref().map_or("", |linux| linux.cgroup_parent.trim_start_matches('/'))
+    }
 }
 
 /// A created container.
@@ -65,13 +74,24 @@ impl Cri {
         Ok(answer.into_inner().runtime_version)
     }
 
-    /// Starts a pod's sandbox.
+    /// Starts a pod's sandbox, with the stock shim and in the cgroup of all.
     pub async fn run_pod(&mut self, containerd: &Containerd, name: &str) -> Result<Pod> {
-        self.run_pod_with(containerd, name, "runc").await
+        self.run_sandbox(containerd, name, STOCK, containerd.cgroup()).await
     }
 
-    /// The same with this runtime handler.
-    pub async fn run_pod_with(&mut self, containerd: &Containerd, name: &str, handler: &str) -> Result<Pod> {
+    /// Starts a pod's sandbox, with the shim of a runtime handler and in a cgroup of its own.
+    pub async fn run_pod_as(&mut self, containerd: &Containerd, name: &str, handler: &str) -> Result<Pod> {
+        let cgroup = format!("{}/{name}", containerd.cgroup());
+        self.run_sandbox(containerd, name, handler, &cgroup).await
+    }
+
+    async fn run_sandbox(
+        &mut self,
+        containerd: &Containerd,
+        name: &str,
+        handler: &str,
+        cgroup: &str,
+    ) -> Result<Pod> {
         let uid = format!("{}-{name}", containerd.cgroup());
         let metadata = api::PodSandboxMetadata {
             name: name.to_owned(),
@@ -85,7 +105,7 @@ impl Cri {
             labels,
             log_directory: containerd.logs().to_string_lossy().into_owned(),
             linux: Some(api::LinuxPodSandboxConfig {
-                cgroup_parent: format!("/{}", containerd.cgroup()),
+                cgroup_parent: format!("/{cgroup}"),
                 security_context: Some(api::LinuxSandboxSecurityContext {
                     namespace_options: Some(namespaces()),
                     ..Default::default()
@@ -96,17 +116,10 @@ impl Cri {
         };
         let request =
             api::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.to_owned() };
+        let start = Instant::now();
         let answer = self.runtime.run_pod_sandbox(request).await.context("running a pod sandbox")?;
-        Ok(Pod { id: answer.into_inner().pod_sandbox_id, name: name.to_owned(), config })
-    }
-
-    /// Stops a pod and removes it, with what is in it.
-    pub async fn remove_pod(&mut self, pod: &Pod) -> Result<()> {
-        let request = api::StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() };
-        self.runtime.stop_pod_sandbox(request).await.context("stopping a pod")?;
-        let request = api::RemovePodSandboxRequest { pod_sandbox_id: pod.id.clone() };
-        self.runtime.remove_pod_sandbox(request).await.context("removing a pod")?;
-        Ok(())
+        let took = start.elapsed();
+        Ok(Pod { id: answer.into_inner().pod_sandbox_id, name: name.to_owned(), took, config })
     }
 
     /// Creates a container of the test program with `arguments` and a memory limit.
@@ -148,11 +161,12 @@ impl Cri {
         Ok(Container { id: answer.into_inner().container_id, name: name.to_owned(), log })
     }
 
-    /// Starts a created container.
-    pub async fn start(&mut self, container: &Container) -> Result<()> {
+    /// Starts a created container, and answers how long StartContainer took.
+    pub async fn start(&mut self, container: &Container) -> Result<Duration> {
         let request = api::StartContainerRequest { container_id: container.id.clone() };
+        let start = Instant::now();
         self.runtime.start_container(request).await.context("starting a container")?;
-        Ok(())
+        Ok(start.elapsed())
     }
 
     /// Creates and starts a container.

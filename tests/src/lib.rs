@@ -8,8 +8,8 @@
 //!   scratch::Scratch: one folder, one cgroup, one name per run; swept when its owner is dead
 //! ```
 //!
-//! The order to read it in: `containerd` and `cri` are what a suite talks to, `router` and `agent` are what it tests,
-//! the rest is below them. `vm` is a guest with a kernel of its own, from an `initramfs` made here. Needs root, containerd, runc and gcc; each says so where it is missing.
+//! The order to read it in: `containerd`, `cri` and `pods` are what a suite talks to, `router` and `agent` are what it tests,
+//! the rest is below them. `root` is another Debian for containerd to be of; `load` and `times` are for what is measured. `vm` is a guest with a kernel of its own, from an `initramfs` made here. Needs root, containerd, runc and gcc; each says so where it is missing.
 
 pub mod agent;
 pub mod binary;
@@ -19,13 +19,17 @@ pub mod events;
 pub mod guests;
 pub mod image;
 pub mod initramfs;
+pub mod load;
 pub mod outcome;
 pub mod page;
+pub mod pods;
 pub mod process;
 pub mod program;
 pub mod report;
+pub mod root;
 pub mod router;
 pub mod scratch;
 pub mod sweep;
+pub mod times;
 pub mod vm;
 pub mod wait;

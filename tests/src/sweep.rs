@@ -12,15 +12,11 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Programs that may be running out of a scratch folder. Others that only name it, an editor say, are left alone.
-const PROGRAMS: [&str; 7] = [
-    "containerd",
-    "containerd-shim-runc-v2",
-    "containerd-shim-coroner-v2",
-    "coroner",
-    "coroner-agent",
-    "qemu-system-x86_64",
-    "vhost-device-vsock",
-];
+const PROGRAMS: [&str; 5] =
+    ["containerd", "coroner", "coroner-agent", "qemu-system-x86_64", "vhost-device-vsock"];
+
+/// How the names of shims and of their wrappers begin.
+const SHIM: &str = "containerd-shim-";
 
 /// A killed process is out of its cgroup within milliseconds; 2 s cover a core dump on a busy machine.
 const ATTEMPTS: u32 = 200;
@@ -36,7 +32,7 @@ pub fn end_everything(name: &str, directory: &Path) {
     for mount in mounts_below(directory) {
         unmount(&mount, UnmountFlags::DETACH).ok();
     }
-    remove_shim_sockets(directory);
+    remove_left_by_shims(directory);
     fs::remove_dir_all(directory).ok();
 }
 
@@ -53,20 +49,24 @@ fn kill_until_gone(mut find: impl FnMut() -> Vec<Pid>) {
     }
 }
 
-/// Processes of ours with an argument inside `directory`. A zombie has no arguments and is not found.
+/// Processes of ours with an argument inside `directory`, or that run in it, as a shim does: in its bundle. A zombie has neither. Seen from
+/// outside, a path in another root has that root before it.
 fn processes_of(directory: &Path) -> Vec<Pid> {
-    let directory = directory.to_string_lossy();
-    let ours = |arguments: &str| {
+    let directory = format!("{}/", directory.to_string_lossy());
+    let ours = |process: &Path| {
+        let arguments = fs::read(process.join("cmdline")).unwrap_or_default();
+        let arguments = String::from_utf8_lossy(&arguments);
         let mut arguments = arguments.split('\0');
         let program = arguments.next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
-        PROGRAMS.contains(&program) && arguments.any(|argument| argument.contains(&format!("{directory}/")))
+        let named = arguments.any(|argument| argument.contains(&directory));
+        let runs_in =
+            || fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.to_string_lossy().contains(&directory));
+        (PROGRAMS.contains(&program) || program.starts_with(SHIM)) && (named || runs_in())
     };
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
         .flatten()
-        .filter(|entry| {
-            fs::read_to_string(entry.path().join("cmdline")).is_ok_and(|arguments| ours(&arguments))
-        })
+        .filter(|entry| ours(&entry.path()))
         .filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
         .collect()
 }
@@ -107,15 +107,27 @@ fn mounts_below(directory: &Path) -> Vec<PathBuf> {
     below
 }
 
-/// A shim's socket lies outside of containerd's state; its bundle holds the address.
-fn remove_shim_sockets(directory: &Path) {
+/// What shims keep outside of containerd's state: their sockets, whose addresses the bundles hold, and, without a root in their options,
+/// runc's state. Those ids are random, so nobody else's is met.
+fn remove_left_by_shims(directory: &Path) {
+    const RUNC: &str = "/run/containerd/runc/k8s.io";
     let Ok(bundles) = fs::read_dir(directory.join("state/io.containerd.runtime.v2.task/k8s.io")) else {
         return;
     };
     for bundle in bundles.flatten() {
-        let address = fs::read_to_string(bundle.path().join("address")).unwrap_or_default();
-        if let Some(socket) = address.trim().strip_prefix("unix://") {
+        if let Some(socket) = address(&bundle.path()).as_deref().and_then(|it| it.strip_prefix("unix://")) {
             fs::remove_file(socket).ok();
         }
+        fs::remove_dir_all(Path::new(RUNC).join(bundle.file_name())).ok();
     }
+}
+
+/// A shim's address: as 1.6 and 1.7 keep it in a bundle, or as 2.x does.
+fn address(bundle: &Path) -> Option<String> {
+    let plain = fs::read_to_string(bundle.join("address")).ok().map(|text| text.trim().to_owned());
+    plain.or_else(|| {
+        let bootstrap = fs::read(bundle.join("bootstrap.json")).ok()?;
+        let bootstrap: serde_json::Value = serde_json::from_slice(&bootstrap).ok()?;
+        Some(bootstrap["address"].as_str()?.to_owned())
+    })
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::binary;
 use crate::initramfs::Initramfs;
 use crate::process::Process;
 use crate::program;
@@ -62,11 +63,7 @@ pub struct Answer {
 
 /// The folder that `cargo xtask guest` fills.
 fn parts() -> Result<PathBuf> {
-    let test = std::env::current_exe().context("where this test runs from")?;
-    let target = test.ancestors().nth(3).context("a test executable lies in target/PROFILE/deps")?;
-    let mut name = target.as_os_str().to_owned();
-    name.push("-guest");
-    let parts = PathBuf::from(name).join("parts");
+    let parts = binary::target("guest")?.join("parts");
     ensure!(
         parts.join("coroner-agent").exists(),
         "{} is missing: run `cargo xtask guest` first",

@@ -6,7 +6,8 @@ use coroner_tests::events::{EXIT, Events};
 use coroner_tests::report::{say, timed};
 use rustix::process::Signal;
 
-use crate::stand::{END, Mode, Stand, WRAPPED, alone};
+use crate::stand::{END, Mode, Stand, alone};
+use coroner_tests::containerd::WRAPPED;
 
 /// A pod's whole life: it starts, runs, one container stops and one ends by itself, and all is deleted.
 async fn life(cri: &mut Cri, pod: &Pod, name: &str) -> Result<(String, String)> {
@@ -27,21 +28,21 @@ async fn absences(mode: Mode) {
 
     // Absent when the pod starts: it is a stock pod.
     stand.router.kill().unwrap();
-    let pod = stand.cri.run_pod_with(&stand.containerd, "absent", WRAPPED).await.unwrap();
+    let pod = stand.cri.run_pod_as(&stand.containerd, "absent", WRAPPED).await.unwrap();
     assert_eq!(life(&mut stand.cri, &pod, "absent").await.unwrap(), expect, "absent");
     stand.cri.remove_pod(&pod).await.unwrap();
 
     // Hung when the pod starts.
     stand.router.start_again().await.unwrap();
     stand.router.signal(Signal::STOP).unwrap();
-    let pod = stand.cri.run_pod_with(&stand.containerd, "hung", WRAPPED).await.unwrap();
+    let pod = stand.cri.run_pod_as(&stand.containerd, "hung", WRAPPED).await.unwrap();
     assert_eq!(life(&mut stand.cri, &pod, "hung").await.unwrap(), expect, "hung");
     stand.cri.remove_pod(&pod).await.unwrap();
     stand.router.signal(Signal::CONT).unwrap();
 
     // There when it starts; then hung, and then killed.
     let mut events = Events::subscribe(&stand.containerd.socket()).await.unwrap();
-    let pod = stand.cri.run_pod_with(&stand.containerd, "left", WRAPPED).await.unwrap();
+    let pod = stand.cri.run_pod_as(&stand.containerd, "left", WRAPPED).await.unwrap();
     let while_hung = stand.cri.run(&pod, "while-hung", 32, "await self 64").await.unwrap();
     let while_dead = stand.cri.run(&pod, "while-dead", 32, "await child 64 1 0").await.unwrap();
     for container in [&while_hung, &while_dead] {

@@ -8,7 +8,8 @@ use coroner_tests::outcome::Reading;
 use coroner_tests::report::{say, timed};
 use futures::future::join_all;
 
-use crate::stand::{END, Mode, STOCK, Stand, WRAPPED, alone};
+use crate::stand::{END, Mode, Stand, alone};
+use coroner_tests::containerd::{STOCK, WRAPPED};
 
 /// Runs in each arm.
 const RUNS: usize = 60;
@@ -77,8 +78,8 @@ async fn instant(mode: Mode) -> Arm {
     let mut stand = Stand::start(mode).await.unwrap();
     let (mut stock, mut ours) = (Arm::default(), Arm::default());
     let pods = [
-        stand.cri.run_pod_with(&stand.containerd, "stock", STOCK).await.unwrap(),
-        stand.cri.run_pod_with(&stand.containerd, "ours", WRAPPED).await.unwrap(),
+        stand.cri.run_pod_as(&stand.containerd, "stock", STOCK).await.unwrap(),
+        stand.cri.run_pod_as(&stand.containerd, "ours", WRAPPED).await.unwrap(),
     ];
     for (block, done) in (0..runs).step_by(AT_ONCE).enumerate() {
         let names: Vec<_> = (done..runs.min(done + AT_ONCE)).map(|run| format!("instant-{run}")).collect();

@@ -6,7 +6,8 @@ use coroner_tests::binary;
 use coroner_tests::report::{say, timed};
 use rustix::process::{Signal, kill_process};
 
-use crate::stand::{END, Mode, Stand, WRAPPED, alone};
+use crate::stand::{END, Mode, Stand, alone};
+use coroner_tests::containerd::WRAPPED;
 
 #[tokio::test]
 async fn a_ruled_status_is_shown_and_stays_over_a_restart_of_containerd() {
@@ -14,7 +15,7 @@ async fn a_ruled_status_is_shown_and_stays_over_a_restart_of_containerd() {
     let _timed = timed("a_ruled_status_is_shown_and_stays_over_a_restart_of_containerd");
     let mut stand = Stand::start(Mode::Proxy).await.unwrap();
     drop_in(&stand, "50-exit-code-map", "exit-code-map", "[[config.map]]\nfrom = 0\nto = 137\n").await;
-    let pod = stand.cri.run_pod_with(&stand.containerd, "mapped", WRAPPED).await.unwrap();
+    let pod = stand.cri.run_pod_as(&stand.containerd, "mapped", WRAPPED).await.unwrap();
     let container = stand.cri.run(&pod, "mapped", 32, "exit 0").await.unwrap();
     let (first, last) = stand.cri.readings(&container, END).await.unwrap();
     say(format_args!("exit 0, mapped: first {first}, final {last}"));
@@ -39,7 +40,7 @@ async fn a_kill_is_told_from_a_stop_and_from_an_oom() {
     let _timed = timed("a_kill_is_told_from_a_stop_and_from_an_oom");
     let mut stand = Stand::start(Mode::Proxy).await.unwrap();
     drop_in(&stand, "50-kill-attribution", "kill-attribution", "").await;
-    let pod = stand.cri.run_pod_with(&stand.containerd, "killed", WRAPPED).await.unwrap();
+    let pod = stand.cri.run_pod_as(&stand.containerd, "killed", WRAPPED).await.unwrap();
     let oom = stand.cri.run(&pod, "oom", 32, "self 64").await.unwrap();
     let stubborn = stand.cri.run(&pod, "stubborn", 32, "await exit 0").await.unwrap();
     let own = stand.cri.run(&pod, "own", 32, "kill 9").await.unwrap();

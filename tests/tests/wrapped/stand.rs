@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use coroner_tests::containerd::Containerd;
+use coroner_tests::containerd::{Containerd, Setting};
 use coroner_tests::cri::{Container, Cri};
 use coroner_tests::router::Router;
 use coroner_tests::scratch::Scratch;
@@ -13,11 +13,6 @@ use tokio::sync::{Mutex, MutexGuard};
 
 /// A container's end comes within a second; this allows for a machine that builds Rust beside.
 pub(crate) const END: Duration = Duration::from_secs(30);
-/// The handler of pods whose shim is containerd's own.
-pub(crate) const STOCK: &str = "runc";
-/// The handler of pods whose shim is wrapped.
-pub(crate) const WRAPPED: &str = "coroner";
-
 /// Cases measure races of milliseconds: they take turns.
 pub(crate) async fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::const_new(());
@@ -57,7 +52,7 @@ impl Stand {
             mode.name(),
             socket.display()
         );
-        let containerd = Containerd::start_wrapped(&shim).await?;
+        let containerd = Containerd::start_as(&Setting::default().wrapped(&shim)).await?;
         let config = config(&containerd, &socket, mode);
         let router = Router::start_in(scratch, &config).await?;
         let cri = containerd.cri().await?;

@@ -4,7 +4,8 @@ use coroner_tests::events::{EXIT, Events};
 use coroner_tests::report::{say, timed};
 use rustix::process::{Signal, kill_process};
 
-use crate::stand::{END, Mode, Stand, WRAPPED, alone};
+use crate::stand::{END, Mode, Stand, alone};
+use coroner_tests::containerd::WRAPPED;
 
 /// Name, memory limit in MB, the program's arguments, whether the host kills it, what CRI shows, with stock shims too (suite `containerd`).
 const TABLE: [(&str, i64, &str, bool, &str); 6] = [
@@ -19,7 +20,7 @@ const TABLE: [(&str, i64, &str, bool, &str); 6] = [
 async fn truth(mode: Mode) {
     let mut stand = Stand::start(mode).await.unwrap();
     let mut events = Events::subscribe(&stand.containerd.socket()).await.unwrap();
-    let pod = stand.cri.run_pod_with(&stand.containerd, "truth", WRAPPED).await.unwrap();
+    let pod = stand.cri.run_pod_as(&stand.containerd, "truth", WRAPPED).await.unwrap();
     for (name, limit, arguments, kill, expected) in TABLE {
         let container = stand.cri.run(&pod, name, limit, arguments).await.unwrap();
         if kill {

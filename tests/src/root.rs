@@ -14,9 +14,9 @@ use crate::process::Process;
 /// A dozen mounts.
 const READY: Duration = Duration::from_secs(10);
 
-/// Arguments: the folder, and the folder for temporary files. The folder is bound on itself because pivot_root(2), which runc calls, wants
-/// the root it leaves to be a mount point; read-only because runs share it. It ends with its standard input: with the test,
-/// however that ends.
+/// Arguments: the folder, and the folder for temporary files. The folder is bound on itself because pivot_root(2) takes mount points alone,
+/// and read-only because runs share it. It is a root in full, and not by chroot(2): who enters a container of it by setns(2), as an exec
+/// does, would come out in the root that the chroot hides. It ends with its standard input: with the test, however that ends.
 const KEEPER: &str = r#"set -e
 root=$1
 mount --bind "$root" "$root"
@@ -26,7 +26,11 @@ for folder in /proc /sys /dev "$2"; do
 done
 mount -o remount,bind,ro "$root"
 mount -t tmpfs tmpfs "$root/run"
-exec chroot "$root" /bin/sh -c 'echo ready; read line'
+cd "$root"
+pivot_root . mnt
+umount -l /mnt
+echo ready
+read line
 "#;
 
 /// A root that programs can be started in. Dropped, its mounts are gone once what was started in it has ended.

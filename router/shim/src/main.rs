@@ -1,60 +1,62 @@
-//! What containerd starts in place of a shim: it hands the shim's events to the router, and becomes the shim.
+//! `containerd-shim-coroner-v2`: what containerd starts instead of a stock shim, and what starts that one.
 //!
-//! ```text
-//!   containerd -- start --> config, inner --> probe --yes--> TTRPC_ADDRESS = router's --+--> exec the inner shim
-//!                                               +----no: as without Coroner ------------+
-//! ```
-//!
-//! docs/shims.md is its page. On `start` nothing but the inner shim may write to standard output or error: containerd 1.6 takes all of it for
-//! the address.
+//! [`arguments`] says what containerd asks, [`config`] what holds, [`inner`] which shim is the real one; [`start`] starts it, behind
+//! [`router`] if that answers. All else than `start` goes to the inner shim. In mode `proxy` the shim's [`address`] gets a [`place`] in
+//! front, where [`proxy`] runs in a process of its own: a [`link`] for each connection, cut into [`frames`], in which [`task`] finds by
+//! [`wire`] what the [`processes`] did, and [`news`] of it for the router. docs/shims.md is the page.
 
+mod arguments;
 mod config;
 mod inner;
-mod notice;
-mod probe;
+mod start;
+mod router;
+mod address;
+mod place;
+mod proxy;
+mod link;
+mod frames;
+mod task;
+mod wire;
+mod processes;
+mod news;
+mod log;
 
 use std::env;
 use std::ffi::OsString;
-use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::path::Path;
+use std::process::ExitCode;
 
-use crate::config::Config;
-use crate::inner::Called;
+use crate::inner::Lookup;
+use crate::proxy::Options;
+use crate::start::{Start, become_inner, failed};
 
-/// Where a shim publishes.
-const ADDRESS: &str = "TTRPC_ADDRESS";
-/// The action that begins a shim's life; every other is the inner shim's alone.
-const START: &str = "start";
+/// It gives back what is freed, and has no caches: the proxy is there once for each pod.
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
-    let mut arguments = env::args_os();
-    let called = Called::of(&arguments.next().map(PathBuf::from).unwrap_or_default());
-    let arguments: Vec<OsString> = arguments.collect();
-    let is_start = arguments.last().is_some_and(|it| it == START);
-    let config = Config::find(called.name.as_deref());
-    let (config, wrong) = match config {
-        Ok(config) => (config, None),
-        Err(error) => (Config::default(), Some(error.to_string())),
-    };
-    let shim = match called.inner(config.inner.as_deref()) {
-        Ok(shim) => shim,
-        Err(error) => {
-            eprintln!("containerd-shim-coroner-v2: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let mut command = Command::new(&shim);
-    command.args(&arguments);
-    if is_start {
-        let passed_by = wrong.or_else(|| probe::ask(&config).err().map(|error| error.to_string()));
-        match passed_by {
-            None => drop(command.env(ADDRESS, &config.socket)),
-            Some(reason) => notice::passed_by(&config, &reason),
-        }
+    let mut given = env::args_os();
+    let called_as = given.next().unwrap_or_default();
+    let arguments: Vec<OsString> = given.collect();
+    if let Some((first, rest)) = arguments.split_first()
+        && first == "proxy"
+    {
+        return match Options::parse(rest) {
+            Some(options) => proxy::run(&options),
+            None => failed("`proxy` is for the wrapper to call: docs/shims.md"),
+        };
     }
-    // It returns only if there is no such program.
-    let error = command.exec();
-    eprintln!("containerd-shim-coroner-v2: cannot start {}: {error}", shim.display());
-    ExitCode::FAILURE
+    let call = arguments::parse(&arguments);
+    let name = inner::name(&called_as);
+    let loaded = config::load(name.as_deref());
+    let own = env::current_exe().unwrap_or_else(|_| Path::new("/proc/self/exe").to_owned());
+    let lookup = Lookup { called_as: &called_as, own: &own, path: env::var_os("PATH") };
+    let inner = match lookup.find(loaded.config.inner.as_deref(), name.as_deref()) {
+        Ok(inner) => inner,
+        Err(error) => return failed(&error.to_string()),
+    };
+    if call.start {
+        return Start { arguments, call, inner, loaded }.run();
+    }
+    become_inner(&inner, &arguments, |_| {})
 }

@@ -1,0 +1,134 @@
+//! The Task service's messages, encoded by the generated code's library and read as bytes.
+
+use protobuf::Message as _;
+use protobuf::well_known_types::empty::Empty;
+
+use super::*;
+
+/// A message of these fields.
+pub(crate) fn message(numbers: &[(u32, u64)], bytes: &[(u32, &[u8])]) -> Vec<u8> {
+    let mut message = Empty::new();
+    let fields = message.mut_unknown_fields();
+    for (number, value) in numbers {
+        fields.add_varint(*number, *value);
+    }
+    for (number, value) in bytes {
+        fields.add_length_delimited(*number, value.to_vec());
+    }
+    message.write_to_bytes().unwrap()
+}
+
+fn asked(service: &str, method: &str, payload: &[u8]) -> Option<Request> {
+    request(&message(&[(4, 5_000)], &[(1, service.as_bytes()), (2, method.as_bytes()), (3, payload)]))
+}
+
+fn of(container: &str, exec: &str) -> Process {
+    Process { container: container.into(), exec: exec.into() }
+}
+
+#[test]
+fn requests_of_both_versions_are_read() {
+    let payload = message(&[], &[(1, b"c1"), (2, b"e1")]);
+    for service in ["containerd.task.v2.Task", "containerd.task.v3.Task"] {
+        for (name, method, exec) in [
+            ("Create", Method::Create, ""),
+            ("Exec", Method::Exec, "e1"),
+            ("Start", Method::Start, "e1"),
+            ("Wait", Method::Wait, "e1"),
+            ("State", Method::State, "e1"),
+            ("Delete", Method::Delete, "e1"),
+        ] {
+            assert_eq!(asked(service, name, &payload), Some(Request::Call(method, of("c1", exec))), "{name}");
+        }
+        let kill = message(&[(3, 15), (4, 1)], &[(1, b"c1")]);
+        let expect = Request::Kill { process: of("c1", ""), signal: 15, all: true };
+        assert_eq!(asked(service, "Kill", &kill), Some(expect));
+        assert_eq!(asked(service, "Stats", &payload), None);
+    }
+}
+
+#[test]
+fn what_is_not_the_task_service_is_for_the_shim_alone() {
+    let payload = message(&[], &[(1, b"c1")]);
+    assert_eq!(asked("containerd.runtime.sandbox.v1.Sandbox", "Wait", &payload), None);
+    assert_eq!(asked("containerd.task.v3.Task", "Wait", b"\x0a"), None, "malformed");
+    assert_eq!(asked("containerd.task.v3.Task", "Wait", b""), None, "no id");
+    let long = message(&[], &[(1, &[b'a'; 257])]);
+    assert_eq!(asked("containerd.task.v3.Task", "Wait", &long), None);
+    assert_eq!(asked("containerd.task.v3.Task", "Wait", &message(&[], &[(1, b"\xff")])), None);
+    assert_eq!(request(b"\xff"), None);
+}
+
+/// 2020-09-13, and what Go has for none.
+fn exited() -> Vec<u8> {
+    message(&[(1, 1_600_000_000), (2, 123_456_789)], &[])
+}
+
+fn never() -> Vec<u8> {
+    message(&[(1, (-62_135_596_800_i64).cast_unsigned())], &[])
+}
+
+#[test]
+fn an_end_is_read_where_a_reply_has_it() {
+    let at = Some(1_600_000_000_123_456_789);
+    let end_of = |pid| Some(End { status: 137, exited_at_ns: at, pid });
+    let (exited, never) = (exited(), never());
+    for (method, payload, expect) in [
+        (Method::Wait, message(&[(1, 137)], &[(2, &exited)]), end_of(None)),
+        (Method::Wait, message(&[], &[]), Some(End { status: 0, exited_at_ns: None, pid: None })),
+        (Method::Delete, message(&[(1, 42), (2, 137)], &[(3, &exited)]), end_of(Some(42))),
+        (Method::Delete, message(&[(1, 42), (2, 137)], &[(3, &never)]), None),
+        (Method::Delete, message(&[(1, 42)], &[]), None),
+        (Method::Delete, message(&[(2, 137)], &[(3, &exited)]), None),
+        (Method::State, message(&[(3, 42), (4, 3), (9, 137)], &[(10, &exited)]), end_of(Some(42))),
+        (Method::State, message(&[(3, 42), (4, 2)], &[]), None),
+        (Method::Create, message(&[(1, 42)], &[]), None),
+    ] {
+        assert_eq!(end(method, &payload), expect, "{method:?} {payload:?}");
+    }
+    assert_eq!(pid(&message(&[(1, 42)], &[])), Some(42));
+    assert_eq!(pid(b""), None);
+}
+
+#[test]
+fn a_reply_s_status_is_replaced_and_all_else_stays() {
+    let at = exited();
+    for (method, status, before) in [
+        (Method::Wait, 1, message(&[(1, 0x7f), (77, 5)], &[(2, &at), (99, b"more")])),
+        (Method::Delete, 2, message(&[(1, 42), (2, 143), (77, 5)], &[(3, &at), (99, b"more")])),
+        (
+            Method::State,
+            9,
+            message(&[(3, 42), (4, 3), (9, 1), (77, 5)], &[(1, b"c1"), (10, &at), (99, b"more")]),
+        ),
+    ] {
+        let body = message(&[(88, 6)], &[(1, &message(&[], &[(2, b"fine")])), (2, &before), (98, b"also")]);
+        let after = with_status(method, &body, 137).unwrap();
+        let parsed = Empty::parse_from_bytes(&after).unwrap();
+        assert_eq!(parsed.unknown_fields().get(88), Some(protobuf::UnknownValueRef::Varint(6)));
+        assert_eq!(
+            parsed.unknown_fields().get(98),
+            Some(protobuf::UnknownValueRef::LengthDelimited(b"also"))
+        );
+        let fields = |bytes: &[u8]| {
+            let mut message = Empty::parse_from_bytes(bytes).unwrap();
+            message.mut_unknown_fields().remove(status);
+            message
+        };
+        let inside = payload(&after).unwrap();
+        assert_eq!(fields(inside), fields(&before), "{method:?}");
+        assert_eq!(numbers_of(inside, [status]), Ok([137]));
+        assert_eq!(end(method, inside).unwrap().exited_at_ns, Some(1_600_000_000_123_456_789));
+        let zero = with_status(method, &body, 0).unwrap();
+        assert_eq!(end(method, payload(&zero).unwrap()).unwrap().status, 0);
+    }
+}
+
+#[test]
+fn an_error_has_no_payload_to_read() {
+    let error = message(&[(1, 5)], &[(2, b"not found")]);
+    assert_eq!(payload(&message(&[], &[(1, &error), (2, b"\x08\x01")])), None);
+    assert_eq!(payload(&message(&[], &[(2, b"\x08\x01")])), Some(&b"\x08\x01"[..]));
+    assert_eq!(payload(b""), Some(&b""[..]), "a reply of nothing but defaults");
+    assert_eq!(payload(b"\xff"), None);
+}

@@ -77,10 +77,13 @@ fn sweep_leftovers() {
     }
 }
 
-/// A process's pid and start time in clock ticks since boot, field 22 of `/proc/PID/stat` (proc_pid_stat(5)).
+/// A process's pid and start time in clock ticks since boot, field 22 of `/proc/PID/stat` (proc_pid_stat(5)). None of a dead one, and one
+/// that nobody has waited for yet is dead.
 fn identity(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command name, field 2, is in parentheses and may itself hold some.
-    let start = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?;
-    Some(format!("{pid} {start}"))
+    // The command name, field 2, is in parentheses and may itself hold some. After it comes the state.
+    let mut after = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = after.next()?;
+    let start = after.nth(18)?;
+    (!matches!(state, "Z" | "X")).then(|| format!("{pid} {start}"))
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use crate::{fuzz, guest, packages, plugins, process, workspace};
+use crate::{fuzz, guest, next, packages, plugins, process, workspace};
 use results::Results;
 
 /// What a suite does.
@@ -19,6 +19,8 @@ enum Step {
     Plugins,
     /// Gets and builds what guests are made of.
     Guest,
+    /// Gets the newer containerd that a suite runs.
+    Next,
     /// Builds and runs the fuzz targets, each of which counts as a test.
     Fuzz,
     /// A cargo command.
@@ -51,6 +53,7 @@ fn suites() -> anyhow::Result<Vec<Suite>> {
         fixed("doc-tests", tests("--doc")),
         fixed("plugins", Step::Plugins),
         fixed("guest-parts", Step::Guest),
+        fixed("trixie", Step::Next),
     ];
     let (integration, mut end_to_end) = test_targets()?;
     if !integration.is_empty() {
@@ -92,6 +95,7 @@ pub(crate) fn list(only: &[String]) -> anyhow::Result<()> {
             Step::Packages => format!("apt-get install {}", packages::GATE.join(" ")),
             Step::Plugins => "cargo xtask plugins --check".to_owned(),
             Step::Guest => "cargo xtask guest".to_owned(),
+            Step::Next => "cargo xtask next".to_owned(),
             Step::Fuzz => "cargo xtask fuzz".to_owned(),
             Step::Cargo(args) | Step::Lint(args) | Step::Tests(args) => format!("cargo {}", args.join(" ")),
         };
@@ -144,10 +148,12 @@ fn chosen(all: Vec<Suite>, only: &[String]) -> anyhow::Result<Vec<Suite>> {
         bail!("no suite {name}; there are: {}", names.join(", "));
     }
     let named = |name: &str| only.iter().any(|only| only == name);
-    // The suite `policies` compares the committed plugins with those that the step `plugins` has rebuilt; guests are made of parts.
+    // The suite `policies` compares the committed plugins with those that the step `plugins` has rebuilt; guests are made of
+    // parts; the newer containerd is Debian trixie's.
     let needed = |name: &str| match name {
         "plugins" => named("policies"),
         "guest-parts" => named("guest"),
+        "trixie" => named("containerd-next"),
         _ => false,
     };
     let wanted = |name: &str| only.is_empty() || named(name) || needed(name);
@@ -168,6 +174,7 @@ impl Run {
                 Ok(())
             }
             Step::Guest => guest::parts().map(drop),
+            Step::Next => next::make(next::TRIXIE),
             Step::Fuzz => {
                 self.results.passed += fuzz::run(fuzz::SECONDS)?;
                 Ok(())
@@ -234,5 +241,15 @@ mod tests {
             chosen.iter().map(|suite| suite.name.as_str()).collect::<Vec<_>>(),
             ["plugins", "policies"]
         );
+    }
+
+    #[test]
+    fn the_suites_that_run_what_is_downloaded_have_it_got_first() {
+        let suite = |name: &str| Suite { name: name.to_owned(), step: Step::Packages };
+        for (part, name) in [("guest-parts", "guest"), ("trixie", "containerd-next")] {
+            let all = ["packages", "guest-parts", "trixie", "guest", "containerd-next"].map(suite).into();
+            let chosen = chosen(all, &[name.to_owned()]).unwrap();
+            assert_eq!(chosen.iter().map(|suite| suite.name.as_str()).collect::<Vec<_>>(), [part, name]);
+        }
     }
 }

@@ -3,13 +3,13 @@
 //! All of it lies in one folder, `parts` in the target folder `target-guest`, where the suite looks for it. What was downloaded or installed is kept
 //! outside of the tree by its version, and made again when it is absent.
 
-use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
+use crate::cache::{cached, link};
 use crate::{process, workspace};
 
 /// The package that always names Debian's newest kernel for virtual machines.
@@ -83,33 +83,4 @@ fn vsock() -> anyhow::Result<PathBuf> {
         process::run(&mut install)
     })?;
     Ok(folder.join("bin").join(name))
-}
-
-/// The folder `name` of the cache; `make` fills it in if it is not there.
-fn cached(name: &str, make: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<PathBuf> {
-    let home = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
-    let Some(home) = home else { bail!("neither XDG_CACHE_HOME nor HOME says where to keep downloads") };
-    let folder = home.join("coroner").join(name);
-    if folder.exists() {
-        println!("cached: {name}");
-        return Ok(folder);
-    }
-    // Made beside and renamed: what is there is whole.
-    let partial = folder.with_extension(format!("partial-{}", std::process::id()));
-    fs::create_dir_all(&partial).with_context(|| format!("cannot make {}", partial.display()))?;
-    make(&partial)?;
-    match fs::rename(&partial, &folder) {
-        Ok(()) => Ok(folder),
-        // Another run was quicker.
-        Err(_) if folder.exists() => Ok(fs::remove_dir_all(&partial).map(|()| folder)?),
-        Err(error) => Err(error).with_context(|| format!("cannot make {}", folder.display())),
-    }
-}
-
-fn link(to: &Path, at: &Path) -> anyhow::Result<()> {
-    if at.is_symlink() {
-        fs::remove_file(at)?;
-    }
-    std::os::unix::fs::symlink(to, at).with_context(|| format!("cannot link {}", at.display()))
 }

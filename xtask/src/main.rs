@@ -6,15 +6,18 @@
 //!   bench    cargo bench
 //!   fuzz     fuzz/fuzz_targets ──► libFuzzer, each on a copy of its corpus
 //!   guest    kernel, vsock daemon, static agent ──► target-guest/parts
+//!   next     debootstrap: newer releases' containerd ──► target-next
 //! ```
 //!
 //! It names no crate of this workspace and no engine, so that it builds in seconds.
 #![expect(clippy::print_stdout, reason = "a command line tool: its output is for the person who runs it")]
 
 mod bench;
+mod cache;
 mod fuzz;
 mod gate;
 mod guest;
+mod next;
 mod packages;
 mod plugins;
 mod process;
@@ -47,6 +50,12 @@ enum Command {
     },
     /// Gets and builds what the guests of the suite `guest` are made of
     Guest,
+    /// Gets the newer containerd that the suite `containerd-next` runs: Debian trixie's
+    Next {
+        /// Get Debian sid's, the newest, for runs by hand
+        #[arg(long)]
+        sid: bool,
+    },
     /// Fuzzes what reads a guest's bytes
     Fuzz {
         /// How long each target runs
@@ -80,6 +89,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Plugins { check: true, .. } => plugins::check().map(drop),
         Command::Plugins { check: false, new_toolchain } => plugins::write(new_toolchain),
         Command::Guest => guest::parts().map(drop),
+        Command::Next { sid } => next::make(if sid { next::SID } else { next::TRIXIE }),
         Command::Fuzz { seconds } => fuzz::run(seconds).map(drop),
         Command::Bench { name } => bench::run(name.as_deref()),
     }

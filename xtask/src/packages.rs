@@ -12,6 +12,7 @@ pub(crate) const GATE: &[&str] = &[
     "containerd",
     "runc",
     "containernetworking-plugins",
+    "debootstrap",
     "iptables",
     "gcc",
     "g++",

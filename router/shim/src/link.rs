@@ -16,7 +16,7 @@ use tokio::task::{Id, JoinSet};
 
 use crate::frames::{self, Frame, Frames};
 use crate::news::News;
-use crate::processes::{Processes, Ruling};
+use crate::processes::{Known, Processes, Ruling};
 use crate::task::{self, Method, Process, Request};
 
 /// Calls without an answer that are remembered of one connection: containerd has one Wait for each process. Those above pass unruled.
@@ -118,7 +118,7 @@ impl Link<'_> {
                         Err(failed) => (failed.id(), None),
                     };
                     if let Some(held) = held.remove(&id) {
-                        self.release(held, ruling.as_deref(), &mut write).await?;
+                        self.release(held, ruling.as_ref(), &mut write).await?;
                     }
                 }
             }
@@ -145,11 +145,14 @@ impl Link<'_> {
             Method::Start => processes.started(&call.1, task::pid(payload)),
             Method::Wait | Method::State | Method::Delete => {
                 if let Some(end) = task::end(call.0, payload) {
-                    let ruling = processes.ruling(&call.1, end);
-                    if let Some(ruling) = ruling.peek() {
-                        return self.release(Held { call, frame }, Some(ruling), write).await;
-                    }
-                    held.insert(rulings.spawn(ruling).id(), Held { call, frame });
+                    match processes.ruling(&call.1, end) {
+                        Known::Told(ruling) => {
+                            return self.release(Held { call, frame }, Some(&ruling), write).await;
+                        }
+                        Known::Pending(ruling) => {
+                            held.insert(rulings.spawn(ruling).id(), Held { call, frame })
+                        }
+                    };
                     return Ok(());
                 }
             }
@@ -165,7 +168,7 @@ impl Link<'_> {
     async fn release(
         &self,
         Held { call: (method, process), frame }: Held,
-        ruling: Option<&Ruling>,
+        ruling: Option<&Arc<Ruling>>,
         write: &mut WriteHalf<'_>,
     ) -> io::Result<()> {
         let body = frames::body(&frame);

@@ -4,16 +4,17 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use coroner_proto::shim::{KillRequest, ReleasedRequest, RequestedRequest};
+use coroner_proto::shim::{KillRequest, Process as ProtoProcess, ReleasedRequest, RequestedRequest};
 use coroner_proto::shim_ttrpc::ShimClient;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use ttrpc::Code;
 
 use crate::router::{Router, Silence};
+use crate::task::Process;
 
 /// Statuses that wait to be told: of a router that is away for long, the newest ends are the ones it can still make something of.
-const RELEASES: usize = 1024;
+const RELEASES: usize = 512;
 /// Signals that wait to be told, for each container and in all. A runtime that is told to stop a container sends two.
 const KILLS_OF_ONE: usize = 16;
 const KILLS: usize = 256;
@@ -23,6 +24,16 @@ const KILLS_AT_ONCE: usize = 64;
 const WITHIN: Duration = Duration::from_secs(2);
 /// Between an attempt that failed and the next.
 const GAP: Duration = Duration::from_secs(1);
+
+/// What whoever asked was told of a process's end. Half the size of the message: of these there may be many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) process: Process,
+    pub(crate) pid: Option<u32>,
+    pub(crate) status: u32,
+    /// The router had no say in it.
+    pub(crate) expired: bool,
+}
 
 /// The queue of what is to be told.
 #[derive(Debug)]
@@ -37,14 +48,14 @@ pub(crate) struct News {
 #[derive(Debug, Default)]
 struct Queue {
     /// Each with its number.
-    releases: VecDeque<(u64, ReleasedRequest)>,
+    releases: VecDeque<(u64, Told)>,
     count: u64,
     kills: VecDeque<KillRequest>,
 }
 
 enum Next {
     Kills(RequestedRequest),
-    Release(u64, ReleasedRequest),
+    Release(u64, Told),
 }
 
 impl News {
@@ -67,14 +78,14 @@ impl News {
     }
 
     /// A status was told.
-    pub(crate) fn release(&self, release: ReleasedRequest) {
+    pub(crate) fn release(&self, told: Told) {
         let mut queue = self.queue();
         if queue.releases.len() >= RELEASES {
             queue.releases.pop_front();
         }
         queue.count += 1;
         let number = queue.count;
-        queue.releases.push_back((number, release));
+        queue.releases.push_back((number, told));
         self.more.notify_one();
     }
 
@@ -98,7 +109,7 @@ impl News {
             };
             let told = match &next {
                 Next::Kills(request) => self.tell_kills(request).await,
-                Next::Release(_, request) => self.tell_release(request).await,
+                Next::Release(_, told) => self.tell_release(told).await,
             };
             match told {
                 Ok(()) => self.done(&next),
@@ -126,7 +137,7 @@ impl News {
             let namespace = self.namespace.clone();
             return Some(Next::Kills(RequestedRequest { namespace, requests, ..Default::default() }));
         }
-        queue.releases.front().map(|(number, release)| Next::Release(*number, release.clone()))
+        queue.releases.front().map(|(number, told)| Next::Release(*number, told.clone()))
     }
 
     fn done(&self, next: &Next) {
@@ -144,7 +155,14 @@ impl News {
         self.router.call(WITHIN, tell).await.map(|_| ())
     }
 
-    async fn tell_release(&self, request: &ReleasedRequest) -> Result<(), Silence> {
+    async fn tell_release(&self, told: &Told) -> Result<(), Silence> {
+        let request = ReleasedRequest {
+            namespace: self.namespace.clone(),
+            process: Some(told.process.message(told.pid)).into(),
+            status: told.status,
+            expired: told.expired,
+            ..Default::default()
+        };
         let tell = |client: ShimClient, context| {
             let request = request.clone();
             async move { client.released(context, &request).await }
@@ -154,6 +172,14 @@ impl News {
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Process {
+    /// As the router reads it.
+    pub(crate) fn message(&self, pid: Option<u32>) -> ProtoProcess {
+        let (container_id, exec_id) = (self.container.clone(), self.exec.clone());
+        ProtoProcess { container_id, exec_id, pid, ..Default::default() }
     }
 }
 
@@ -193,7 +219,8 @@ mod tests {
     fn of_too_many_statuses_the_oldest_goes() {
         let news = news();
         for status in 0..2_000 {
-            news.release(ReleasedRequest { status, ..Default::default() });
+            let process = Process::default();
+            news.release(Told { process, pid: None, status, expired: false });
         }
         let queue = news.queue();
         assert_eq!(queue.releases.len(), RELEASES);

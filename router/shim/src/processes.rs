@@ -5,17 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use coroner_proto::shim::{Process as ProtoProcess, ReleasedRequest, RuleRequest};
+use coroner_proto::shim::RuleRequest;
 use coroner_proto::shim_ttrpc::ShimClient;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 
-use crate::news::News;
+use crate::news::{News, Told};
 use crate::router::Router;
 use crate::task::{End, Process};
 
 /// Processes that are remembered: a shim has one for each container and exec that was not deleted yet. The oldest goes.
-const REMEMBERED: usize = 4096;
+const REMEMBERED: usize = 1024;
 
 /// What became of a process's status.
 #[derive(Debug)]
@@ -31,6 +31,13 @@ pub(crate) struct Ruling {
 
 /// One ruling for all who wait for it.
 pub(crate) type Pending = Shared<BoxFuture<'static, Arc<Ruling>>>;
+
+/// What is known of an end. What was told is kept without the future that it came of: of these there may be many.
+#[derive(Clone, Debug)]
+pub(crate) enum Known {
+    Told(Arc<Ruling>),
+    Pending(Pending),
+}
 
 /// The processes of one shim.
 #[derive(Debug)]
@@ -53,7 +60,7 @@ struct Row {
     /// Counts rows as they are made.
     age: u64,
     pid: Option<u32>,
-    ruling: Option<Pending>,
+    ruling: Option<Known>,
 }
 
 impl Processes {
@@ -86,7 +93,7 @@ impl Processes {
     }
 
     /// The ruling on a process that has ended. All who ask share one, and the first of them begins it.
-    pub(crate) fn ruling(self: &Arc<Self>, process: &Process, end: End) -> Pending {
+    pub(crate) fn ruling(self: &Arc<Self>, process: &Process, end: End) -> Known {
         let mut rows = self.rows();
         let row = rows.row(process);
         row.pid = row.pid.or(end.pid);
@@ -95,27 +102,30 @@ impl Processes {
         }
         let (this, process, pid) = (Arc::clone(self), process.clone(), row.pid);
         let ruling = async move { Arc::new(this.rule(process, pid, end).await) }.boxed().shared();
+        let ruling = Known::Pending(ruling);
         row.ruling = Some(ruling.clone());
         ruling
     }
 
     /// Somebody was told; the first time the router hears of it.
-    pub(crate) fn told(&self, process: &Process, ruling: &Ruling) {
-        if !ruling.told.swap(true, Ordering::Relaxed) {
-            self.news.release(ReleasedRequest {
-                namespace: self.namespace.clone(),
-                process: Some(proto(process, ruling.pid)).into(),
-                status: ruling.status,
-                expired: ruling.expired,
-                ..Default::default()
-            });
+    pub(crate) fn told(&self, process: &Process, ruling: &Arc<Ruling>) {
+        if ruling.told.swap(true, Ordering::Relaxed) {
+            return;
         }
+        if let Some(row) = self.rows().rows.get_mut(process)
+            && let Some(Known::Pending(pending)) = &row.ruling
+            && pending.peek().is_some_and(|known| Arc::ptr_eq(known, ruling))
+        {
+            row.ruling = Some(Known::Told(Arc::clone(ruling)));
+        }
+        let Ruling { status, expired, pid, .. } = **ruling;
+        self.news.release(Told { process: process.clone(), pid, status, expired });
     }
 
     async fn rule(&self, process: Process, pid: Option<u32>, end: End) -> Ruling {
         let request = RuleRequest {
             namespace: self.namespace.clone(),
-            process: Some(proto(&process, pid)).into(),
+            process: Some(process.message(pid)).into(),
             status: end.status,
             exited_at_ns: end.exited_at_ns,
             requests: self.news.kills_of(&process.container),
@@ -150,15 +160,6 @@ impl Rows {
     }
 }
 
-fn proto(process: &Process, pid: Option<u32>) -> ProtoProcess {
-    ProtoProcess {
-        container_id: process.container.clone(),
-        exec_id: process.exec.clone(),
-        pid,
-        ..Default::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -186,15 +187,22 @@ mod tests {
         assert_eq!(processes.rows().rows.keys().collect::<Vec<_>>(), [&of("b", "e")]);
     }
 
+    async fn status(known: Known) -> u32 {
+        match known {
+            Known::Told(ruling) => ruling.status,
+            Known::Pending(pending) => pending.await.status,
+        }
+    }
+
     #[tokio::test]
     async fn a_process_made_anew_is_ruled_anew_and_one_that_started_late_is_not() {
         let processes = processes();
         let (process, end) = (of("a", "e"), End { status: 1, exited_at_ns: None, pid: None });
-        assert_eq!(processes.ruling(&process, end).await.status, 1);
+        assert_eq!(status(processes.ruling(&process, end)).await, 1);
         processes.started(&process, Some(7));
-        assert_eq!(processes.ruling(&process, End { status: 2, ..end }).await.status, 1);
+        assert_eq!(status(processes.ruling(&process, End { status: 2, ..end })).await, 1);
         processes.made(&process, None);
-        assert_eq!(processes.ruling(&process, End { status: 2, ..end }).await.status, 2);
+        assert_eq!(status(processes.ruling(&process, End { status: 2, ..end })).await, 2);
     }
 
     #[tokio::test]

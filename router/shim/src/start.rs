@@ -20,8 +20,8 @@ use crate::router::Router;
 /// Where a shim publishes its events: containerd's pkg/shim/publisher.go.
 const TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
 
-/// A file's time is that of the kernel's last tick.
-const TICK: Duration = Duration::from_millis(20);
+/// Two starts at once get one shim, and the second begins after the first has made its socket. A file's time lags by a tick, too.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// One start of a shim.
 #[derive(Debug)]
@@ -147,7 +147,7 @@ impl Start {
 
 /// Whether a socket was made since. A shim from before has its events where it always had them, and its containers no proxy.
 fn is_new(socket: &Path, begun: SystemTime) -> bool {
-    fs::metadata(socket).and_then(|it| it.modified()).is_ok_and(|made| made + TICK >= begun)
+    fs::metadata(socket).and_then(|it| it.modified()).is_ok_and(|made| made + AT_ONCE >= begun)
 }
 
 /// Asks whether a router listens that expects shims of this mode.

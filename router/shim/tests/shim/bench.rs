@@ -6,7 +6,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tempfile::TempDir;
+
+use crate::fake_inner::FakeInner;
 
 /// What containerd passes besides the action.
 const ARGUMENTS: [&str; 8] = [
@@ -104,7 +108,66 @@ impl Bench {
         )
     }
 
+    /// In front of an inner shim that prints its address in the older form.
+    pub(crate) fn proxied() -> (Self, FakeInner) {
+        let bench = Self::new("");
+        bench.inner(&format!("touch {0}; printf unix://{0}", bench.task().display()));
+        bench.configure("mode = \"proxy\"\nprobe = \"5s\"\nhold = \"5s\"");
+        let inner = FakeInner::listen(&bench.task());
+        (bench, inner)
+    }
+
+    /// The inner shim's socket.
+    pub(crate) fn task(&self) -> PathBuf {
+        self.at("task")
+    }
+
+    /// The proxy's.
+    pub(crate) fn front(&self) -> PathBuf {
+        self.at("task.c")
+    }
+
+    /// Starts, and gives what was printed.
+    pub(crate) fn start(&self) -> String {
+        let output = self.call(&["start"]);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The proxies of this bench that run.
+    pub(crate) fn proxies(&self) -> Vec<Pid> {
+        let inner = format!("\0--inner\0{}\0", self.task().display());
+        let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            String::from_utf8_lossy(&line).contains(&inner).then(|| Pid::from_raw(pid))?
+        });
+        processes.collect()
+    }
+
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.at("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Bench {
+    /// A proxy whose shim is gone ends by itself; of a test that failed it may still be there.
+    fn drop(&mut self) {
+        for pid in self.proxies() {
+            if std::thread::panicking() {
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+            }
+        }
+    }
+}
+
+/// Waits until a process has ended.
+pub(crate) fn ended(pid: Pid) {
+    // Gone before it could be looked at: ended.
+    if let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) {
+        let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
+        let ready = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&patience)).unwrap();
+        assert_eq!(ready, 1, "process {pid} is still there");
     }
 }

@@ -1,7 +1,8 @@
 //! A router that answers as it is told, and writes down what it was asked.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use coroner_proto::address::Address;
@@ -11,8 +12,13 @@ use coroner_proto::shim::{
 };
 use coroner_proto::shim_ttrpc::{Shim, create_shim};
 use coroner_proto::transport;
-use tokio::sync::{Notify, Semaphore};
+use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
+
 use ttrpc::asynchronous::{Server, TtrpcContext};
+
+/// What is not heard by then never is.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What it was asked.
 #[derive(Default)]
@@ -20,22 +26,23 @@ pub(crate) struct Heard {
     pub(crate) rules: Mutex<Vec<RuleRequest>>,
     pub(crate) released: Mutex<Vec<ReleasedRequest>>,
     pub(crate) requested: Mutex<Vec<RequestedRequest>>,
-    news: Notify,
+    news: Condvar,
+    version: Mutex<u64>,
 }
 
 impl Heard {
     /// Waits until something is so.
-    pub(crate) async fn until(&self, so: impl Fn(&Self) -> bool) {
-        let all = async {
-            loop {
-                let news = self.news.notified();
-                if so(self) {
-                    return;
-                }
-                news.await;
-            }
-        };
-        tokio::time::timeout(std::time::Duration::from_secs(30), all).await.expect("the router hears of it");
+    pub(crate) fn until(&self, what: &str, so: impl Fn(&Self) -> bool) {
+        let version = self.version.lock().unwrap();
+        let (_version, late) = self.news.wait_timeout_while(version, PATIENCE, |_| !so(self)).unwrap();
+        assert!(!late.timed_out(), "the router never heard: {what}");
+    }
+
+    fn add<T>(&self, to: &Mutex<Vec<T>>, item: T) {
+        let mut version = self.version.lock().unwrap();
+        to.lock().unwrap().push(item);
+        *version += 1;
+        self.news.notify_all();
     }
 }
 
@@ -44,7 +51,7 @@ pub(crate) struct FakeRouter {
     pub(crate) heard: Arc<Heard>,
     /// A Rule is answered for each permit.
     pub(crate) rule: Arc<Semaphore>,
-    server: Option<Server>,
+    runtime: Option<Runtime>,
 }
 
 struct Answers {
@@ -55,22 +62,33 @@ struct Answers {
 }
 
 impl FakeRouter {
-    /// Listens, and rules every end to be `status` once it is let.
-    pub(crate) async fn listen(socket: &Path, mode: &'static str, status: u32) -> Self {
+    /// Listens, and rules every end to be `status` once it is let. It ends as a process does, with its links: its runtime is its own.
+    pub(crate) fn listen(socket: &Path, mode: &'static str, status: u32) -> Self {
         let (heard, rule) = (Arc::new(Heard::default()), Arc::new(Semaphore::new(0)));
         let answers = Answers { mode, status, heard: Arc::clone(&heard), rule: Arc::clone(&rule) };
-        let listener = transport::listen(&Address::Unix(socket.to_owned())).unwrap();
-        let mut server =
-            Server::new().add_listener(listener).register_service(create_shim(Arc::new(answers)));
-        server.start().await.unwrap();
-        Self { heard, rule, server: Some(server) }
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = transport::listen(&Address::Unix(socket.to_owned())).unwrap();
+            let mut server =
+                Server::new().add_listener(listener).register_service(create_shim(Arc::new(answers)));
+            server.start().await.unwrap();
+            std::mem::forget(server);
+        });
+        Self { heard, rule, runtime: Some(runtime) }
     }
 
-    /// Ends, with its links.
-    pub(crate) async fn end(mut self) {
-        if let Some(mut server) = self.server.take() {
-            server.shutdown().await.ok();
+    /// Ends.
+    pub(crate) fn end(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
+    }
+}
+
+impl Drop for FakeRouter {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -82,15 +100,13 @@ impl Shim for Answers {
     }
 
     async fn rule(&self, _: &TtrpcContext, request: RuleRequest) -> ttrpc::Result<RuleResponse> {
-        self.heard.rules.lock().unwrap().push(request);
-        self.heard.news.notify_waiters();
+        self.heard.add(&self.heard.rules, request);
         self.rule.acquire().await.unwrap().forget();
         Ok(RuleResponse { status: self.status, ..Default::default() })
     }
 
     async fn released(&self, _: &TtrpcContext, request: ReleasedRequest) -> ttrpc::Result<ReleasedResponse> {
-        self.heard.released.lock().unwrap().push(request);
-        self.heard.news.notify_waiters();
+        self.heard.add(&self.heard.released, request);
         Ok(ReleasedResponse::default())
     }
 
@@ -99,8 +115,7 @@ impl Shim for Answers {
         _: &TtrpcContext,
         request: RequestedRequest,
     ) -> ttrpc::Result<RequestedResponse> {
-        self.heard.requested.lock().unwrap().push(request);
-        self.heard.news.notify_waiters();
+        self.heard.add(&self.heard.requested, request);
         Ok(RequestedResponse::default())
     }
 }

@@ -1,10 +1,9 @@
 //! Mode `wrapped`: the wrapper becomes the inner shim, behind the router or as stock.
 
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-use tokio::net::UnixListener;
 
 use crate::bench::{Bench, STOCK};
 use crate::fake_router::FakeRouter;
@@ -19,15 +18,14 @@ fn check(bench: &Bench, action: &[&str], address: &Path) {
     assert_eq!(output.status.code(), Some(3), "the inner shim's own");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_shim_starts_behind_the_router() {
+#[test]
+fn a_shim_starts_behind_the_router() {
     let bench = Bench::new(SAYS);
     bench.configure("probe = \"5s\"");
-    let router = FakeRouter::listen(&bench.at("router.sock"), "wrapped", 0).await;
+    let _router = FakeRouter::listen(&bench.at("router.sock"), "wrapped", 0);
     check(&bench, &["start"], &bench.at("router.sock"));
     check(&bench, &["-debug", "start"], &bench.at("router.sock"));
     assert_eq!(bench.log(), "");
-    router.end().await;
 }
 
 #[test]
@@ -50,8 +48,8 @@ fn without_a_router_a_shim_starts_as_stock() {
     assert_eq!(log.lines().count(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_hung_router_is_passed_by_within_the_probe() {
+#[test]
+fn a_hung_router_is_passed_by_within_the_probe() {
     let bench = Bench::new(SAYS);
     bench.configure("probe = \"300ms\"");
     let _never_accepts = UnixListener::bind(bench.at("router.sock")).unwrap();
@@ -62,24 +60,22 @@ async fn a_hung_router_is_passed_by_within_the_probe() {
     assert!(bench.log().contains("no answer within 300ms"), "{}", bench.log());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_router_for_another_mode_is_passed_by() {
+#[test]
+fn a_router_for_another_mode_is_passed_by() {
     let bench = Bench::new(SAYS);
     bench.configure("probe = \"5s\"");
-    let router = FakeRouter::listen(&bench.at("router.sock"), "proxy", 0).await;
+    let _router = FakeRouter::listen(&bench.at("router.sock"), "proxy", 0);
     check(&bench, &["start"], Path::new(STOCK));
     assert!(bench.log().contains("its source has mode \"proxy\""), "{}", bench.log());
-    router.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_mistaken_file_counts_as_none() {
+#[test]
+fn a_mistaken_file_counts_as_none() {
     let bench = Bench::new(SAYS);
     bench.configure("hodl = \"1s\"");
-    let router = FakeRouter::listen(&bench.at("router.sock"), "wrapped", 0).await;
+    let _router = FakeRouter::listen(&bench.at("router.sock"), "wrapped", 0);
     check(&bench, &["start"], Path::new(STOCK));
     assert!(bench.log().contains("unknown field `hodl`"), "{}", bench.log());
-    router.end().await;
 }
 
 #[test]

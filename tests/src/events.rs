@@ -1,7 +1,7 @@
 //! Everything containerd's event exchange carries, in the order it carried it.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use containerd_client::events::{ContainerCreate, TaskExit, TaskOom};
@@ -38,6 +38,8 @@ pub struct Event {
     pub status: Option<u32>,
     /// When its publisher says it was published.
     pub published: Option<SystemTime>,
+    /// When it arrived.
+    pub received: Instant,
 }
 
 /// A standing subscription.
@@ -126,6 +128,7 @@ fn event(envelope: Envelope) -> Event {
         container,
         status,
         published: envelope.timestamp.and_then(|time| time.try_into().ok()),
+        received: Instant::now(),
     }
 }
 

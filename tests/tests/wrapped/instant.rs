@@ -11,8 +11,6 @@ use futures::future::join_all;
 use crate::stand::{END, Mode, Stand, alone};
 use coroner_tests::containerd::{STOCK, WRAPPED};
 
-/// Runs in each arm.
-const RUNS: usize = 60;
 /// Another number of runs: the long form is 300.
 const RUNS_VARIABLE: &str = "CORONER_TEST_RUNS";
 /// Started at once: alone, a stock shim arms its watch in time nearly always.
@@ -74,7 +72,7 @@ async fn run(mut cri: Cri, pod: &Pod, name: &str) -> Result<Result<(Container, R
 }
 
 async fn instant(mode: Mode) -> Arm {
-    let runs = std::env::var(RUNS_VARIABLE).map_or(RUNS, |runs| runs.parse().unwrap());
+    let runs = std::env::var(RUNS_VARIABLE).map_or(crate::RUNS, |runs| runs.parse().unwrap());
     let mut stand = Stand::start(mode).await.unwrap();
     let (mut stock, mut ours) = (Arm::default(), Arm::default());
     let pods = [

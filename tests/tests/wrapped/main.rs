@@ -4,7 +4,18 @@
 
 mod absence;
 mod causal;
+mod cost;
 mod instant;
+mod parallel;
 mod proxied;
 mod stand;
 mod truth;
+
+use coroner_tests::containerd::Release;
+
+/// Runs of the case `instant` in each arm.
+const RUNS: usize = 60;
+
+fn release() -> Release {
+    Release::Host
+}

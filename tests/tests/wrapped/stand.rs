@@ -52,7 +52,8 @@ impl Stand {
             mode.name(),
             socket.display()
         );
-        let containerd = Containerd::start_as(&Setting::default().wrapped(&shim)).await?;
+        let containerd =
+            Containerd::start_as(&Setting::default().of(crate::release()).wrapped(&shim)).await?;
         let config = config(&containerd, &socket, mode);
         let router = Router::start_in(scratch, &config).await?;
         let cri = containerd.cri().await?;

@@ -49,6 +49,14 @@ impl ShimSource {
             }
             Ask::Released(request, answer) => {
                 let process = request.process.clone().unwrap_or_default();
+                if request.expired {
+                    tracing::warn!(
+                        container = process.container_id,
+                        exec = process.exec_id,
+                        status = request.status,
+                        "a hold was over before the ruling: who waited was told the real status"
+                    );
+                }
                 let id = named(process).map(|(id, process)| {
                     let name = self.source.name.clone();
                     let container = self.container(&request.namespace, &id);

@@ -1,0 +1,155 @@
+//! What wrapping costs, paired with stock in one containerd: starts of pods and containers, exits, the way of an OOM, and a proxy's memory.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use coroner_cgroup::Hierarchy;
+use coroner_tests::containerd::{STOCK, WRAPPED};
+use coroner_tests::cri::{Cri, Pod};
+use coroner_tests::events::{Events, OOM};
+use coroner_tests::report::{say, timed};
+use coroner_tests::times::Times;
+
+use crate::stand::{END, Mode, Stand, alone};
+
+/// Pairs.
+const PAIRS: usize = 12;
+const PAIRS_VARIABLE: &str = "CORONER_TEST_PAIRS";
+/// A proxy's own memory, in KiB.
+const MOST: u64 = 1024;
+
+#[derive(Debug, Default)]
+struct Cost {
+    pod: Times,
+    start: Times,
+    exit: Times,
+    oom: Times,
+}
+
+impl Cost {
+    async fn measure(
+        &mut self,
+        stand: &mut Stand,
+        events: &mut Events,
+        name: &str,
+        handler: &str,
+    ) -> Result<()> {
+        let pod = stand.cri.run_pod_as(&stand.containerd, name, handler).await?;
+        self.pod.add(pod.took);
+        let exits = stand.cri.create(&pod, "exits", 32, "await exit 3").await?;
+        self.start.add(stand.cri.start(&exits).await?);
+        exits.wait_printed("waiting", END).await?;
+        let pid = stand.cri.pid(&exits).await?;
+        let start = Instant::now();
+        rustix::process::kill_process(pid, rustix::process::Signal::USR1)?;
+        stand.cri.first_reading(&exits, END).await?;
+        self.exit.add(start.elapsed());
+        self.oom.add(oom(&mut stand.cri, events, &pod).await?);
+        stand.cri.remove_pod(&pod).await
+    }
+
+    fn say(&self, name: &str) {
+        for (what, times) in [
+            ("RunPodSandbox", &self.pod),
+            ("StartContainer", &self.start),
+            ("exit to first reading", &self.exit),
+            ("memory runs out to event", &self.oom),
+        ] {
+            say(format_args!("{name}: {what}: {times}"));
+        }
+    }
+}
+
+/// From the kernel's notice that memory ran out to the event at a subscriber.
+async fn oom(cri: &mut Cri, events: &mut Events, pod: &Pod) -> Result<Duration> {
+    let container = cri.run(pod, "runs-out", 32, "await child 64 0 60000").await?;
+    container.wait_printed("waiting", END).await?;
+    let pid = cri.pid(&container).await?;
+    let hierarchy = Hierarchy::find()?;
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let cgroup = hierarchy.membership(&text).context("it is in a memory cgroup")?;
+    let notice = hierarchy.oom_event(cgroup)?.context("this host has cgroup v1")?;
+    let noticed = tokio::task::spawn_blocking(move || {
+        let flags = rustix::fs::fcntl_getfl(&notice)?;
+        rustix::fs::fcntl_setfl(&notice, flags - rustix::fs::OFlags::NONBLOCK)?;
+        fs::File::from(notice).read_exact(&mut [0; 8])?;
+        Ok::<_, std::io::Error>(Instant::now())
+    });
+    rustix::process::kill_process(pid, rustix::process::Signal::USR1)?;
+    events.wait_for(OOM, &container.id, 1, END).await?;
+    let event =
+        events.of(&container.id).into_iter().find(|it| it.topic == OOM).context("it was waited for")?;
+    Ok(event.received.saturating_duration_since(noticed.await??))
+}
+
+/// Anonymous memory of each proxy of this containerd, in KiB.
+fn proxies(folder: &Path) -> Vec<u64> {
+    let folder = folder.to_string_lossy().into_owned();
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let anonymous = processes.filter_map(|process| {
+        let arguments = fs::read_to_string(process.path().join("cmdline")).ok()?;
+        let ours = arguments.contains("\0proxy\0--inner\0") && arguments.contains(&folder);
+        let rollup = fs::read_to_string(process.path().join("smaps_rollup")).ok().filter(|_| ours)?;
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:"))?;
+        line.trim().strip_suffix(" kB")?.trim().parse().ok()
+    });
+    anonymous.collect()
+}
+
+async fn cost(mode: Mode) {
+    let pairs = std::env::var(PAIRS_VARIABLE).map_or(PAIRS, |pairs| pairs.parse().unwrap());
+    let mut stand = Stand::start(mode).await.unwrap();
+    let mut events = Events::subscribe(&stand.containerd.socket()).await.unwrap();
+    let (mut stock, mut ours) = (Cost::default(), Cost::default());
+    for pair in 0..pairs {
+        for is_stock in [pair % 2 == 0, pair % 2 != 0] {
+            let (cost, handler) = if is_stock { (&mut stock, STOCK) } else { (&mut ours, WRAPPED) };
+            let name = format!("{handler}-{pair}");
+            cost.measure(&mut stand, &mut events, &name, handler).await.unwrap();
+        }
+    }
+    stock.say("stock");
+    ours.say(mode.name());
+    for (what, stock, ours) in [
+        ("RunPodSandbox", &stock.pod, &ours.pod),
+        ("StartContainer", &stock.start, &ours.start),
+        ("exit to first reading", &stock.exit, &ours.exit),
+        ("memory runs out to event", &stock.oom, &ours.oom),
+    ] {
+        let [stock, ours] = [stock, ours].map(|times| times.percentile(50).unwrap().as_secs_f64());
+        say(format_args!("{}: {what}, median over stock's: {:.2}", mode.name(), ours / stock));
+    }
+}
+
+#[tokio::test]
+async fn what_wrapping_costs_is_printed() {
+    let _turn = alone().await;
+    let _timed = timed("what_wrapping_costs_is_printed");
+    cost(Mode::Wrapped).await;
+}
+
+#[tokio::test]
+async fn what_a_proxy_costs_is_printed() {
+    let _turn = alone().await;
+    let _timed = timed("what_a_proxy_costs_is_printed");
+    cost(Mode::Proxy).await;
+}
+
+#[tokio::test]
+async fn a_proxy_takes_at_most_a_mebibyte_of_its_own() {
+    let _turn = alone().await;
+    let _timed = timed("a_proxy_takes_at_most_a_mebibyte_of_its_own");
+    let mut stand = Stand::start(Mode::Proxy).await.unwrap();
+    let pod = stand.cri.run_pod_as(&stand.containerd, "used", WRAPPED).await.unwrap();
+    for at in 0..5 {
+        let container = stand.cri.run(&pod, &format!("used-{at}"), 32, "exit 3").await.unwrap();
+        stand.cri.first_reading(&container, END).await.unwrap();
+    }
+    let taken = proxies(&stand.router.path(""));
+    say(format_args!("anonymous memory of a proxy after five containers: {taken:?} KiB"));
+    assert_eq!(taken.len(), 1, "one proxy for the pod");
+    assert!(taken.iter().all(|it| *it <= MOST), "{taken:?} KiB");
+}

@@ -9,6 +9,8 @@ use toml::{Table, Value};
 pub(super) const OLD: &str = "io.containerd.grpc.v1.cri";
 /// And in those of version 3.
 pub(super) const NEW: &str = "io.containerd.cri.v1.runtime";
+/// The plugin that has a folder of programs.
+const OPT: &str = "io.containerd.internal.v1.opt";
 /// Files may name each other; containerd stops at what it has seen.
 const MOST_FILES: usize = 64;
 
@@ -19,6 +21,8 @@ pub(super) struct Configuration {
     /// Where it listens, if the file says so.
     pub(super) address: Option<PathBuf>,
     pub(super) ttrpc: Option<PathBuf>,
+    /// The folder whose `bin` containerd puts first into its own PATH, where the environment does not show it.
+    pub(super) opt: PathBuf,
     /// `disabled_plugins` names CRI.
     pub(super) disabled: bool,
     /// The runtime of pods without a RuntimeClass.
@@ -75,9 +79,11 @@ impl Configuration {
             let named = section.and_then(|it| it.get("runtimes")?.as_table());
             runtimes.extend(named.into_iter().flatten().map(|(name, keys)| runtime(plugin, name, keys)));
         }
+        let opt = table.get("plugins").and_then(|it| it.get(OPT)?.get("path")?.as_str());
         let disabled = table.get("disabled_plugins").and_then(Value::as_array).into_iter().flatten();
         let mut disabled = disabled.filter_map(Value::as_str);
         Self {
+            opt: opt.unwrap_or("/opt/containerd").into(),
             disabled: disabled.any(|it| ["cri", OLD, NEW].contains(&it)),
             // Without the key a file is of version 1.
             version: table.get("version").and_then(Value::as_integer).unwrap_or(1),
@@ -155,6 +161,7 @@ mod tests {
             ..Runtime::default()
         };
         assert_eq!((read.version, read.default.as_str(), read.runtimes), (2, "b", vec![a, b]));
+        assert_eq!(read.opt, Path::new("/opt/containerd"));
         assert_eq!(read.address.as_deref(), Some(Path::new("/x.sock")));
         assert_eq!(Configuration::of(&Table::new()).version, 1);
         fs::write(&main, "version = ").unwrap();

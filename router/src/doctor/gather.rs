@@ -23,12 +23,6 @@ use crate::serve::read;
 const ADDRESS: &str = "/run/containerd/containerd.sock";
 /// Where wrappers find their file.
 const SHIM_FILE: &str = "/etc/coroner/shim.toml";
-/// containerd puts this folder first into its own PATH, where the environment does not show it.
-const OPT: &str = "/opt/containerd/bin";
-/// The wrapper reads this variable, whatever its program is called.
-const MARK: &[u8] = b"CORONER_SHIM_CONFIG";
-/// Bytes of a program that is looked through for the mark.
-const LARGEST: u64 = 64 << 20;
 
 /// Fails only where no questions can be asked at all.
 pub(super) fn all(ask: &Doctor) -> Result<Facts, String> {
@@ -51,7 +45,8 @@ async fn gather(ask: &Doctor) -> Result<Facts, String> {
     let environment = |name: &str| variable(pid?, name);
     let file = environment("CORONER_SHIM_CONFIG").map_or_else(|| SHIM_FILE.into(), PathBuf::from);
     let wrapper = Wrapper::read(file);
-    let search = search(environment("PATH").or_else(|| env::var("PATH").ok()), pid);
+    let opt = configuration.as_ref().map_or_else(|_| PathBuf::new(), |it| it.opt.clone());
+    let search = search(&opt, environment("PATH").or_else(|| env::var("PATH").ok()), pid);
     let keys = wrapper.clone().unwrap_or_default();
     let runtimes = configuration.as_ref().map(|it| it.runtimes.as_slice()).unwrap_or_default();
     let programs = runtimes.iter().map(|it| program(it, &keys, &search)).collect();
@@ -112,12 +107,12 @@ fn variable(pid: u32, name: &str) -> Option<String> {
         .find_map(|it| Some(std::str::from_utf8(it).ok()?.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
 }
 
-/// Where containerd looks for shims: its PATH, then the folder of its own program.
-fn search(path: Option<String>, pid: Option<u32>) -> Vec<PathBuf> {
+/// Where containerd looks for shims: `opt`, its PATH, then the folder of its own program.
+fn search(opt: &Path, path: Option<String>, pid: Option<u32>) -> Vec<PathBuf> {
     let own = pid.and_then(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
     let own = own.and_then(|exe| exe.parent().map(Path::to_owned));
     let path = path.unwrap_or_default();
-    std::iter::once(PathBuf::from(OPT)).chain(env::split_paths(&path)).chain(own).collect()
+    std::iter::once(opt.join("bin")).chain(env::split_paths(&path)).chain(own).collect()
 }
 
 fn find(search: &[PathBuf], file: &str) -> Option<PathBuf> {
@@ -137,21 +132,15 @@ fn program(runtime: &Runtime, keys: &Wrapper, search: &[PathBuf]) -> Program {
     let named = runtime.path.clone().map(PathBuf::from);
     let named = named.or_else(|| wrapper::file_of(&runtime.kind).map(PathBuf::from));
     let called = named.as_deref().and_then(wrapper::called);
-    let wraps = called.is_some() || path.as_deref().is_some_and(is_wrapper);
+    let wraps = called.is_some() || path.as_deref().is_some_and(wrapper::is_it);
     let name = called.flatten();
     let inner = keys.keys(name.as_deref()).inner.filter(|path| runs(path)).or_else(|| {
         let beside = path.as_deref().and_then(Path::parent).map(Path::to_owned);
         let folders: Vec<PathBuf> = beside.into_iter().chain(search.iter().cloned()).collect();
         let file = wrapper::inner_of(name.as_deref());
-        folders.iter().map(|folder| folder.join(&file)).find(|path| runs(path) && !is_wrapper(path))
+        folders.iter().map(|folder| folder.join(&file)).find(|path| runs(path) && !wrapper::is_it(path))
     });
     Program { wraps, name, inner: inner.filter(|_| wraps), path }
-}
-
-/// By what it is, for one that has another's name.
-fn is_wrapper(path: &Path) -> bool {
-    let small = fs::metadata(path).is_ok_and(|it| it.len() <= LARGEST);
-    small && fs::read(path).is_ok_and(|bytes| bytes.windows(MARK.len()).any(|it| it == MARK))
 }
 
 fn cgroup() -> Cgroup {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::wrapper::{called, is_shim};
+use super::wrapper::{called, is_it, is_shim};
 
 /// Where a shim publishes.
 const ADDRESS: &str = "TTRPC_ADDRESS";
@@ -54,8 +54,8 @@ struct Process {
     /// None: it may not be read.
     environment: Option<Vec<String>>,
     cwd: Option<PathBuf>,
-    /// What containerd started for its bundle.
-    started: Option<PathBuf>,
+    /// What containerd started for its bundle is the wrapper.
+    started_wrapper: bool,
 }
 
 /// Every shim, by pid.
@@ -80,7 +80,11 @@ fn process(pid: u32) -> Option<Process> {
     let cwd = fs::read_link(folder.join("cwd")).ok();
     let started = cwd.as_ref().and_then(|bundle| fs::read_to_string(bundle.join(STARTED)).ok());
     let started = started.map(|text| PathBuf::from(text.trim()));
-    Some(Process { pid, arguments, environment: texts("environ"), cwd, started })
+    // A wrapper under a stock shim's name is known by what it is: looked for only where the shim is another program than was started.
+    let started_wrapper = started.is_some_and(|it| {
+        called(&it).is_some() || (arguments.first().is_some_and(|own| Path::new(own) != it) && is_it(&it))
+    });
+    Some(Process { pid, arguments, environment: texts("environ"), cwd, started_wrapper })
 }
 
 /// None: a call that starts or deletes a shim, and is none.
@@ -105,7 +109,7 @@ fn shim(process: Process, routers: &[PathBuf]) -> Option<Shim> {
         _ if is_proxy => Kind::Proxy,
         None => Kind::Unknown,
         Some(address) if routers.contains(address) => Kind::Wrapped,
-        Some(_) if process.started.as_deref().and_then(called).is_some() => Kind::PassedBy,
+        Some(_) if process.started_wrapper => Kind::PassedBy,
         Some(_) => Kind::Stock,
     };
     Some(Shim {
@@ -133,39 +137,37 @@ mod tests {
     const STOCK: &str = "/usr/bin/containerd-shim-runc-v2 -namespace k8s.io -id s1 -address /c.sock";
     const PROXY: &str = "/x/containerd-shim-coroner-v2 proxy --inner unix:///s --router /r.sock";
 
-    fn check(arguments: &str, published: Option<&str>, started: Option<&str>) -> Option<Shim> {
+    fn check(arguments: &str, published: Option<&str>, started_wrapper: bool) -> Option<Shim> {
         let process = Process {
             pid: 7,
             arguments: arguments.split(' ').map(str::to_owned).collect(),
             environment: published.map(|it| vec!["A=b".to_owned(), format!("TTRPC_ADDRESS={it}")]),
             cwd: Some(PathBuf::from("/run/containerd/io.containerd.runtime.v2.task/k8s.io/s2")),
-            started: started.map(PathBuf::from),
+            started_wrapper,
         };
         shim(process, &[PathBuf::from("/r.sock")])
     }
 
     #[test]
     fn a_doctor_tells_shims_by_where_they_publish() {
-        let wrapper = "/x/containerd-shim-coroner-v2";
-        for (arguments, published, started, expect) in [
-            (STOCK, Some("/c.sock.ttrpc"), None, Kind::Stock),
-            (STOCK, Some("/c.sock.ttrpc"), Some("/usr/bin/containerd-shim-runc-v2"), Kind::Stock),
-            (STOCK, Some("/c.sock.ttrpc"), Some(wrapper), Kind::PassedBy),
-            (STOCK, Some("unix:///r.sock"), Some(wrapper), Kind::Wrapped),
-            (STOCK, None, Some(wrapper), Kind::Unknown),
-            (PROXY, Some("/c.sock.ttrpc"), Some(wrapper), Kind::Proxy),
+        for (arguments, published, wrapper, expect) in [
+            (STOCK, Some("/c.sock.ttrpc"), false, Kind::Stock),
+            (STOCK, Some("/c.sock.ttrpc"), true, Kind::PassedBy),
+            (STOCK, Some("unix:///r.sock"), true, Kind::Wrapped),
+            (STOCK, None, true, Kind::Unknown),
+            (PROXY, Some("/c.sock.ttrpc"), true, Kind::Proxy),
         ] {
-            let kind = check(arguments, published, started).map(|shim| shim.kind);
-            assert_eq!(kind, Some(expect), "{arguments} {published:?} {started:?}");
+            let kind = check(arguments, published, wrapper).map(|shim| shim.kind);
+            assert_eq!(kind, Some(expect), "{arguments} {published:?} {wrapper}");
         }
-        assert_eq!(check(&format!("{STOCK} start"), Some("/r.sock"), None), None);
+        assert_eq!(check(&format!("{STOCK} start"), Some("/r.sock"), false), None);
     }
 
     #[test]
     fn a_doctor_reads_whose_a_shim_is_from_its_arguments_or_its_bundle() {
-        let stock = check(STOCK, None, None).unwrap();
+        let stock = check(STOCK, None, false).unwrap();
         assert_eq!((stock.namespace.as_deref(), stock.id.as_deref()), (Some("k8s.io"), Some("s1")));
-        let proxy = check(PROXY, None, None).unwrap();
+        let proxy = check(PROXY, None, false).unwrap();
         assert_eq!((proxy.namespace.as_deref(), proxy.id.as_deref()), (Some("k8s.io"), Some("s2")));
         assert_eq!((proxy.inner.as_deref(), proxy.address), (Some("unix:///s"), Some("/r.sock".into())));
     }

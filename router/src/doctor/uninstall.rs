@@ -56,10 +56,22 @@ fn pods(ours: &[&Shim]) -> Finding {
         names.len(),
         names.join(", ")
     );
-    let mut ids: Vec<&str> = ours.iter().filter_map(|shim| shim.id.as_deref()).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    Finding::wrong(subject, message).change(format!("crictl rmp --force {}", ids.join(" ")))
+    Finding::wrong(subject, message).change(commands(ours))
+}
+
+/// That end them: pods through CRI, what others started through containerd.
+fn commands(ours: &[&Shim]) -> String {
+    let mut lines: Vec<String> = ours
+        .iter()
+        .filter_map(|shim| Some((shim.namespace.as_deref()?, shim.id.as_deref()?)))
+        .map(|(namespace, id)| match namespace {
+            "k8s.io" => format!("crictl rmp --force {id}"),
+            other => format!("ctr --namespace {other} tasks kill --signal SIGKILL {id}"),
+        })
+        .collect();
+    lines.sort();
+    lines.dedup();
+    lines.join("\n")
 }
 
 fn unseen(shims: &[&Shim]) -> Option<Finding> {

@@ -11,6 +11,11 @@ const SUFFIX: &str = "-v2";
 /// The wrapper's keys. One that is none makes its file count as none.
 const KEYS: [&str; 7] = ["inner", "mode", "socket", "probe", "hold", "log", "runtime"];
 
+/// The wrapper reads this variable, whatever its program is called.
+const MARK: &[u8] = b"CORONER_SHIM_CONFIG";
+/// Bytes of a program that is looked through for the mark.
+const LARGEST: u64 = 64 << 20;
+
 /// What the file says.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wrapper {
@@ -103,6 +108,12 @@ pub(super) fn file_of(kind: &str) -> Option<String> {
     let mut parts = kind.rsplit('.');
     let (version, name) = (parts.next()?, parts.next()?);
     (!kind.contains('/') && !name.is_empty()).then(|| format!("{PREFIX}{name}-{version}"))
+}
+
+/// By what it is, for one that has another's name.
+pub(super) fn is_it(path: &Path) -> bool {
+    let small = fs::metadata(path).is_ok_and(|it| it.len() <= LARGEST);
+    small && fs::read(path).is_ok_and(|bytes| bytes.windows(MARK.len()).any(|it| it == MARK))
 }
 
 /// The shim that a wrapper looks for when `inner` names none.

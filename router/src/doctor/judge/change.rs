@@ -15,7 +15,7 @@ pub(super) fn runtime(facts: &Facts, name: &str) -> String {
     let version = facts.containerd.version();
     let file = facts.configuration.as_ref().map_or(2, |it| it.version);
     let wrapper = facts.installed.as_deref().unwrap_or(Path::new(USUAL)).display();
-    let is_new = file >= 3 || (file < 2 && version.is_some_and(|it| it >= TWO));
+    let is_new = version.map_or(file >= 3, |it| it >= TWO && file != 2);
     let plugin = if is_new { format!("'{NEW}'") } else { format!("\"{OLD}\"") };
     let head = format!("[plugins.{plugin}.containerd.runtimes.{name}]");
     if reads_path(version) == Some(false) {

@@ -6,14 +6,12 @@ mod runtime;
 mod shims;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tests;
 
-use super::containerd::{Configuration, NEW, OLD, Runtime};
-use super::facts::{Cgroup, Facts, Program, Version};
 pub(super) use shims::who;
 
 use super::Finding;
+use super::containerd::{Configuration, NEW, OLD, Runtime};
+use super::facts::{Cgroup, Facts, Program, Version};
 
 /// `runtime_path` is read from here on.
 const READS_PATH: Version = Version(1, 7, 1);
@@ -96,44 +94,35 @@ fn daemon(facts: &Facts) -> Vec<Finding> {
 /// Whether containerd reads what the file says, where it says it.
 fn version_of_file(file: &Configuration, daemon: Option<Version>) -> Vec<Finding> {
     let subject = "containerd's configuration";
-    let mut findings = Vec::new();
     let is_two = daemon.map(|it| it >= TWO);
-    match (file.version, is_two) {
-        (..=1, Some(true)) => findings.push(
-            Finding::wrong(subject, "it is of version 1, which containerd 2 does not read")
-                .change("version = 3"),
-        ),
+    let under = |new: bool| file.runtimes.iter().any(|runtime| runtime.new == new);
+    let section = |plugin: &str| format!("[plugins.'{plugin}'.containerd.runtimes.NAME]");
+    let of = format!("it is of version {}", file.version);
+    let finding = match (file.version, is_two) {
+        (..=1, Some(true)) => Finding::wrong(subject, "it is of version 1, which containerd 2 does not read")
+            .change("version = 3"),
         (..=1, _) => {
-            let message =
-                "it is of version 1 (the key `version` is missing, or 1), whose runtimes are not looked at";
-            findings.push(Finding::warn(subject, message).change("version = 2"));
+            let message = "it is of version 1 (`version` is missing, or 1), whose runtimes are not looked at";
+            Finding::warn(subject, message).change("version = 2")
         }
-        (3.., Some(false)) => findings.push(
-            Finding::wrong(
-                subject,
-                format!("it is of version {}, and containerd 1 reads none above 2", file.version),
-            )
-            .change("version = 2"),
-        ),
-        (version, _) => findings.push(Finding::ok(subject, format!("it is of version {version}"))),
-    }
-    let other = |new: bool| file.runtimes.iter().any(|runtime| runtime.new == new);
-    if file.version >= 3 && other(false) {
-        let message =
-            format!("a file of version 3 names its runtimes below `{NEW}`: those below `{OLD}` are not read");
-        let change = format!("[plugins.'{NEW}'.containerd.runtimes.NAME]");
-        findings.push(Finding::wrong(subject, message).change(change));
-    }
-    if file.version < 3 && other(true) {
-        let message = format!(
-            "a file of version 2 names its runtimes below `{OLD}`: those below `{NEW}` are of version 3"
-        );
-        let change = match is_two {
-            Some(true) => "version = 3".to_owned(),
-            Some(false) | None => format!("[plugins.\"{OLD}\".containerd.runtimes.NAME]"),
-        };
-        findings.push(Finding::wrong(subject, message).change(change));
-    }
+        (_, Some(false)) if under(true) => {
+            let message =
+                format!("containerd 1 has its runtimes below `{OLD}`: those below `{NEW}` are not read");
+            Finding::wrong(subject, message).change(section(OLD))
+        }
+        (3.., Some(false)) => Finding::warn(subject, of + ", which is containerd 2's").change("version = 2"),
+        (3.., _) if under(false) => {
+            let message =
+                format!("{of}, which has its runtimes below `{NEW}`: those below `{OLD}` are not read");
+            Finding::wrong(subject, message).change(section(NEW))
+        }
+        (2, _) if under(true) => {
+            let message = format!("{of}, and names runtimes below `{NEW}`, as version 3 does");
+            Finding::warn(subject, message).change("version = 3")
+        }
+        (2.., _) => Finding::ok(subject, of),
+    };
+    let mut findings = vec![finding];
     if file.disabled {
         findings.push(Finding::warn(subject, "`disabled_plugins` takes CRI away: no pod is started here"));
     }

@@ -19,6 +19,8 @@ pub(super) struct Facts {
     pub(super) configuration: Result<Configuration, String>,
     /// For each runtime of `configuration`, in its order.
     pub(super) programs: Vec<Program>,
+    /// containerd's PATH could be read; else ours was searched.
+    pub(super) path_is_seen: bool,
     /// The wrapper's file; without one, the defaults.
     pub(super) wrapper: Result<Wrapper, String>,
     /// Where the wrapper's program is, if containerd finds one by its name.
@@ -71,7 +73,7 @@ impl Version {
 #[derive(Clone, Debug)]
 pub(super) struct Socket {
     pub(super) path: PathBuf,
-    /// Mode and owner of the file, or why there is none.
+    /// Mode and owner of the file, or why nobody listens.
     pub(super) file: Result<(u32, u32), String>,
 }
 

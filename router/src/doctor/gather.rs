@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -46,6 +47,7 @@ async fn gather(ask: &Doctor) -> Result<Facts, String> {
     let file = environment("CORONER_SHIM_CONFIG").map_or_else(|| SHIM_FILE.into(), PathBuf::from);
     let wrapper = Wrapper::read(file);
     let opt = configuration.as_ref().map_or_else(|_| PathBuf::new(), |it| it.opt.clone());
+    let path_is_seen = environment("PATH").is_some();
     let search = search(&opt, environment("PATH").or_else(|| env::var("PATH").ok()), pid);
     let keys = wrapper.clone().unwrap_or_default();
     let runtimes = configuration.as_ref().map(|it| it.runtimes.as_slice()).unwrap_or_default();
@@ -56,16 +58,18 @@ async fn gather(ask: &Doctor) -> Result<Facts, String> {
     };
     let mut sockets = keys.sockets();
     sockets.extend(router.iter().flat_map(|it| &it.sources).map(|it| it.socket.path.clone()));
+    let shims = shims::running(&sockets, &containerd.ttrpc.path);
     Ok(Facts {
         root: rustix::process::geteuid().is_root(),
         cgroup: cgroup(),
         containerd,
         configuration,
         programs,
+        path_is_seen,
         wrapper,
         installed: find(&search, "containerd-shim-coroner-v2"),
         router,
-        shims: shims::running(&sockets),
+        shims,
     })
 }
 
@@ -89,6 +93,10 @@ fn socket(path: &Path) -> Socket {
     let file = fs::metadata(path).map_err(|error| error.to_string()).and_then(|it| {
         let is_socket = it.file_type().is_socket();
         is_socket.then(|| (it.mode() & 0o777, it.uid())).ok_or_else(|| "it is no socket".to_owned())
+    });
+    let file = file.and_then(|file| match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Err("nobody listens".to_owned()),
+        Ok(_) | Err(_) => Ok(file),
     });
     Socket { path: path.to_owned(), file }
 }

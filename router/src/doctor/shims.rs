@@ -20,7 +20,7 @@ const STARTED: &str = "shim-binary-path";
 pub(super) enum Kind {
     /// It publishes at containerd.
     Stock,
-    /// It publishes at a router.
+    /// It publishes at a router, ours or another.
     Wrapped,
     /// The wrapper was called, and the shim publishes at containerd all the same.
     PassedBy,
@@ -58,11 +58,11 @@ struct Process {
     started_wrapper: bool,
 }
 
-/// Every shim, by pid.
-pub(super) fn running(routers: &[PathBuf]) -> Vec<Shim> {
+/// Every shim, by pid. `ttrpc`: where containerd takes events.
+pub(super) fn running(routers: &[PathBuf], ttrpc: &PathBuf) -> Vec<Shim> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let mut shims: Vec<Shim> = pids.filter_map(|pid| shim(process(pid)?, routers)).collect();
+    let mut shims: Vec<Shim> = pids.filter_map(|pid| shim(process(pid)?, routers, ttrpc)).collect();
     shims.sort_by_key(|shim| shim.pid);
     shims
 }
@@ -88,7 +88,7 @@ fn process(pid: u32) -> Option<Process> {
 }
 
 /// None: a call that starts or deletes a shim, and is none.
-fn shim(process: Process, routers: &[PathBuf]) -> Option<Shim> {
+fn shim(process: Process, routers: &[PathBuf], ttrpc: &PathBuf) -> Option<Shim> {
     let arguments = &process.arguments;
     if matches!(arguments.last()?.as_str(), "start" | "delete" | "-v") {
         return None;
@@ -105,10 +105,17 @@ fn shim(process: Process, routers: &[PathBuf]) -> Option<Shim> {
     });
     let address = if is_proxy { after(["--router", "-router"]) } else { published.map(str::to_owned) };
     let address = address.map(|it| PathBuf::from(it.strip_prefix("unix://").unwrap_or(&it)));
+    // Where a shim of the same containerd publishes that is not wrapped.
+    let usual = after(["-address", "--address"]).map(|it| PathBuf::from(it + ".ttrpc"));
     let kind = match &address {
         _ if is_proxy => Kind::Proxy,
         None => Kind::Unknown,
         Some(address) if routers.contains(address) => Kind::Wrapped,
+        Some(address)
+            if process.started_wrapper && ![usual.as_ref(), Some(ttrpc)].contains(&Some(address)) =>
+        {
+            Kind::Wrapped
+        }
         Some(_) if process.started_wrapper => Kind::PassedBy,
         Some(_) => Kind::Stock,
     };
@@ -145,7 +152,7 @@ mod tests {
             cwd: Some(PathBuf::from("/run/containerd/io.containerd.runtime.v2.task/k8s.io/s2")),
             started_wrapper,
         };
-        shim(process, &[PathBuf::from("/r.sock")])
+        shim(process, &[PathBuf::from("/r.sock")], &PathBuf::from("/own.ttrpc"))
     }
 
     #[test]
@@ -153,6 +160,9 @@ mod tests {
         for (arguments, published, wrapper, expect) in [
             (STOCK, Some("/c.sock.ttrpc"), false, Kind::Stock),
             (STOCK, Some("/c.sock.ttrpc"), true, Kind::PassedBy),
+            (STOCK, Some("/own.ttrpc"), true, Kind::PassedBy),
+            (STOCK, Some("/other.sock"), true, Kind::Wrapped),
+            (STOCK, Some("/other.sock"), false, Kind::Stock),
             (STOCK, Some("unix:///r.sock"), true, Kind::Wrapped),
             (STOCK, None, true, Kind::Unknown),
             (PROXY, Some("/c.sock.ttrpc"), true, Kind::Proxy),

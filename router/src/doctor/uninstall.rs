@@ -51,11 +51,9 @@ fn pods(ours: &[&Shim]) -> Finding {
     let mut names: Vec<String> = ours.iter().map(|shim| who(shim)).collect();
     names.sort();
     names.dedup();
-    let message = format!(
-        "{} publish at the router or stand behind a proxy, and are to end while it runs: {}",
-        names.len(),
-        names.join(", ")
-    );
+    let names = names.join(", ");
+    let message =
+        format!("still publish at the router or stand behind a proxy, and are to end while it runs: {names}");
     Finding::wrong(subject, message).change(commands(ours))
 }
 

@@ -4,13 +4,20 @@ use super::super::Finding;
 use super::super::containerd::{Configuration, Runtime};
 use super::super::facts::{Facts, Program};
 use super::super::wrapper::{called, file_of, inner_of};
-use super::{change, wrapped};
+use super::{TWO, change, wrapped};
 
 pub(super) fn all(facts: &Facts, configuration: &Configuration) -> Vec<Finding> {
-    let mut findings: Vec<Finding> =
-        wrapped(facts).map(|(runtime, program)| judge(facts, runtime, program)).collect();
+    let is_two = facts.containerd.version().map_or(configuration.version >= 3, |it| it >= TWO);
+    let is_read = |runtime: &Runtime| match runtime.new {
+        true => is_two,
+        false => !is_two || configuration.version < 3,
+    };
+    let mut findings: Vec<Finding> = wrapped(facts)
+        .filter(|(runtime, _)| is_read(runtime))
+        .map(|(runtime, program)| judge(facts, runtime, program))
+        .collect();
     let default = &configuration.default;
-    if findings.is_empty() {
+    if wrapped(facts).next().is_none() {
         findings.push(unused(facts, default));
     } else if !wrapped(facts).any(|(runtime, _)| runtime.name == *default) {
         let message =
@@ -37,6 +44,10 @@ fn judge(facts: &Facts, runtime: &Runtime, program: &Program) -> Finding {
         let file = runtime.path.clone().or_else(|| file_of(&runtime.kind));
         let file = file.unwrap_or_else(|| runtime.kind.clone());
         let place = if by_path { "at `runtime_path`" } else { "in containerd's PATH" };
+        if !by_path && !facts.path_is_seen {
+            let message = format!("containerd's PATH is not seen, and {file} is not in ours");
+            return Finding::warn(subject, message);
+        }
         let message = format!("there is no program {file} {place}: no pod of it starts");
         return Finding::wrong(subject, message).change(change::install(program.name.as_deref()));
     };

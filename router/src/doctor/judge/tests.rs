@@ -2,7 +2,6 @@
 
 use coroner::config::Mode;
 
-use super::super::Level;
 use super::super::containerd::Configuration;
 use super::super::facts::{Cgroup, Daemon, Facts, Program, Router, Socket, Source};
 use super::super::shims::{Kind, Shim};
@@ -44,6 +43,7 @@ fn machine(configuration: &str, version: &str) -> Facts {
         containerd: Daemon { address: address.into(), version: Ok(version.to_owned()), ttrpc: socket(ttrpc) },
         programs: configuration.runtimes.iter().map(program).collect(),
         configuration: Ok(configuration),
+        path_is_seen: true,
         wrapper: Ok(Wrapper::default()),
         installed: Some("/x/containerd-shim-coroner-v2".into()),
         router: Ok(Router {
@@ -196,10 +196,16 @@ fn a_doctor_says_how_each_version_is_to_start_the_wrapper() {
 #[test]
 fn a_doctor_says_what_is_missing_on_a_machine() {
     type Change = fn(&mut Facts);
-    let cases: [(Change, Level, &str, &str); 19] = [
+    let cases: [(Change, Level, &str, &str); 20] = [
         (|it| it.root = false, Level::Warn, "does not run as root", "sudo"),
         (|it| it.cgroup = Cgroup::None, Level::Warn, "no memory controller", ""),
         (|it| it.containerd.version = Err("gone".to_owned()), Level::Wrong, "cannot be asked", ""),
+        (
+            |it| (it.path_is_seen, it.programs[0].path) = (false, None),
+            Level::Wrong,
+            "at `runtime_path`",
+            "install",
+        ),
         (|it| it.containerd.ttrpc.file = Err("gone".to_owned()), Level::Wrong, "no socket takes them", ""),
         (|it| it.configuration = Err("gone".to_owned()), Level::Warn, "no runtime is known", ""),
         (|it| it.programs[0].path = None, Level::Wrong, "no program", "install -m 0755"),
@@ -265,6 +271,16 @@ fn a_doctor_says_what_is_missing_on_a_machine() {
     }
 }
 
+#[test]
+fn a_doctor_takes_nothing_for_missing_that_it_may_not_see() {
+    let mut facts = machine(&format!("{OLD_CRI}{BY_TYPE}"), "1.6.20");
+    (facts.path_is_seen, facts.programs[0].path) = (false, None);
+    check(&facts, Level::Warn, "PATH is not seen", "");
+    facts.root = false;
+    facts.containerd.version = Err("permission denied".to_owned());
+    assert!(all(&facts).iter().all(|finding| finding.level != Level::Wrong));
+}
+
 fn shim(kind: Kind, id: &str) -> Shim {
     let id = Some(id.to_owned());
     let namespace = Some("k8s.io".to_owned());
@@ -274,6 +290,9 @@ fn shim(kind: Kind, id: &str) -> Shim {
 #[test]
 fn a_doctor_names_pods_that_the_router_was_not_there_for() {
     let mut facts = machine(&format!("{OLD_CRI}{BY_PATH}"), "1.7.24");
+    facts.shims = vec![shim(Kind::Proxy, "w2")];
+    facts.shims[0].address = Some("/gone.sock".into());
+    check(&facts, Level::Warn, "k8s.io/w2 at /gone.sock", "");
     facts.shims = vec![shim(Kind::Wrapped, "w1"), shim(Kind::PassedBy, "p1"), shim(Kind::Stock, "s1")];
     check(&facts, Level::Warn, "as long as they live: k8s.io/p1", "");
 }

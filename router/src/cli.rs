@@ -32,6 +32,7 @@ Examples:
   coroner status                                   what a running router does
   coroner tap --namespace shop                     what it rules and delivers, as it happens
   coroner explain shop/web-1/app                   all that is known of one container
+  coroner doctor                                   are containerd, the wrapped shims and the router set up well?
   coroner policy --help                            its policies
   coroner guest --help                             its guests";
 
@@ -94,6 +95,8 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look over wrapped shims: containerd, its configuration, the wrapper, the router, the shims that run (as root)
+    Doctor(Doctor),
     /// Let the kernel OOM-kill a process and show what becomes of it (as root)
     Demo {
         /// Print the audit records
@@ -106,6 +109,23 @@ pub(crate) enum Command {
         /// How much it allocates
         megabytes: usize,
     },
+}
+
+/// What to look at, and how to tell.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {
+    /// The router's configuration
+    #[arg(long, default_value = "/etc/coroner/coroner.toml", value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// containerd's configuration
+    #[arg(long, default_value = "/etc/containerd/config.toml", value_name = "FILE")]
+    pub(crate) containerd_config: PathBuf,
+    /// Tell what to remove, and in which order, and which pods are still in the way
+    #[arg(long)]
+    pub(crate) uninstall: bool,
+    /// For machines
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 const EXPLAIN_EXAMPLES: &str = "\
@@ -267,7 +287,7 @@ impl Command {
             Self::Run { .. } => false,
             Self::Status { .. } | Self::Policy { .. } | Self::Guest { .. } => true,
             Self::Tap { .. } | Self::Explain { .. } => true,
-            Self::Check { .. } | Self::Demo { .. } | Self::DemoVictim { .. } => true,
+            Self::Check { .. } | Self::Doctor(_) | Self::Demo { .. } | Self::DemoVictim { .. } => true,
         }
     }
 }

@@ -217,6 +217,16 @@ pub(crate) async fn cri_answers(channel: Channel) -> bool {
     answer.map_or_else(|status| status.code() == Code::Unimplemented, |_| true)
 }
 
+/// What the containerd at `address` calls its version, "1.6.20" say, or why it does not say.
+pub async fn version(address: PathBuf) -> Result<String, String> {
+    let path = "/containerd.services.version.v1.Version/Version";
+    match timeout(LISTING, unary(connect(address), path, Request::new(Empty {}))).await {
+        Ok(Ok(Version { version })) => Ok(version),
+        Ok(Err(status)) => Err(status.message().to_owned()),
+        Err(_) => Err("no answer in time".to_owned()),
+    }
+}
+
 fn within<T>(message: T, namespace: &str) -> Result<Request<T>, Status> {
     let mut request = Request::new(message);
     let header = namespace.parse().map_err(|_| Status::invalid_argument("a namespace is no header value"))?;
@@ -373,6 +383,16 @@ struct CriStatus {}
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 struct ListNamespaces {}
+
+/// `google.protobuf.Empty`.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct Empty {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Version {
+    #[prost(string, tag = "1")]
+    version: String,
+}
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Namespaces {

@@ -4,6 +4,7 @@ mod asking;
 mod check;
 mod cli;
 mod demo;
+mod doctor;
 mod explain;
 mod policy_check;
 mod policy_wrap;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
             other => asking::policy(other),
         },
         cli::Command::Check { config, json } => check::run(&config, json),
+        cli::Command::Doctor(ask) => doctor::run(&ask),
         cli::Command::Demo { json } => demo::run(json),
         cli::Command::DemoVictim { megabytes } => demo::victim(megabytes),
     }

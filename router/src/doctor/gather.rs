@@ -1,0 +1,163 @@
+//! Looks at the machine: files, sockets and /proc. Nothing is changed, and nothing is judged.
+
+use std::env;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use coroner::config::{Config, SourceKind};
+use coroner::identity;
+use coroner_proto::address::Address;
+use rustix::fs::{Access, access};
+use tokio::net::UnixStream;
+
+use super::containerd::{Configuration, Runtime};
+use super::facts::{Cgroup, Daemon, Facts, Program, Router, Socket, Source};
+use super::hello::hello;
+use super::shims;
+use super::wrapper::{self, Wrapper};
+use crate::cli::Doctor;
+use crate::serve::read;
+
+/// containerd's own default.
+const ADDRESS: &str = "/run/containerd/containerd.sock";
+/// Where wrappers find their file.
+const SHIM_FILE: &str = "/etc/coroner/shim.toml";
+
+/// Fails only where no questions can be asked at all.
+pub(super) fn all(ask: &Doctor) -> Result<Facts, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    runtime.block_on(gather(ask))
+}
+
+async fn gather(ask: &Doctor) -> Result<Facts, String> {
+    let config = read(&ask.config).map_err(|error| error.to_string().trim_end().to_owned());
+    let configuration = Configuration::read(&ask.containerd_config);
+    let listens = configuration.as_ref().ok().and_then(|it| it.address.clone());
+    let asked = config.as_ref().ok().and_then(|config| config.containerd.as_ref()?.address.clone());
+    let address = listens.or(asked).unwrap_or_else(|| ADDRESS.into());
+    let ttrpc = configuration.as_ref().ok().and_then(|it| it.ttrpc.clone());
+    let ttrpc = ttrpc.unwrap_or_else(|| format!("{}.ttrpc", address.display()).into());
+    let pid = server(&address).await;
+    let containerd =
+        Daemon { version: identity::version(address.clone()).await, ttrpc: socket(&ttrpc), address };
+    let environment = |name: &str| variable(pid?, name);
+    let file = environment("CORONER_SHIM_CONFIG").map_or_else(|| SHIM_FILE.into(), PathBuf::from);
+    let wrapper = Wrapper::read(file);
+    let opt = configuration.as_ref().map_or_else(|_| PathBuf::new(), |it| it.opt.clone());
+    let path_is_seen = environment("PATH").is_some();
+    let search = search(&opt, environment("PATH").or_else(|| env::var("PATH").ok()), pid);
+    let keys = wrapper.clone().unwrap_or_default();
+    let runtimes = configuration.as_ref().map(|it| it.runtimes.as_slice()).unwrap_or_default();
+    let programs = runtimes.iter().map(|it| program(it, &keys, &search)).collect();
+    let router = match config {
+        Ok(config) => Ok(router(&config).await),
+        Err(error) => Err(error),
+    };
+    let mut sockets = keys.sockets();
+    sockets.extend(router.iter().flat_map(|it| &it.sources).map(|it| it.socket.path.clone()));
+    let shims = shims::running(&sockets, &containerd.ttrpc.path);
+    Ok(Facts {
+        root: rustix::process::geteuid().is_root(),
+        cgroup: cgroup(),
+        containerd,
+        configuration,
+        programs,
+        path_is_seen,
+        wrapper,
+        installed: find(&search, "containerd-shim-coroner-v2"),
+        router,
+        shims,
+    })
+}
+
+async fn router(config: &Config) -> Router {
+    let mut sources = Vec::new();
+    for source in config.sources.iter().filter(|source| source.kind == SourceKind::Shim) {
+        if let Address::Unix(path) = &source.address {
+            let (name, hello) = (source.name.clone(), hello(path).await);
+            sources.push(Source { name, mode: source.mode, socket: socket(path), hello });
+        }
+    }
+    let containerd = config.containerd.as_ref();
+    Router {
+        containerd: containerd.and_then(|it| Some((it.address.clone()?, it.ttrpc_address.clone()))),
+        control: config.control.as_deref().map(socket),
+        sources,
+    }
+}
+
+fn socket(path: &Path) -> Socket {
+    let file = fs::metadata(path).map_err(|error| error.to_string()).and_then(|it| {
+        let is_socket = it.file_type().is_socket();
+        is_socket.then(|| (it.mode() & 0o777, it.uid())).ok_or_else(|| "it is no socket".to_owned())
+    });
+    let file = file.and_then(|file| match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Err("nobody listens".to_owned()),
+        Ok(_) | Err(_) => Ok(file),
+    });
+    Socket { path: path.to_owned(), file }
+}
+
+/// The process that listens there.
+async fn server(address: &Path) -> Option<u32> {
+    let stream = UnixStream::connect(address).await.ok()?;
+    stream.peer_cred().ok()?.pid()?.try_into().ok()
+}
+
+/// Of another process's environment, as it was when it started.
+fn variable(pid: u32, name: &str) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut variables = bytes.split(|byte| *byte == 0);
+    variables
+        .find_map(|it| Some(std::str::from_utf8(it).ok()?.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
+}
+
+/// Where containerd looks for shims: `opt`, its PATH, then the folder of its own program.
+fn search(opt: &Path, path: Option<String>, pid: Option<u32>) -> Vec<PathBuf> {
+    let own = pid.and_then(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
+    let own = own.and_then(|exe| exe.parent().map(Path::to_owned));
+    let path = path.unwrap_or_default();
+    std::iter::once(opt.join("bin")).chain(env::split_paths(&path)).chain(own).collect()
+}
+
+fn find(search: &[PathBuf], file: &str) -> Option<PathBuf> {
+    search.iter().map(|folder| folder.join(file)).find(|path| runs(path))
+}
+
+fn runs(path: &Path) -> bool {
+    access(path, Access::EXEC_OK).is_ok() && path.is_file()
+}
+
+fn program(runtime: &Runtime, keys: &Wrapper, search: &[PathBuf]) -> Program {
+    let path = match &runtime.path {
+        Some(path) => Some(PathBuf::from(path)).filter(|path| path.is_absolute() && runs(path)),
+        None if runtime.kind.starts_with('/') => Some(PathBuf::from(&runtime.kind)).filter(|path| runs(path)),
+        None => wrapper::file_of(&runtime.kind).and_then(|file| find(search, &file)),
+    };
+    let named = runtime.path.clone().map(PathBuf::from);
+    let named = named.or_else(|| wrapper::file_of(&runtime.kind).map(PathBuf::from));
+    let called = named.as_deref().and_then(wrapper::called);
+    let wraps = called.is_some() || path.as_deref().is_some_and(wrapper::is_it);
+    let name = called.flatten();
+    let inner = keys.keys(name.as_deref()).inner.filter(|path| runs(path)).or_else(|| {
+        let beside = path.as_deref().and_then(Path::parent).map(Path::to_owned);
+        let folders: Vec<PathBuf> = beside.into_iter().chain(search.iter().cloned()).collect();
+        let file = wrapper::inner_of(name.as_deref());
+        folders.iter().map(|folder| folder.join(&file)).find(|path| runs(path) && !wrapper::is_it(path))
+    });
+    Program { wraps, name, inner: inner.filter(|_| wraps), path }
+}
+
+fn cgroup() -> Cgroup {
+    let root = Path::new("/sys/fs/cgroup");
+    if root.join("cgroup.controllers").exists() {
+        Cgroup::V2
+    } else if root.join("memory").exists() {
+        Cgroup::V1
+    } else {
+        Cgroup::None
+    }
+}

@@ -1,0 +1,59 @@
+//! The TOML and the commands that put things right.
+
+use std::path::Path;
+
+use super::super::containerd::{NEW, OLD};
+use super::super::facts::{Facts, Version};
+use super::super::wrapper::Keys;
+use super::{READS_PATH, TWO};
+
+/// Where examples/deploy has the wrapper.
+const USUAL: &str = "/usr/local/bin/containerd-shim-coroner-v2";
+
+/// A runtime that is wrapped as this containerd takes it. An unknown version counts as one that reads `runtime_path`.
+pub(super) fn runtime(facts: &Facts, name: &str) -> String {
+    let version = facts.containerd.version();
+    let file = facts.configuration.as_ref().map_or(2, |it| it.version);
+    let wrapper = facts.installed.as_deref().unwrap_or(Path::new(USUAL)).display();
+    let is_new = version.map_or(file >= 3, |it| it >= TWO && file != 2);
+    let plugin = if is_new { format!("'{NEW}'") } else { format!("\"{OLD}\"") };
+    let head = format!("[plugins.{plugin}.containerd.runtimes.{name}]");
+    if reads_path(version) == Some(false) {
+        return format!("{head}\nruntime_type = \"io.containerd.coroner.v2\"");
+    }
+    format!("{head}\nruntime_type = \"io.containerd.runc.v2\"\nruntime_path = \"{wrapper}\"")
+}
+
+pub(super) fn reads_path(version: Option<Version>) -> Option<bool> {
+    version.map(|it| it >= READS_PATH)
+}
+
+/// The wrapper, where containerd looks for it.
+pub(super) fn install(name: Option<&str>) -> String {
+    let copy = format!("install -m 0755 containerd-shim-coroner-v2 {USUAL}");
+    match name {
+        None => copy,
+        Some(name) => {
+            let link =
+                format!("ln -s containerd-shim-coroner-v2 /usr/local/bin/containerd-shim-coroner-{name}-v2");
+            format!("{copy}\n{link}")
+        }
+    }
+}
+
+/// A source that fits the wrapper's keys.
+pub(super) fn source(keys: &Keys) -> String {
+    let (mode, socket) = (&keys.mode, keys.socket.display());
+    let name = if mode == "proxy" { "proxied-shims" } else { "shims" };
+    format!(
+        "[[source]]\nname = \"{name}\"\ntype = \"shim\"\naddress = \"unix://{socket}\"\nmode = \"{mode}\""
+    )
+}
+
+/// A mode in the wrapper's file.
+pub(super) fn mode(runtime: Option<&str>, mode: &str) -> String {
+    match runtime {
+        None => format!("mode = \"{mode}\""),
+        Some(name) => format!("[runtime.{name}]\nmode = \"{mode}\""),
+    }
+}

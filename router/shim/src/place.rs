@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::proxy::Options;
 
@@ -23,9 +25,12 @@ const TRY_AGAIN: Duration = Duration::from_millis(5);
 /// A new proxy dials one local socket and says so.
 const READY: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
-/// Whether a proxy listens there.
+/// Whether a proxy listens there. One whose queue of connections is full does: waiting for it could take for ever.
 pub(crate) fn lives(place: &Path) -> bool {
-    UnixStream::connect(place).is_ok()
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let dialled = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .and_then(|socket| connect(&socket, &SocketAddrUnix::new(place)?));
+    matches!(dialled, Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS))
 }
 
 /// One start at a time in a folder: between a look at a socket and its removal another start could have made it anew. The folder itself
@@ -36,7 +41,7 @@ pub(crate) fn lock(place: &Path) -> io::Result<File> {
     loop {
         match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(folder),
-            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < LOCKED => sleep(TRY_AGAIN),
+            Err(Errno::WOULDBLOCK) if begun.elapsed() < LOCKED => sleep(TRY_AGAIN),
             Err(error) => return Err(error.into()),
         }
     }

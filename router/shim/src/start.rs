@@ -110,26 +110,35 @@ impl Start {
         begun: SystemTime,
     ) -> Result<Option<String>, Box<dyn Error>> {
         let answer = Answer::parse(printed)?;
-        let _one_at_a_time = place::lock(&answer.proxy)?;
-        if !place::lives(&answer.proxy) {
-            if !behind || !is_new(&answer.inner, begun) {
-                return Ok(None);
-            }
-            let options = Options {
-                inner: answer.inner.clone(),
-                router: self.config().socket.clone(),
-                hold: self.config().hold,
-                namespace: self.call.namespace.clone(),
-                id: self.call.id.clone(),
-            };
-            place::take(&answer.proxy, &options)?;
+        let gets_one = place::lives(&answer.proxy) || (behind && is_new(&answer.inner, begun));
+        if !gets_one {
+            return Ok(None);
         }
+        self.ensure_proxy(&answer)?;
         if let Err(error) = address::rewrite(Path::new("."), &answer.address()) {
             self.pass_by(&format!(
                 "after a restart of containerd, for its file `address` is as it was: {error}"
             ));
         }
         Ok(Some(answer.printed()))
+    }
+
+    fn ensure_proxy(&self, answer: &Answer) -> std::io::Result<()> {
+        if place::lives(&answer.proxy) {
+            return Ok(());
+        }
+        let _one_at_a_time = place::lock(&answer.proxy)?;
+        if place::lives(&answer.proxy) {
+            return Ok(());
+        }
+        let options = Options {
+            inner: answer.inner.clone(),
+            router: self.config().socket.clone(),
+            hold: self.config().hold,
+            namespace: self.call.namespace.clone(),
+            id: self.call.id.clone(),
+        };
+        place::take(&answer.proxy, &options)
     }
 
     fn config(&self) -> &Config {

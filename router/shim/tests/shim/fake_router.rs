@@ -51,6 +51,8 @@ pub(crate) struct FakeRouter {
     pub(crate) heard: Arc<Heard>,
     /// A Rule is answered for each permit.
     pub(crate) rule: Arc<Semaphore>,
+    /// Requested is answered while there is one.
+    pub(crate) requested: Arc<Semaphore>,
     runtime: Option<Runtime>,
 }
 
@@ -59,13 +61,21 @@ struct Answers {
     status: u32,
     heard: Arc<Heard>,
     rule: Arc<Semaphore>,
+    requested: Arc<Semaphore>,
 }
 
 impl FakeRouter {
     /// Listens, and rules every end to be `status` once it is let. It ends as a process does, with its links: its runtime is its own.
     pub(crate) fn listen(socket: &Path, mode: &'static str, status: u32) -> Self {
         let (heard, rule) = (Arc::new(Heard::default()), Arc::new(Semaphore::new(0)));
-        let answers = Answers { mode, status, heard: Arc::clone(&heard), rule: Arc::clone(&rule) };
+        let requested = Arc::new(Semaphore::new(1));
+        let answers = Answers {
+            mode,
+            status,
+            heard: Arc::clone(&heard),
+            rule: Arc::clone(&rule),
+            requested: Arc::clone(&requested),
+        };
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.block_on(async {
@@ -75,7 +85,7 @@ impl FakeRouter {
             server.start().await.unwrap();
             std::mem::forget(server);
         });
-        Self { heard, rule, runtime: Some(runtime) }
+        Self { heard, rule, requested, runtime: Some(runtime) }
     }
 
     /// Ends.
@@ -116,6 +126,7 @@ impl Shim for Answers {
         request: RequestedRequest,
     ) -> ttrpc::Result<RequestedResponse> {
         self.heard.add(&self.heard.requested, request);
+        let _one = self.requested.acquire().await.unwrap();
         Ok(RequestedResponse::default())
     }
 }

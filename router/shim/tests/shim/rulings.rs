@@ -176,3 +176,50 @@ fn signals_are_told_in_their_order() {
     assert!(kill.at_ns > SECONDS * 1_000_000_000 && kill.boot_ns > 0);
     assert_eq!(*inner.calls.lock().unwrap(), ["Kill", "Kill"]);
 }
+
+#[test]
+fn signals_that_were_not_answered_for_come_with_the_next_rule() {
+    let (bench, inner, router) = set();
+    router.requested.forget_permits(1);
+    let caller = Caller::dial(&bench.front());
+    for (id, signal) in [("c1", 15), ("c2", 9), ("c1", 9)] {
+        caller.call("Kill", message(&[(3, signal)], &[(1, id.as_bytes())])).unwrap();
+    }
+    router.heard.until("Requested", |heard| !heard.requested.lock().unwrap().is_empty());
+    inner.ended.send_replace(true);
+    router.rule.add_permits(2);
+    caller.of("Wait", "c1", "");
+    caller.of("Wait", "c1", "e");
+    let rules = router.heard.rules.lock().unwrap().clone();
+    let signals = |at: usize| rules[at].requests.iter().map(|it| it.signal).collect::<Vec<_>>();
+    assert_eq!(signals(0), [15, 9]);
+    assert_eq!(signals(1), [0; 0], "the router knows of them");
+}
+
+#[test]
+fn a_router_that_dies_holds_nothing() {
+    let (bench, inner, mut router) = set();
+    let caller = Caller::dial(&bench.front());
+    inner.ended.send_replace(true);
+    let begun = Instant::now();
+    let wait = caller.begin("Wait", process("c1", ""));
+    router.heard.until("Rule", |heard| !heard.rules.lock().unwrap().is_empty());
+    router.end();
+    assert_eq!(number(&wait.end().unwrap().payload, 1), Some(STATUS));
+    assert!(begun.elapsed() < Duration::from_secs(4), "the hold is 5 s: {:?}", begun.elapsed());
+}
+
+#[test]
+fn a_caller_that_goes_away_leaves_the_ruling_to_the_next() {
+    let (bench, inner, router) = set();
+    let caller = Caller::dial(&bench.front());
+    inner.ended.send_replace(true);
+    let wait = caller.begin("Wait", process("c1", ""));
+    router.heard.until("Rule", |heard| !heard.rules.lock().unwrap().is_empty());
+    drop((caller, wait));
+    router.rule.add_permits(1);
+    let next = Caller::dial(&bench.front());
+    assert_eq!(number(&next.of("State", "c1", ""), 9), Some(RULED_64));
+    router.heard.until("Released", |heard| heard.released.lock().unwrap().len() == 1);
+    assert_eq!(router.heard.rules.lock().unwrap().len(), 1);
+}

@@ -65,6 +65,8 @@ impl Containerd {
         let mut containerd = Self { process: None, root, version, scratch };
         if let Some(toml) = setting.shim_config() {
             containerd.configure_shim(toml)?;
+        }
+        if !setting.handlers().is_empty() {
             containerd.install_wrapper(setting.handlers())?;
         }
         containerd.start_again().await?;

@@ -117,6 +117,8 @@ fn remove_left_by_shims(directory: &Path) {
     for bundle in bundles.flatten() {
         if let Some(socket) = address(&bundle.path()).as_deref().and_then(|it| it.strip_prefix("unix://")) {
             fs::remove_file(socket).ok();
+            // A proxy's: the shim it stands before listens beside it.
+            fs::remove_file(socket.strip_suffix(".c").unwrap_or(socket)).ok();
         }
         fs::remove_dir_all(Path::new(RUNC).join(bundle.file_name())).ok();
     }

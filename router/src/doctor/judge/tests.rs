@@ -277,6 +277,7 @@ fn a_doctor_takes_nothing_for_missing_that_it_may_not_see() {
     (facts.path_is_seen, facts.programs[0].path) = (false, None);
     check(&facts, Level::Warn, "PATH is not seen", "");
     facts.root = false;
+    facts.router.as_mut().unwrap().sources[0].socket.path = "/other.sock".into();
     facts.containerd.version = Err("permission denied".to_owned());
     assert!(all(&facts).iter().all(|finding| finding.level != Level::Wrong));
 }

@@ -97,7 +97,12 @@ fn a_doctor_says_how_each_version_is_to_start_the_wrapper() {
         "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.a.options]\nSystemdCgroup = true\n";
     let new_in_old = NEW_CRI.replace("version = 3", "version = 2");
     let old_in_new = OLD_CRI.replace("version = 2", "version = 3");
+    let kata =
+        "runtime_type = \"io.containerd.kata.v2\"\nruntime_path = \"/x/containerd-shim-coroner-kata-v2\"\n";
+    let default = OLD_CRI.replace("runtimes.a", "runtimes.runc") + &kata.replace("runtime_path", "none");
     for (version, text, level, message, change) in [
+        ("1.6.20", format!("{OLD_CRI}{kata}"), Level::Wrong, "ignores", "\"io.containerd.coroner-kata.v2\""),
+        ("1.7.24", default, Level::Warn, "uses the wrapper", kata.trim_end()),
         (
             "1.6.20",
             format!("{OLD_CRI}{BY_PATH}"),

@@ -95,7 +95,7 @@ fn socket(path: &Path) -> Socket {
         is_socket.then(|| (it.mode() & 0o777, it.uid())).ok_or_else(|| "it is no socket".to_owned())
     });
     let file = file.and_then(|file| match std::os::unix::net::UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Err("nobody listens".to_owned()),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Err(error.to_string()),
         Ok(_) | Err(_) => Ok(file),
     });
     Socket { path: path.to_owned(), file }

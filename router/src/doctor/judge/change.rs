@@ -11,17 +11,21 @@ use super::{READS_PATH, TWO};
 const USUAL: &str = "/usr/local/bin/containerd-shim-coroner-v2";
 
 /// A runtime that is wrapped as this containerd takes it. An unknown version counts as one that reads `runtime_path`.
-pub(super) fn runtime(facts: &Facts, name: &str) -> String {
+/// `wrapped`: the name of its real shim, when that is not runc's.
+pub(super) fn runtime(facts: &Facts, name: &str, wrapped: Option<&str>) -> String {
     let version = facts.containerd.version();
     let file = facts.configuration.as_ref().map_or(2, |it| it.version);
-    let wrapper = facts.installed.as_deref().unwrap_or(Path::new(USUAL)).display();
+    let wrapper = facts.installed.as_deref().unwrap_or(Path::new(USUAL));
+    let suffix = wrapped.map(|it| format!("-{it}")).unwrap_or_default();
+    let wrapper = wrapper.with_file_name(format!("containerd-shim-coroner{suffix}-v2"));
     let is_new = version.map_or(file >= 3, |it| it >= TWO && file != 2);
     let plugin = if is_new { format!("'{NEW}'") } else { format!("\"{OLD}\"") };
     let head = format!("[plugins.{plugin}.containerd.runtimes.{name}]");
     if reads_path(version) == Some(false) {
-        return format!("{head}\nruntime_type = \"io.containerd.coroner.v2\"");
+        return format!("{head}\nruntime_type = \"io.containerd.coroner{suffix}.v2\"");
     }
-    format!("{head}\nruntime_type = \"io.containerd.runc.v2\"\nruntime_path = \"{wrapper}\"")
+    let (shim, path) = (wrapped.unwrap_or("runc"), wrapper.display());
+    format!("{head}\nruntime_type = \"io.containerd.{shim}.v2\"\nruntime_path = \"{path}\"")
 }
 
 pub(super) fn reads_path(version: Option<Version>) -> Option<bool> {

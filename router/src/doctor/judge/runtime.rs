@@ -18,7 +18,7 @@ pub(super) fn all(facts: &Facts, configuration: &Configuration) -> Vec<Finding> 
         .collect();
     let default = &configuration.default;
     if wrapped(facts).next().is_none() {
-        findings.push(unused(facts, default));
+        findings.push(unused(facts, configuration));
     } else if !wrapped(facts).any(|(runtime, _)| runtime.name == *default) {
         let message =
             "pods without a RuntimeClass have it, and it is not wrapped: only those that ask for another are";
@@ -38,7 +38,11 @@ fn judge(facts: &Facts, runtime: &Runtime, program: &Program) -> Finding {
     let by_path = runtime.path.is_some();
     if by_path && reads_path == Some(false) {
         let message = "containerd ignores `runtime_path` before 1.7.1: it starts the stock shim";
-        return Finding::wrong(subject, message).change(change::runtime(facts, &runtime.name));
+        return Finding::wrong(subject, message).change(change::runtime(
+            facts,
+            &runtime.name,
+            program.name.as_deref(),
+        ));
     }
     let Some(path) = &program.path else {
         let file = runtime.path.clone().or_else(|| file_of(&runtime.kind));
@@ -52,8 +56,11 @@ fn judge(facts: &Facts, runtime: &Runtime, program: &Program) -> Finding {
         return Finding::wrong(subject, message).change(change::install(program.name.as_deref()));
     };
     if runtime.kind.is_empty() {
-        return Finding::wrong(subject, "it has no `runtime_type`")
-            .change(change::runtime(facts, &runtime.name));
+        return Finding::wrong(subject, "it has no `runtime_type`").change(change::runtime(
+            facts,
+            &runtime.name,
+            program.name.as_deref(),
+        ));
     }
     let Some(inner) = &program.inner else {
         let file = inner_of(program.name.as_deref());
@@ -67,13 +74,15 @@ fn judge(facts: &Facts, runtime: &Runtime, program: &Program) -> Finding {
         let message =
             format!("runc's shim cannot read options below `{}`: leave out {options}", runtime.kind);
         let make = if reads_path == Some(false) { Finding::wrong } else { Finding::warn };
-        return make(subject, message).change(change::runtime(facts, &runtime.name));
+        return make(subject, message).change(change::runtime(facts, &runtime.name, program.name.as_deref()));
     }
     let message = format!("containerd starts {}, and that {}", path.display(), inner.display());
     Finding::ok(subject, message)
 }
 
-fn unused(facts: &Facts, default: &str) -> Finding {
+fn unused(facts: &Facts, configuration: &Configuration) -> Finding {
+    let default = &configuration.default;
+    let stock = configuration.runtimes.iter().find(|it| it.name == *default).and_then(|it| stock(&it.kind));
     let subject = "runtimes";
     let waits = facts.router.as_ref().is_ok_and(|router| !router.sources.is_empty());
     if waits {
@@ -81,13 +90,19 @@ fn unused(facts: &Facts, default: &str) -> Finding {
             subject,
             "the router waits for wrapped shims, and no runtime of containerd uses the wrapper",
         )
-        .change(change::runtime(facts, default))
+        .change(change::runtime(facts, default, stock.as_deref()))
     } else {
         Finding::ok(
             subject,
             "none is wrapped, and the router has no source of type \"shim\": shims stay stock",
         )
     }
+}
+
+/// The name of a stock shim that is not runc's: `kata` of `io.containerd.kata.v2`.
+fn stock(kind: &str) -> Option<String> {
+    let name = kind.strip_prefix("io.containerd.")?.strip_suffix(".v2")?;
+    (name != "runc").then(|| name.to_owned())
 }
 
 /// Without options runc is not told to ask systemd for cgroups, and the kubelet's paths would not fit.

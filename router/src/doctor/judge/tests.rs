@@ -97,7 +97,12 @@ fn a_doctor_says_how_each_version_is_to_start_the_wrapper() {
         "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.a.options]\nSystemdCgroup = true\n";
     let new_in_old = NEW_CRI.replace("version = 3", "version = 2");
     let old_in_new = OLD_CRI.replace("version = 2", "version = 3");
+    let kata =
+        "runtime_type = \"io.containerd.kata.v2\"\nruntime_path = \"/x/containerd-shim-coroner-kata-v2\"\n";
+    let default = OLD_CRI.replace("runtimes.a", "runtimes.runc") + &kata.replace("runtime_path", "none");
     for (version, text, level, message, change) in [
+        ("1.6.20", format!("{OLD_CRI}{kata}"), Level::Wrong, "ignores", "\"io.containerd.coroner-kata.v2\""),
+        ("1.7.24", default, Level::Warn, "uses the wrapper", kata.trim_end()),
         (
             "1.6.20",
             format!("{OLD_CRI}{BY_PATH}"),
@@ -277,6 +282,7 @@ fn a_doctor_takes_nothing_for_missing_that_it_may_not_see() {
     (facts.path_is_seen, facts.programs[0].path) = (false, None);
     check(&facts, Level::Warn, "PATH is not seen", "");
     facts.root = false;
+    facts.router.as_mut().unwrap().sources[0].socket.path = "/other.sock".into();
     facts.containerd.version = Err("permission denied".to_owned());
     assert!(all(&facts).iter().all(|finding| finding.level != Level::Wrong));
 }

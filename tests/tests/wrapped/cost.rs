@@ -39,7 +39,7 @@ impl Cost {
     ) -> Result<()> {
         let pod = stand.cri.run_pod_as(&stand.containerd, name, handler).await?;
         self.pod.add(pod.took);
-        let exits = stand.cri.create(&pod, "exits", 32, "await exit 3").await?;
+        let exits = stand.cri.create(&pod, &format!("{name}-exits"), 32, "await exit 3").await?;
         self.start.add(stand.cri.start(&exits).await?);
         exits.wait_printed("waiting", END).await?;
         let pid = stand.cri.pid(&exits).await?;
@@ -65,7 +65,7 @@ impl Cost {
 
 /// From the kernel's notice that memory ran out to the event at a subscriber.
 async fn oom(cri: &mut Cri, events: &mut Events, pod: &Pod) -> Result<Duration> {
-    let container = cri.run(pod, "runs-out", 32, "await child 64 0 60000").await?;
+    let container = cri.run(pod, &format!("{}-runs-out", pod.name), 32, "await child 64 0 60000").await?;
     container.wait_printed("waiting", END).await?;
     let pid = cri.pid(&container).await?;
     let hierarchy = Hierarchy::find()?;

@@ -130,7 +130,6 @@ fn kill() -> Event {
         cgroup: "/kubepods/burstable/pod5d2f4f0e-6c0b-4a53-9a55-3f0f5f1f3c11/shop".to_owned(),
         limit_bytes: Some(128 << 20),
         usage_bytes: Some(128 << 20),
-        memory_limit: None,
         victim: MessageField::some(Victim {
             pid: 4711,
             comm: "java".to_owned(),

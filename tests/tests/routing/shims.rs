@@ -1,5 +1,7 @@
 //! Wrapped shims and their proxies, played by a client: what the router makes of their events, and when it lets an exit go.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, in its helpers too")]
+
 use std::time::Duration;
 
 use containerd_shim_protos::api::ForwardRequest;

@@ -32,7 +32,7 @@
 //!         let exit = Exit { container_id: "web-1".into(), exec_id: None, pid: Some(7), status: 3, at: SystemTime::now() };
 //!         shim.exit(exit).await
 //!     };
-//!     let (stop, stopped) = tokio::sync::oneshot::channel();
+//!     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
 //!     let (ended, ruled) = tokio::join!(router.until(async { drop(stopped.await) }), async {
 //!         let ruled = work.await;
 //!         drop(stop);

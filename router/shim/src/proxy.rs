@@ -201,7 +201,7 @@ mod tests {
             inner: "/run/a".into(),
             router: "/run/b".into(),
             hold: Duration::from_millis(1_500),
-            namespace: "k8s.io".into(),
+            namespace: "-id".into(),
             id: "--inner".into(),
         };
         assert_eq!(Options::parse(&options.arguments()[1..]), Some(options));

@@ -1,7 +1,9 @@
 //! Mode `proxy`: what `start` prints, and when there is a proxy behind it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
+
+use rustix::fs::{FlockOperation, flock};
 
 use crate::bench::{Bench, STOCK, ended};
 use crate::caller::Caller;
@@ -60,13 +62,31 @@ fn starts_at_once_share_a_proxy() {
     let (bench, _inner) = Bench::proxied();
     let _router = FakeRouter::listen(&bench.at("router.sock"), "proxy", 0);
     let address = format!("unix://{}", bench.front().display());
+    let (task, count) = (bench.task().display().to_string(), bench.at("count"));
+    bench.inner(&format!("touch {task}; echo >> {}; printf unix://{task}", count.display()));
+    let folder = File::open(bench.front().parent().unwrap()).unwrap();
+    flock(&folder, FlockOperation::LockExclusive).unwrap();
     std::thread::scope(|scope| {
-        let starts: Vec<_> = (0..8).map(|_| scope.spawn(|| bench.start())).collect();
+        let starts: Vec<_> = (0..4).map(|_| scope.spawn(|| bench.start())).collect();
+        // All have found no proxy before one may make it.
+        while fs::read(&count).map_or(0, |lines| lines.len()) < 4 {
+            std::thread::yield_now();
+        }
+        flock(&folder, FlockOperation::Unlock).unwrap();
         for start in starts {
             assert_eq!(start.join().unwrap(), address);
         }
     });
     assert_eq!(bench.proxies().len(), 1);
+}
+
+#[test]
+fn a_start_does_not_wait_for_ever_for_another() {
+    let (bench, _inner) = Bench::proxied();
+    let _router = FakeRouter::listen(&bench.at("router.sock"), "proxy", 0);
+    let folder = File::open(bench.front().parent().unwrap()).unwrap();
+    flock(&folder, FlockOperation::LockExclusive).unwrap();
+    check_stock(&bench);
 }
 
 #[test]

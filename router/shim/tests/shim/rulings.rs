@@ -164,17 +164,21 @@ fn signals_are_told_in_their_order() {
     let caller = Caller::dial(&bench.front());
     caller.call("Kill", message(&[(3, 15)], &[(1, b"c1")])).unwrap();
     caller.call("Kill", message(&[(3, 9), (4, 1)], &[(1, b"c1"), (2, b"e")])).unwrap();
+    caller.call("Kill", message(&[(3, 1)], &[(1, b"c2")])).unwrap();
     let kills = || -> Vec<_> {
         let calls = router.heard.requested.lock().unwrap().clone();
         calls.into_iter().flat_map(|call| call.requests).collect()
     };
-    router.heard.until("two signals", |_| kills().len() >= 2);
+    router.heard.until("three signals", |_| kills().len() >= 3);
     let heard: Vec<_> = kills().iter().map(|it| (it.seq, it.signal, it.all, it.exec_id.clone())).collect();
-    assert_eq!(heard, [(1, 15, false, String::new()), (2, 9, true, "e".to_owned())]);
+    assert_eq!(
+        heard,
+        [(1, 15, false, String::new()), (2, 9, true, "e".to_owned()), (3, 1, false, String::new())]
+    );
     let kill = &kills()[0];
     assert_eq!((kill.container_id.as_str(), kill.proxy_id.len()), ("c1", 16));
     assert!(kill.at_ns > SECONDS * 1_000_000_000 && kill.boot_ns > 0);
-    assert_eq!(*inner.calls.lock().unwrap(), ["Kill", "Kill"]);
+    assert_eq!(*inner.calls.lock().unwrap(), ["Kill", "Kill", "Kill"]);
 }
 
 #[test]
@@ -222,4 +226,24 @@ fn a_caller_that_goes_away_leaves_the_ruling_to_the_next() {
     assert_eq!(number(&next.of("State", "c1", ""), 9), Some(RULED_64));
     router.heard.until("Released", |heard| heard.released.lock().unwrap().len() == 1);
     assert_eq!(router.heard.rules.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_router_that_restarted_rules_the_next_end() {
+    let (bench, inner, mut router) = set();
+    let caller = Caller::dial(&bench.front());
+    inner.ended.send_replace(true);
+    router.rule.add_permits(1);
+    caller.of("Wait", "c1", "");
+    router.heard.until("Released", |heard| !heard.released.lock().unwrap().is_empty());
+    router.end();
+    let next = loop {
+        // What ends with a runtime ends in its threads: until then its socket is in use.
+        match std::os::unix::net::UnixStream::connect(bench.at("router.sock")) {
+            Ok(_) => std::thread::yield_now(),
+            Err(_) => break FakeRouter::listen(&bench.at("router.sock"), "proxy", RULED),
+        }
+    };
+    next.rule.add_permits(1);
+    assert_eq!(number(&caller.of("Wait", "c2", ""), 1), Some(RULED_64), "nothing had failed before");
 }

@@ -57,11 +57,11 @@ impl ShimSource {
                         "a hold was over before the ruling: who waited was told the real status"
                     );
                 }
-                let id = named(process).map(|(id, process)| {
-                    let name = self.source.name.clone();
-                    let container = self.container(&request.namespace, &id);
-                    let process = container.known(process);
-                    container.exit_id(&name, &process)
+                // A proxy tells it until it is answered: the container may be deleted by then, and is not to be kept for that.
+                let id = named(process).map(|(id, process)| match self.containers.get(&id) {
+                    Some(container) => container.exit_id(&self.source.name, &container.known(process)),
+                    None => Container::new(&self.node, &request.namespace, &id)
+                        .exit_id(&self.source.name, &process),
                 });
                 drop(answer.send(id));
             }

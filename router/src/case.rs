@@ -81,7 +81,7 @@ pub struct Case {
     pub oom_sent: bool,
     /// A task-exit was ruled before.
     pub exit_sent: bool,
-    /// What sources said, sorted by key.
+    /// What its shim said of it as it was created, sorted by key.
     pub attributes: Vec<(String, String)>,
 }
 
@@ -127,7 +127,16 @@ impl Case {
                     requests.push((signal.at, *request));
                 }
             }
-            Event::GuestLost(_) | Event::Other(_) | Event::Forwarded(_) => {}
+            // A container's creation, with what its shim says of it.
+            Event::Forwarded(_) => {
+                for (key, value) in &signal.attributes {
+                    match self.attributes.binary_search_by(|(known, _)| known.cmp(key)) {
+                        Ok(at) => self.attributes[at].1.clone_from(value),
+                        Err(at) => self.attributes.insert(at, (key.clone(), value.clone())),
+                    }
+                }
+            }
+            Event::GuestLost(_) | Event::Other(_) => {}
         }
         for action in actions {
             match action {

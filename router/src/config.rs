@@ -400,7 +400,16 @@ mod tests {
     fn names_are_unique_and_one_sink_publishes() {
         check(
             &format!("{GOOD}\n[[sink]]\nname = \"containerd\"\ntype = \"containerd\""),
-            &[("sink", "two are named"), ("sink", "published twice")],
+            &[("sink", "two are named"), ("sink", "one of them is this node's")],
+        );
+        check(
+            &format!("{GOOD}\n[[sink]]\nname = \"crio\"\ntype = \"oom-file\"\nqueue = 1"),
+            &[("sink[1].queue", "is not a key of type \"oom-file\""), ("sink", "one of them is this node's")],
+        );
+        let crio = GOOD.replace("type = \"containerd\"", "type = \"oom-file\"");
+        check(
+            &format!("{crio}\n[[route]]\ntopics = [\"x\"]\nsinks = [\"containerd\"]"),
+            &[("route[0].sinks", "is of type \"oom-file\": no route leads there")],
         );
     }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -9,14 +10,14 @@ use tokio::time::Instant;
 
 use crate::arrival::{Ack, unix_ms};
 use crate::audit::{Planned, PlannedState, Record, Resumed, Ruled};
+use crate::case::Case;
 use crate::config::Mode;
 use crate::counts::Count;
 use crate::holds::Holds;
 use crate::journal::{self, Accepting, Journal, Undelivered};
 use crate::ruling::{Action, TaskEvent};
 use crate::signal::{Event, Signal};
-use crate::sink::containerd::{Publish, Task};
-use crate::sink::{Outlets, Planning};
+use crate::sink::{Outlets, Planning, Publish, Task};
 use crate::worker::Verdict;
 
 /// Rulings carried out at once: what has come meanwhile is written together.
@@ -29,6 +30,8 @@ pub struct Lifecycle {
     pub sink: String,
     /// For containers whose containerd namespace is not known.
     pub namespace: String,
+    /// Its file is in a container's bundle, and it tells nothing but TaskOOM.
+    pub is_oom_file: bool,
     /// Its lane.
     pub lane: mpsc::Sender<Task>,
 }
@@ -38,8 +41,20 @@ impl Lifecycle {
         signal.target.containerd_namespace.as_ref().unwrap_or(&self.namespace)
     }
 
-    fn publish(&self, signal: &Signal, event: TaskEvent) -> Publish {
+    /// Why it does not take an event, if so.
+    fn refuses(&self, event: &TaskEvent, bundle: Option<&str>) -> Option<&'static str> {
+        match event {
+            _ if !self.is_oom_file => None,
+            TaskEvent::Oom if bundle.is_some() => None,
+            TaskEvent::Oom => Some("its bundle is not known: no wrapped shim has told its creation"),
+            TaskEvent::Exit { .. } => Some("CRI-O learns of exits from the shim's own answer"),
+            TaskEvent::Forwarded(_) => Some("CRI-O takes in no events"),
+        }
+    }
+
+    fn publish(&self, signal: &Signal, bundle: Option<&str>, event: TaskEvent) -> Publish {
         Publish {
+            bundle: bundle.map(PathBuf::from),
             signal: signal.id.clone(),
             container: signal.target.container_id.to_string(),
             namespace: self.namespace(signal).to_owned(),
@@ -86,7 +101,7 @@ impl Delivery {
                 if matches!(&verdict.record.signal.event, Event::OomKill(kill) if kill.late) {
                     self.late_kills.one();
                 }
-                let (events, beside) = self.plan(&mut verdict.record);
+                let (events, beside) = self.plan(&mut verdict.record, bundle(&verdict.case));
                 self.write_down(&verdict, &events, &mut lines);
                 planned.push((verdict, events, beside));
             }
@@ -128,8 +143,9 @@ impl Delivery {
     /// False: the lane is gone, which ends the router.
     async fn carry_out(&self, verdict: Verdict, events: Vec<TaskEvent>, beside: Vec<Planning>) -> bool {
         let ended = verdict.case.oom_sent && verdict.ended();
-        let Verdict { record, ack, .. } = verdict;
-        let publish = |event| Some(self.lifecycle.as_ref()?.publish(&record.signal, event));
+        let Verdict { record, ack, case } = verdict;
+        let bundle = bundle(&case);
+        let publish = |event| Some(self.lifecycle.as_ref()?.publish(&record.signal, bundle, event));
         let publishes: VecDeque<Publish> = events.into_iter().filter_map(publish).collect();
         let container = record.signal.target.container_id.to_string();
         if self.lifecycle.is_none() && matches!(record.signal.event, Event::Exited(_)) {
@@ -167,6 +183,7 @@ impl Delivery {
             signal: ruled.id.clone().into_owned(),
             container: ruled.container.to_string(),
             namespace: ruled.namespace.clone().into_owned(),
+            bundle: bundle(&ruled.case).map(PathBuf::from),
             event: event.clone(),
             ruled: Instant::now(),
             repeat: false,
@@ -183,10 +200,12 @@ impl Delivery {
     }
 
     /// Says what becomes of each action, and gives the events to publish, and what goes to other sinks.
-    fn plan(&self, ruled: &mut Ruled) -> (Vec<TaskEvent>, Vec<Planning>) {
+    fn plan(&self, ruled: &mut Ruled, bundle: Option<&str>) -> (Vec<TaskEvent>, Vec<Planning>) {
         let (mut events, mut beside) = (Vec::new(), Vec::new());
         let signal = &ruled.signal;
-        if let (Event::Forwarded(event), Some(_)) = (&signal.event, &self.lifecycle) {
+        if let (Event::Forwarded(event), Some(lifecycle)) = (&signal.event, &self.lifecycle)
+            && !lifecycle.is_oom_file
+        {
             events.push(TaskEvent::Forwarded(event.clone()));
         }
         for (at, action) in ruled.actions.iter().enumerate() {
@@ -216,7 +235,11 @@ impl Delivery {
                 (None, Ok(_)) | (Some(_), Ok(_) | Err(_)) => {}
             }
             if let Some((event, lifecycle)) = published {
-                planned(Some(&lifecycle.sink), None);
+                match lifecycle.refuses(&event, bundle) {
+                    None => planned(Some(&lifecycle.sink), None),
+                    Some(because) => planned(None, Some(because)),
+                }
+                // Refused ones too: who waits for an exit is answered behind the kills before it.
                 events.push(event);
             }
             if let Ok(others) = others {
@@ -241,6 +264,11 @@ impl Delivery {
         }
         true
     }
+}
+
+/// Where a container's shim said its bundle is.
+fn bundle(case: &Case) -> Option<&str> {
+    case.attributes.iter().find(|(key, _)| key == "bundle").map(|(_, bundle)| bundle.as_str())
 }
 
 /// A guest's clock may be wrong by this much, and is taken at its word: a retold exit then has the time it had. Further off it would date a

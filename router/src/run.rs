@@ -23,8 +23,7 @@ use crate::intake::{Earlier, Intake, Task, shard};
 use crate::journal::{self, Accepted, Journal, JournalError, Published, Recovered};
 use crate::metrics::{self, MetricsListener};
 use crate::policy::{Host, HostError, Keeper, Lineups, Outside, Policies};
-use crate::sink::containerd::Containerd;
-use crate::sink::{Lanes, Outlets, Records};
+use crate::sink::{self, Lanes, LifecycleBooks, Outlets, Place, Records};
 use crate::source::agent::AgentSource;
 use crate::source::kata::KataSource;
 use crate::source::shim::{Handle, ShimSource};
@@ -37,6 +36,8 @@ const STAGE: usize = 256;
 const MAX_WORKERS: usize = 4;
 /// What was taken may take this long to leave once the router shall stop.
 const DRAIN: Duration = Duration::from_secs(5);
+/// CRI-O's own for its shims.
+const CRIO_NAMESPACE: &str = "default";
 /// What the rest may take once lanes were told to give up.
 const LAST: Duration = Duration::from_secs(1);
 
@@ -348,29 +349,36 @@ impl Router {
     }
 
     /// Lanes and their sinks.
-    fn sinks(&mut self, config: &Config, published: Vec<Published>) -> (Option<Lifecycle>, Outlets) {
+    fn sinks(&mut self, config: &Config, mut published: Vec<Published>) -> (Option<Lifecycle>, Outlets) {
         let Lanes { lanes, records, outlets } = Lanes::new(config, &self.counts, &self.give_up.subscribe());
         for lane in lanes {
             self.add(format!("sink {}", lane.name()), lane.run());
         }
-        let publisher = config.sinks.iter().find(|it| matches!(it.kind, SinkKind::Containerd));
         self.records = records.clone();
-        let lifecycle = publisher.zip(config.containerd.as_ref()).map(|(sink, at)| {
+        let mut lifecycle = None;
+        for sink in &config.sinks {
+            let (place, namespace) = match (&sink.kind, &config.containerd) {
+                (SinkKind::Containerd, Some(at)) => {
+                    let (address, grpc_address) = (at.ttrpc_address.clone(), at.address.clone());
+                    let published = std::mem::take(&mut published);
+                    (Place::Containerd { address, grpc_address, published }, at.namespace.clone())
+                }
+                (SinkKind::OomFile, _) => (Place::OomFile, CRIO_NAMESPACE.to_owned()),
+                _ => continue,
+            };
+            let is_oom_file = matches!(place, Place::OomFile);
             // The lane itself holds what waits.
             let (lane, actions) = mpsc::channel(STAGE);
-            let publisher = Containerd {
-                name: sink.name.clone(),
-                address: at.ttrpc_address.clone(),
-                grpc_address: at.address.clone(),
-                published,
-                holds: self.holds.clone(),
+            let books = LifecycleBooks {
+                sink: sink.name.clone(),
                 records: records.clone(),
                 counts: self.counts.sink(&sink.name),
-                give_up: self.give_up.subscribe(),
             };
+            let (holds, give_up) = (self.holds.clone(), self.give_up.subscribe());
+            let publisher = sink::Lifecycle { place, books, holds, give_up };
             self.add_counting(format!("sink {}", sink.name), publisher.run(actions));
-            Lifecycle { sink: sink.name.clone(), namespace: at.namespace.clone(), lane }
-        });
+            lifecycle = Some(Lifecycle { sink: sink.name.clone(), namespace, is_oom_file, lane });
+        }
         (lifecycle, outlets)
     }
 

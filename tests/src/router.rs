@@ -137,6 +137,11 @@ impl Router {
         self.scratch.path(name)
     }
 
+    /// Its folder, cgroup and name, for what goes with it.
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
     /// Where policies are dropped.
     pub fn policies(&self) -> PathBuf {
         self.scratch.path("policies")

@@ -132,13 +132,20 @@ fn the_example_with_sinks_is_good() {
 }
 
 #[test]
+fn the_example_for_crio_is_good() {
+    let text = fs::read_to_string(root().join("examples/crio.toml")).unwrap();
+    let config = coroner::config::Config::parse(&text).unwrap();
+    assert_eq!((config.containerd.is_none(), config.sinks[0].kind.is_lifecycle()), (true, true));
+}
+
+#[test]
 fn the_page_on_sinks_shows_good_sinks() {
     let page = fs::read_to_string(root().join("docs/sinks.md")).unwrap();
     let block = |it: &str| it.split("```").next().unwrap().to_owned();
     let shown: Vec<String> = page.split("```toml\n").skip(1).map(block).collect();
     let text = format!("[guests]\n{}", shown.concat());
     let config = coroner::config::Config::parse(&text).unwrap();
-    assert_eq!((shown.len(), config.sinks.len()), (3, 3));
+    assert_eq!((shown.len(), config.sinks.len()), (4, 4));
 }
 
 #[test]

@@ -250,11 +250,14 @@ impl Check {
         }
         self.unique("source", config.sources.iter().chain(&config.guests).map(|it| &it.name));
         self.unique("sink", config.sinks.iter().map(|it| &it.name));
-        let publishers = config.sinks.iter().filter(|it| matches!(it.kind, SinkKind::Containerd)).count();
-        if publishers > 1 {
-            self.mistake("sink", "more than one of type \"containerd\": each event would be published twice");
+        if config.sinks.iter().filter(|it| it.kind.is_lifecycle()).count() > 1 {
+            self.mistake(
+                "sink",
+                "more than one of type \"containerd\" or \"oom-file\": one of them is this node's",
+            );
         }
-        if publishers == 1 && config.containerd.is_none() {
+        let publishes = config.sinks.iter().any(|it| matches!(it.kind, SinkKind::Containerd));
+        if publishes && config.containerd.is_none() {
             self.required(
                 "containerd.address",
                 "a sink of type \"containerd\" needs to know where containerd is",

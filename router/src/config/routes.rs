@@ -88,10 +88,10 @@ impl Check {
                 let key = format!("route[{at}].sinks");
                 match sinks.iter().find(|sink| sink.name == *name) {
                     None => self.mistake(&key, &format!("no sink is named `{name}`")),
-                    Some(sink) if matches!(sink.kind, SinkKind::Containerd) => {
-                        let message = format!(
-                            "`{name}` is of type \"containerd\": no route leads there, the mode does"
-                        );
+                    Some(sink) if sink.kind.is_lifecycle() => {
+                        let kind = sink.kind.name();
+                        let message =
+                            format!("`{name}` is of type \"{kind}\": no route leads there, the mode does");
                         self.mistake(&key, &message);
                     }
                     Some(_) => {}
@@ -106,7 +106,7 @@ impl Check {
                 continue;
             }
             match sink.kind {
-                SinkKind::Containerd => {}
+                SinkKind::Containerd | SinkKind::OomFile => {}
                 SinkKind::Jsonl(_) => routes.push(Route::of_audit(&sink.name)),
                 SinkKind::Webhook(_) | SinkKind::Unix(_) => {
                     let message = format!("no [[route]] names `{}`: nothing would go there", sink.name);

@@ -34,7 +34,7 @@ impl Check {
     pub(super) fn sink(&mut self, at: usize, mut raw: raw::Sink) -> Option<Sink> {
         let key = |name: &str| format!("sink[{at}].{name}");
         let name = self.name(&key("name"), raw.name.take());
-        let kinds = ["containerd", "jsonl", "webhook", "unix"].map(|kind| (kind, kind));
+        let kinds = ["containerd", "oom-file", "jsonl", "webhook", "unix"].map(|kind| (kind, kind));
         let kind = self.choice(&key("type"), raw.r#type.take(), &kinds);
         self.foreign(at, kind, &mut raw);
         let before = self.count();
@@ -49,6 +49,7 @@ impl Check {
                     return None;
                 }
             },
+            "oom-file" => SinkKind::OomFile,
             _ => SinkKind::Containerd,
         };
         (self.count() == before).then_some(Sink { name: name?, kind, queue })
@@ -62,7 +63,7 @@ impl Check {
             let shared = SHARED.contains(&key.as_str());
             match (own, kind) {
                 (None, _) if !shared => wrong.push((key.clone(), None)),
-                (None, Some("containerd")) => wrong.push((key.clone(), Some("containerd"))),
+                (None, Some(kind @ ("containerd" | "oom-file"))) => wrong.push((key.clone(), Some(kind))),
                 (Some(kinds), Some(kind)) if !kinds.contains(&kind) => wrong.push((key.clone(), Some(kind))),
                 (Some(_) | None, _) => {}
             }

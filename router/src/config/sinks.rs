@@ -12,7 +12,7 @@ pub struct Sink {
     pub name: String,
     /// What it is.
     pub kind: SinkKind,
-    /// What waits for it; nothing of it is heeded by the one of containerd.
+    /// What waits for it; nothing of it is heeded where the modes lead.
     pub queue: Queue,
 }
 
@@ -21,6 +21,8 @@ pub struct Sink {
 pub enum SinkKind {
     /// containerd's event exchange.
     Containerd,
+    /// A file in the container's bundle, for CRI-O.
+    OomFile,
     /// One document a line, in a file.
     Jsonl(Jsonl),
     /// CloudEvents over HTTP.
@@ -34,10 +36,16 @@ impl SinkKind {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Containerd => "containerd",
+            Self::OomFile => "oom-file",
             Self::Jsonl(_) => "jsonl",
             Self::Webhook(_) => "webhook",
             Self::Unix(_) => "unix",
         }
+    }
+
+    /// Whether the modes lead there, and no route: it is where CRI learns of a container's end.
+    pub fn is_lifecycle(&self) -> bool {
+        matches!(self, Self::Containerd | Self::OomFile)
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) fn of(config: &Config) -> Result<Vec<Files>, String> {
         .iter()
         .filter_map(|sink| match &sink.kind {
             SinkKind::Jsonl(settings) => settings.path.as_ref(),
-            SinkKind::Containerd | SinkKind::Webhook(_) | SinkKind::Unix(_) => None,
+            SinkKind::Containerd | SinkKind::OomFile | SinkKind::Webhook(_) | SinkKind::Unix(_) => None,
         })
         .collect();
     if paths.is_empty() {

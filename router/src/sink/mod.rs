@@ -1,13 +1,16 @@
 //! Places documents go, one file each behind one small trait; `unix` is the smallest and the one to read first.
 
 mod books;
-pub mod containerd;
+mod containerd;
 mod dead_letter;
 mod document;
 mod jsonl;
 mod lane;
 mod lanes;
+mod lifecycle;
+mod oom_file;
 mod outlets;
+mod publish;
 mod unix;
 mod waiting;
 mod webhook;
@@ -20,7 +23,9 @@ use async_trait::async_trait;
 pub use document::Document;
 pub use lane::Lane;
 pub use lanes::Lanes;
+pub use lifecycle::{Lifecycle, LifecycleBooks, Place};
 pub use outlets::{Outlets, Planning, Records};
+pub use publish::{Publish, Task};
 
 use crate::config::SinkKind;
 
@@ -62,10 +67,10 @@ impl SinkError {
     }
 }
 
-/// A sink with a lane of this kind; `None`: containerd's, whose lane is its own.
+/// A sink with a lane of this kind; `None`: one of lifecycle events, whose lane is another.
 pub fn open(kind: &SinkKind, node: &str) -> Option<Box<dyn Sink>> {
     match kind {
-        SinkKind::Containerd => None,
+        SinkKind::Containerd | SinkKind::OomFile => None,
         SinkKind::Jsonl(settings) => Some(Box::new(jsonl::Jsonl::new(settings.clone()))),
         SinkKind::Webhook(settings) => Some(Box::new(webhook::Webhook::new((**settings).clone(), node))),
         SinkKind::Unix(path) => Some(Box::new(unix::Unix::new(path.clone()))),

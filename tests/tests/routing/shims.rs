@@ -252,3 +252,45 @@ async fn invariant_5_a_shim_that_tells_an_exit_again_after_a_restart_has_it_publ
         assert!(last == Some(exit(1)) || last == Some(other("/tasks/delete")), "{last:?}");
     }
 }
+
+#[tokio::test]
+async fn on_a_node_of_crio_the_oom_file_is_there_before_who_waits_is_answered() {
+    let places = Places::new();
+    let mut config = config(&places, "proxy");
+    let node = Config::parse(
+        "[[guest]]\nname = \"g\"\ntype = \"agent\"\nmode = \"beside\"\naddress = \"vsock://3:1\"\n\
+         [[sink]]\nname = \"crio\"\ntype = \"oom-file\"",
+    );
+    let crio = node.unwrap().sinks.remove(0);
+    config.sinks.retain(|sink| !sink.kind.is_lifecycle());
+    config.sinks.push(crio);
+    config.containerd = None;
+    let file = places.path("bundle").join("oom");
+    let router = Running::start(places.clone(), &config);
+    let shim = Shim::connect(&places).await;
+    shim.begin(&places, "c1").await;
+    assert_eq!(shim.rule("c1", Vec::new()).await.unwrap(), 3);
+    assert!(!file.exists(), "nothing was killed");
+    shim.begin(&places, "c2").await;
+    router.end().await;
+    // The bundle is known from the journal.
+    let router = Running::start(places.clone(), &config);
+    let shim = Shim::connect(&places).await;
+    shim.oom("c2").await;
+    assert_eq!(shim.rule("c2", Vec::new()).await.unwrap(), 3);
+    assert!(file.exists());
+    shim.oom("c3").await;
+    shim.rule("c3", Vec::new()).await.unwrap();
+    let records = router.stop().await;
+    let ruled = ruled(&records);
+    let planned = |container: &str, at: usize| {
+        let of = |it: &&&Value| it["signal"]["target"]["container-id"] == container;
+        ruled.iter().filter(of).nth(at).unwrap()["delivery"][0].clone()
+    };
+    assert_eq!(planned("c2", 0)["sink"], "crio");
+    assert_eq!(planned("c2", 1)["because"], "CRI-O learns of exits from the shim's own answer");
+    let because = planned("c3", 0)["because"].clone();
+    assert_eq!(because, "its bundle is not known: no wrapped shim has told its creation");
+    let delivered: Vec<&Value> = records.iter().filter(|it| it["record"] == "delivered").collect();
+    assert!(delivered.iter().all(|it| it["topic"] != "/tasks/exit"), "{delivered:#?}");
+}

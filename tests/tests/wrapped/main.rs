@@ -5,6 +5,7 @@
 mod absence;
 mod causal;
 mod cost;
+mod crio;
 mod instant;
 mod parallel;
 mod proxied;

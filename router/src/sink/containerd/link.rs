@@ -21,7 +21,7 @@ struct State {
 }
 
 /// Keeps the connection.
-pub(super) struct Links {
+pub(in super::super) struct Links {
     address: PathBuf,
     state: watch::Sender<State>,
     doubts: watch::Sender<u64>,
@@ -29,22 +29,22 @@ pub(super) struct Links {
 
 /// What a sender sees of it.
 #[derive(Clone)]
-pub(super) struct Link {
+pub(in super::super) struct Link {
     state: watch::Receiver<State>,
     doubts: watch::Sender<u64>,
 }
 
 impl Links {
-    pub(super) fn new(address: PathBuf) -> Self {
+    pub(in super::super) fn new(address: PathBuf) -> Self {
         Self { address, state: watch::Sender::default(), doubts: watch::Sender::new(0) }
     }
 
-    pub(super) fn link(&self) -> Link {
+    pub(in super::super) fn link(&self) -> Link {
         Link { state: self.state.subscribe(), doubts: self.doubts.clone() }
     }
 
     /// Dials, and dials again whenever the connection ends or is doubted. For ever.
-    pub(super) async fn keep(self) {
+    pub(in super::super) async fn keep(self) {
         let (mut silent, mut gap) = (false, GAP);
         let mut doubts = self.doubts.subscribe();
         for generation in 1.. {
@@ -90,7 +90,7 @@ async fn dial(address: &PathBuf) -> std::io::Result<(EventsClient, oneshot::Rece
 
 impl Link {
     /// The connection, as soon as there is one, and which it is.
-    pub(super) async fn up(&mut self) -> (u64, EventsClient) {
+    pub(in super::super) async fn up(&mut self) -> (u64, EventsClient) {
         loop {
             let now = self.state.borrow_and_update().clone();
             if let Some(client) = now.client {
@@ -102,7 +102,7 @@ impl Link {
     }
 
     /// Says that a connection is no good, and waits until there is none or another.
-    pub(super) async fn doubt(&mut self, generation: u64, error: &ttrpc::Error) {
+    pub(in super::super) async fn doubt(&mut self, generation: u64, error: &ttrpc::Error) {
         tracing::debug!(%error, "an event was not taken");
         self.doubts.send_if_modified(|doubted| {
             let newer = generation > *doubted;
@@ -114,13 +114,13 @@ impl Link {
     }
 
     /// Whether this connection is up.
-    pub(super) fn is(&self, generation: u64) -> bool {
+    pub(in super::super) fn is(&self, generation: u64) -> bool {
         let now = self.state.borrow();
         now.generation == generation && now.client.is_some()
     }
 
     /// Waits for a connection later than this one.
-    pub(super) async fn later_than(&mut self, generation: u64) -> u64 {
+    pub(in super::super) async fn later_than(&mut self, generation: u64) -> u64 {
         let later = |state: &State| state.generation > generation && state.client.is_some();
         let found = self.state.wait_for(later).await.map(|state| state.generation);
         match found {

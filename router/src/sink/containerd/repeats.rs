@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-use super::Publish;
+use super::super::publish::Publish;
 use super::link::Link;
 use crate::identity;
 use crate::journal::Published;
@@ -34,14 +34,14 @@ struct Oom {
 
 /// containerd hears, over a connection that is new.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Hears {
-    pub(super) generation: u64,
+pub(in super::super) struct Hears {
+    pub(in super::super) generation: u64,
     /// CRI answered when it was first looked for: it had been there.
-    pub(super) at_once: bool,
+    pub(in super::super) at_once: bool,
 }
 
 /// What was published.
-pub(super) struct Repeats {
+pub(in super::super) struct Repeats {
     grpc: Option<PathBuf>,
     ooms: HashMap<String, Oom>,
     /// The connection that all of them went over, or over an earlier one.
@@ -53,7 +53,7 @@ pub(super) struct Repeats {
 
 impl Repeats {
     /// An earlier run of the router published these: containerd may have come back since.
-    pub(super) fn new(grpc: Option<PathBuf>, published: Vec<Published>) -> Self {
+    pub(in super::super) fn new(grpc: Option<PathBuf>, published: Vec<Published>) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let oom = |it: Published| {
             let ago = it.ended_ms.map(|at| now.saturating_sub(Duration::from_millis(at)));
@@ -69,7 +69,7 @@ impl Repeats {
     }
 
     /// An event has gone out.
-    pub(super) fn published(&mut self, publish: &Publish) {
+    pub(in super::super) fn published(&mut self, publish: &Publish) {
         match &publish.event {
             TaskEvent::Oom => {
                 if self.ooms.len() >= MOST && self.pruned.is_none_or(|at| at.elapsed() >= PRUNE_GAP) {
@@ -87,7 +87,7 @@ impl Repeats {
     }
 
     /// A container has ended.
-    pub(super) fn ended(&mut self, container: &str) {
+    pub(in super::super) fn ended(&mut self, container: &str) {
         if let Some(oom) = self.ooms.get_mut(container) {
             oom.ended.get_or_insert_with(Instant::now);
         }
@@ -100,7 +100,7 @@ impl Repeats {
     }
 
     /// Resolves when containerd has come back and hears again.
-    pub(super) fn due(&self, mut link: Link) -> impl Future<Output = Hears> + use<> {
+    pub(in super::super) fn due(&self, mut link: Link) -> impl Future<Output = Hears> + use<> {
         let (generation, grpc) = (self.generation, self.grpc.clone());
         async move {
             let mut generation = generation;
@@ -127,7 +127,7 @@ impl Repeats {
     }
 
     /// What is to be sent again, over the connection that `due` told of.
-    pub(super) fn take(&mut self, Hears { generation, at_once }: Hears) -> Vec<Publish> {
+    pub(in super::super) fn take(&mut self, Hears { generation, at_once }: Hears) -> Vec<Publish> {
         self.generation = generation;
         self.prune();
         // At the start of a router beside a containerd that was there all the time, what it has published itself was heard.
@@ -136,6 +136,7 @@ impl Repeats {
             signal: oom.signal.clone(),
             container: container.clone(),
             namespace: oom.namespace.clone(),
+            bundle: None,
             event: TaskEvent::Oom,
             ruled: Instant::now(),
             repeat: true,
@@ -155,6 +156,7 @@ mod tests {
             signal: format!("n::s:{container}:1"),
             container: container.to_owned(),
             namespace: "k8s.io".to_owned(),
+            bundle: None,
             event: TaskEvent::Oom,
             ruled: Instant::now(),
             repeat: false,

@@ -8,7 +8,7 @@ use coroner_proto::shim;
 use tokio::time::Instant;
 
 use super::bundle::Bundle;
-use super::event::Process;
+use super::event::{CREATION, Process};
 use crate::arrival::unix_ms;
 use crate::signal::{
     ContainerId, Event, Evidence, Exited, Forwarded, KillRequest, Level, Moment, OomKill, Signal, Target,
@@ -242,8 +242,12 @@ impl Container {
         let topic = event.topic.trim_matches('/').replace(['/', ':'], "-");
         let sum = crc32fast::hash(&event.value);
         let name = format!("{topic}-{}-{sum:08x}", event.published_ns.unwrap_or(0));
+        let is_creation = event.topic == CREATION;
         let mut signal = self.signal(source, name, moment(None), Event::Forwarded(Box::new(event)));
-        signal.attributes.clear();
+        if !is_creation {
+            // The case has them from there.
+            signal.attributes.clear();
+        }
         signal
     }
 }

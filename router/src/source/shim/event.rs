@@ -9,6 +9,9 @@ use containerd_shim_protos::shim::event::Envelope;
 
 use crate::signal::{ContainerId, Forwarded, SignalError};
 
+/// Of a container's creation.
+pub(super) const CREATION: &str = "/tasks/create";
+
 /// Why an envelope is not taken.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EventError {
@@ -68,7 +71,7 @@ impl Told {
 
 fn read(event: &Forwarded) -> Result<(String, What), EventError> {
     Ok(match event.topic.as_str() {
-        "/tasks/create" => {
+        CREATION => {
             let it: TaskCreate = parse(event)?;
             (it.container_id, What::Created { bundle: it.bundle, pid: it.pid })
         }

@@ -23,12 +23,14 @@ pub struct Arrival {
     pub usage_bytes: Option<u64>,
     /// Its limit in bytes, where the source knows it.
     pub memory_limit: Option<u64>,
+    /// What the case had of its container in the recording this is of; else empty.
+    pub attributes: Vec<(String, String)>,
     /// How the source hears that it is dealt with.
     pub ack: Ack,
 }
 
 /// What is the same for every signal of a source's stream.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Origin {
     /// The source's name.
     pub source: String,
@@ -38,6 +40,8 @@ pub struct Origin {
     pub known: Vec<Known>,
     /// Who speaks, where it is not trusted.
     pub guest: Option<Arc<Guest>>,
+    /// A shim's word: of its containers' ends nobody else's counts.
+    pub shim: bool,
 }
 
 /// A guest, which may speak for its own containers alone. Its claims end with the last of it.

@@ -36,6 +36,11 @@ pub enum Known {
 }
 
 impl Known {
+    /// Whether it says what a ruling can change.
+    fn is_writable(self) -> bool {
+        matches!(self, Self::OomWritable | Self::ExitWritable | Self::StatusWritable)
+    }
+
     /// As the contracts name it.
     pub fn name(self) -> &'static str {
         match self {
@@ -98,9 +103,11 @@ impl Case {
         self.known.contains(&what)
     }
 
-    /// Sets what can be known; an empty list of requests then means "none were made".
+    /// Says what can be known, beside what others who speak of the container can know, and what a ruling can change now; an empty list of requests then
+    /// means "none were made".
     pub fn know(&mut self, known: &[Known]) {
-        self.known = known.to_vec();
+        self.known.retain(|it| !it.is_writable());
+        self.known.extend_from_slice(known);
         self.known.sort_unstable();
         self.known.dedup();
         self.kills = self.knows(Known::KillCount).then(|| self.kills.unwrap_or(0));
@@ -128,14 +135,7 @@ impl Case {
                 }
             }
             // A container's creation, with what its shim says of it.
-            Event::Forwarded(_) => {
-                for (key, value) in &signal.attributes {
-                    match self.attributes.binary_search_by(|(known, _)| known.cmp(key)) {
-                        Ok(at) => self.attributes[at].1.clone_from(value),
-                        Err(at) => self.attributes.insert(at, (key.clone(), value.clone())),
-                    }
-                }
-            }
+            Event::Forwarded(_) => self.describe(&signal.attributes),
             Event::GuestLost(_) | Event::Other(_) => {}
         }
         for action in actions {
@@ -143,6 +143,16 @@ impl Case {
                 Action::TaskOom => self.oom_sent = true,
                 Action::TaskExit(_) => self.exit_sent |= signal.target.exec_id.is_none(),
                 Action::Report(_) => {}
+            }
+        }
+    }
+
+    /// Adds what is said of the container.
+    pub fn describe(&mut self, attributes: &[(String, String)]) {
+        for (key, value) in attributes {
+            match self.attributes.binary_search_by(|(known, _)| known.cmp(key)) {
+                Ok(at) => self.attributes[at].1.clone_from(value),
+                Err(at) => self.attributes.insert(at, (key.clone(), value.clone())),
             }
         }
     }

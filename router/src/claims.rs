@@ -20,6 +20,11 @@ const NODE: &str = "";
 pub struct Registered(Arc<ArcSwap<HashMap<ContainerId, Weak<Guest>>>>);
 
 impl Registered {
+    /// Whose it is.
+    pub fn guest(&self, id: &ContainerId) -> Option<Arc<Guest>> {
+        self.0.load().get(id).and_then(Weak::upgrade)
+    }
+
     /// Adds a guest's containers, and forgets those of guests that are gone.
     pub fn add(&self, guest: &Arc<Guest>) {
         let mut all = HashMap::clone(&self.0.load());
@@ -48,7 +53,29 @@ pub enum Foreign {
 #[derive(Debug)]
 enum Owner {
     Node,
+    /// A shim of the node, which knows the sandbox.
+    Shim(Option<String>),
     Guest(Weak<Guest>),
+}
+
+/// Who speaks of a container.
+#[derive(Clone, Copy, Debug)]
+pub enum Speaker<'a> {
+    /// A source of the node.
+    Node,
+    /// A shim, of a container in this sandbox.
+    Shim(Option<&'a str>),
+    /// A guest.
+    Guest(&'a Arc<Guest>),
+}
+
+/// How a word about a container is to be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nobody knows better.
+    Own,
+    /// Its end is for its shim to tell.
+    BesideShim,
 }
 
 /// The claims of all sources.
@@ -65,35 +92,51 @@ impl Claims {
         Self { registered, owners: HashMap::new(), shares: Shares::new(CLAIMS) }
     }
 
-    /// Whether this speaker, a guest or the node itself, speaks for this container; the first to do so has it.
-    pub fn check(&mut self, id: &ContainerId, speaker: Option<&Arc<Guest>>) -> Result<(), Foreign> {
-        let Some(guest) = speaker else {
-            self.own(id, NODE, Owner::Node);
-            return Ok(());
+    /// Whether this speaker speaks for this container, and how it counts; the first to do so has it. A shim's containers are the guest's too whose name is
+    /// their sandbox's, or that was registered with them.
+    pub fn check(&mut self, id: &ContainerId, speaker: Speaker<'_>) -> Result<Standing, Foreign> {
+        let beside = match self.owners.get(id) {
+            Some(Owner::Shim(_)) => Standing::BesideShim,
+            Some(Owner::Node | Owner::Guest(_)) | None => Standing::Own,
+        };
+        let guest = match speaker {
+            Speaker::Shim(sandbox) => {
+                self.own(id, NODE, Owner::Shim(sandbox.map(str::to_owned)));
+                return Ok(Standing::Own);
+            }
+            Speaker::Node => {
+                if beside == Standing::Own {
+                    self.own(id, NODE, Owner::Node);
+                }
+                return Ok(beside);
+            }
+            Speaker::Guest(guest) => guest,
         };
         if let Some(own) = &guest.containers {
             if !own.contains(id) {
                 return Err(Foreign::NotRegistered);
             }
-            self.own(id, &guest.name, Owner::Guest(Arc::downgrade(guest)));
-            return Ok(());
+            if beside == Standing::Own {
+                self.own(id, &guest.name, Owner::Guest(Arc::downgrade(guest)));
+            }
+            return Ok(beside);
         }
-        let registered = self.registered.0.load().get(id).and_then(Weak::upgrade);
-        if let Some(owner) = registered {
+        if let Some(owner) = self.registered.guest(id) {
             return Err(Foreign::Another(owner.name.clone()));
         }
         match self.owners.get(id) {
-            Some(Owner::Node) => return Err(Foreign::Node),
+            Some(Owner::Shim(Some(sandbox))) if *sandbox == guest.name => return Ok(beside),
+            Some(Owner::Node | Owner::Shim(_)) => return Err(Foreign::Node),
             Some(Owner::Guest(owner)) => {
                 if let Some(owner) = owner.upgrade() {
                     let same = Arc::ptr_eq(&owner, guest);
-                    return if same { Ok(()) } else { Err(Foreign::Another(owner.name.clone())) };
+                    return if same { Ok(beside) } else { Err(Foreign::Another(owner.name.clone())) };
                 }
             }
             None => {}
         }
         self.own(id, &guest.name, Owner::Guest(Arc::downgrade(guest)));
-        Ok(())
+        Ok(Standing::Own)
     }
 
     fn own(&mut self, id: &ContainerId, name: &str, owner: Owner) {
@@ -121,11 +164,11 @@ mod tests {
     fn the_first_to_speak_of_a_container_has_it_until_it_is_gone() {
         let mut claims = Claims::new(Registered::default());
         let (one, two) = (guest("one", None), guest("two", None));
-        assert_eq!(claims.check(&id("c1"), Some(&one)), Ok(()));
-        assert_eq!(claims.check(&id("c1"), Some(&one)), Ok(()));
-        assert_eq!(claims.check(&id("c1"), Some(&two)), Err(Foreign::Another("one".to_owned())));
+        assert_eq!(claims.check(&id("c1"), Speaker::Guest(&one)), Ok(Standing::Own));
+        assert_eq!(claims.check(&id("c1"), Speaker::Guest(&one)), Ok(Standing::Own));
+        assert_eq!(claims.check(&id("c1"), Speaker::Guest(&two)), Err(Foreign::Another("one".to_owned())));
         drop(one);
-        assert_eq!(claims.check(&id("c1"), Some(&two)), Ok(()));
+        assert_eq!(claims.check(&id("c1"), Speaker::Guest(&two)), Ok(Standing::Own));
     }
 
     #[test]
@@ -133,34 +176,60 @@ mod tests {
         let registered = Registered::default();
         let mut claims = Claims::new(registered.clone());
         let (bad, good) = (guest("bad", None), guest("good", Some(&["c1"])));
-        assert_eq!(claims.check(&id("c1"), Some(&bad)), Ok(()), "nobody knows better yet");
+        assert_eq!(
+            claims.check(&id("c1"), Speaker::Guest(&bad)),
+            Ok(Standing::Own),
+            "nobody knows better yet"
+        );
         registered.add(&good);
-        assert_eq!(claims.check(&id("c1"), Some(&bad)), Err(Foreign::Another("good".to_owned())));
-        assert_eq!(claims.check(&id("c1"), Some(&good)), Ok(()));
-        assert_eq!(claims.check(&id("c2"), Some(&good)), Err(Foreign::NotRegistered));
-        assert_eq!(claims.check(&id("c2"), Some(&bad)), Ok(()));
+        assert_eq!(claims.check(&id("c1"), Speaker::Guest(&bad)), Err(Foreign::Another("good".to_owned())));
+        assert_eq!(claims.check(&id("c1"), Speaker::Guest(&good)), Ok(Standing::Own));
+        assert_eq!(claims.check(&id("c2"), Speaker::Guest(&good)), Err(Foreign::NotRegistered));
+        assert_eq!(claims.check(&id("c2"), Speaker::Guest(&bad)), Ok(Standing::Own));
     }
 
     #[test]
     fn the_node_speaks_for_all_and_its_containers_are_no_guests() {
         let mut claims = Claims::new(Registered::default());
         let bad = guest("bad", None);
-        assert_eq!(claims.check(&id("c1"), Some(&bad)), Ok(()));
-        assert_eq!(claims.check(&id("c1"), None), Ok(()));
-        assert_eq!(claims.check(&id("c1"), Some(&bad)), Err(Foreign::Node));
+        assert_eq!(claims.check(&id("c1"), Speaker::Guest(&bad)), Ok(Standing::Own));
+        assert_eq!(claims.check(&id("c1"), Speaker::Node), Ok(Standing::Own));
+        assert_eq!(claims.check(&id("c1"), Speaker::Guest(&bad)), Err(Foreign::Node));
+    }
+
+    #[test]
+    fn a_shims_containers_are_the_guests_too_that_is_named_like_their_sandbox() {
+        let registered = Registered::default();
+        let mut claims = Claims::new(registered.clone());
+        let (own, other, named) = (guest("s1", None), guest("s2", None), guest("vm", Some(&["c2"])));
+        registered.add(&named);
+        for container in ["c1", "c2"] {
+            assert_eq!(claims.check(&id(container), Speaker::Shim(Some("s1"))), Ok(Standing::Own));
+        }
+        assert_eq!(claims.check(&id("c1"), Speaker::Guest(&own)), Ok(Standing::BesideShim));
+        assert_eq!(claims.check(&id("c1"), Speaker::Guest(&other)), Err(Foreign::Node));
+        assert_eq!(claims.check(&id("c2"), Speaker::Guest(&named)), Ok(Standing::BesideShim));
+        assert_eq!(claims.check(&id("c2"), Speaker::Guest(&own)), Err(Foreign::Another("vm".to_owned())));
+        assert_eq!(claims.check(&id("c1"), Speaker::Node), Ok(Standing::BesideShim));
+        assert_eq!(claims.check(&id("c3"), Speaker::Shim(None)), Ok(Standing::Own));
+        assert_eq!(claims.check(&id("c3"), Speaker::Guest(&own)), Err(Foreign::Node));
+        // It spoke before the shim did: then it does so no more.
+        assert_eq!(claims.check(&id("c4"), Speaker::Guest(&other)), Ok(Standing::Own));
+        assert_eq!(claims.check(&id("c4"), Speaker::Shim(Some("s1"))), Ok(Standing::Own));
+        assert_eq!(claims.check(&id("c4"), Speaker::Guest(&other)), Err(Foreign::Node));
     }
 
     #[test]
     fn claims_are_bounded_and_names_made_up_push_out_nobody_elses() {
         let mut claims = Claims::new(Registered::default());
         let (good, bad) = (guest("good", None), guest("bad", None));
-        claims.check(&id("mine"), Some(&good)).unwrap();
-        claims.check(&id("the-nodes"), None).unwrap();
+        claims.check(&id("mine"), Speaker::Guest(&good)).unwrap();
+        claims.check(&id("the-nodes"), Speaker::Node).unwrap();
         for at in 0..CLAIMS + 100 {
-            claims.check(&id(&format!("c{at}")), Some(&bad)).unwrap();
+            claims.check(&id(&format!("c{at}")), Speaker::Guest(&bad)).unwrap();
         }
         assert_eq!((claims.owners.len(), claims.shares.len()), (CLAIMS, CLAIMS));
-        assert_eq!(claims.check(&id("mine"), Some(&bad)), Err(Foreign::Another("good".to_owned())));
-        assert_eq!(claims.check(&id("the-nodes"), Some(&bad)), Err(Foreign::Node));
+        assert_eq!(claims.check(&id("mine"), Speaker::Guest(&bad)), Err(Foreign::Another("good".to_owned())));
+        assert_eq!(claims.check(&id("the-nodes"), Speaker::Guest(&bad)), Err(Foreign::Node));
     }
 }

@@ -101,7 +101,8 @@ impl Delivery {
                 if matches!(&verdict.record.signal.event, Event::OomKill(kill) if kill.late) {
                     self.late_kills.one();
                 }
-                let (events, beside) = self.plan(&mut verdict.record, bundle(&verdict.case));
+                let bundle = bundle(&verdict.case, Some(&verdict.record.signal)).map(str::to_owned);
+                let (events, beside) = self.plan(&mut verdict.record, bundle.as_deref());
                 self.write_down(&verdict, &events, &mut lines);
                 planned.push((verdict, events, beside));
             }
@@ -144,7 +145,7 @@ impl Delivery {
     async fn carry_out(&self, verdict: Verdict, events: Vec<TaskEvent>, beside: Vec<Planning>) -> bool {
         let ended = verdict.case.oom_sent && verdict.ended();
         let Verdict { record, ack, case } = verdict;
-        let bundle = bundle(&case);
+        let bundle = bundle(&case, Some(&record.signal));
         let publish = |event| Some(self.lifecycle.as_ref()?.publish(&record.signal, bundle, event));
         let publishes: VecDeque<Publish> = events.into_iter().filter_map(publish).collect();
         let container = record.signal.target.container_id.to_string();
@@ -175,7 +176,7 @@ impl Delivery {
                 id: ruled.id.clone().into_owned(),
                 container: ruled.container.to_string(),
                 source: ruled.source.clone().into_owned(),
-                signal,
+                signal: signal.clone(),
                 topics: ruled.events.iter().map(|event| event.topic().to_owned()).collect(),
             })));
         }
@@ -183,7 +184,7 @@ impl Delivery {
             signal: ruled.id.clone().into_owned(),
             container: ruled.container.to_string(),
             namespace: ruled.namespace.clone().into_owned(),
-            bundle: bundle(&ruled.case).map(PathBuf::from),
+            bundle: bundle(&ruled.case, signal.as_ref()).map(PathBuf::from),
             event: event.clone(),
             ruled: Instant::now(),
             repeat: false,
@@ -266,9 +267,10 @@ impl Delivery {
     }
 }
 
-/// Where a container's shim said its bundle is.
-fn bundle(case: &Case) -> Option<&str> {
-    case.attributes.iter().find(|(key, _)| key == "bundle").map(|(_, bundle)| bundle.as_str())
+/// Where a container's shim said its bundle is; no agent says that of one.
+fn bundle<'a>(case: &'a Case, signal: Option<&'a Signal>) -> Option<&'a str> {
+    let said = case.attributes.iter().chain(signal.into_iter().flat_map(|signal| &signal.attributes));
+    said.filter(|(key, _)| key == "bundle").map(|(_, bundle)| bundle.as_str()).next()
 }
 
 /// A guest's clock may be wrong by this much, and is taken at its word: a retold exit then has the time it had. Further off it would date a

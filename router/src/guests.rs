@@ -17,7 +17,7 @@ use crate::config::{Config, Mistake, Mode, Source, SourceKind};
 use crate::counts::{Counts, SourceCounts};
 use crate::source::agent::AgentSource;
 use crate::source::kata::KataSource;
-use crate::source::{Orders, Past};
+use crate::source::{Orders, Past, Settlers};
 
 /// Questions that may wait; each is answered in microseconds.
 const QUESTIONS: usize = 16;
@@ -168,6 +168,7 @@ pub struct Keeper {
     arrivals: mpsc::Sender<Arrival>,
     counts: Arc<Counts>,
     registered: Registered,
+    settlers: Settlers,
     past: Past,
     stop: watch::Receiver<bool>,
     followed: BTreeMap<String, Followed>,
@@ -182,6 +183,7 @@ impl Keeper {
         arrivals: mpsc::Sender<Arrival>,
         counts: Arc<Counts>,
         registered: Registered,
+        settlers: Settlers,
         past: Past,
         stop: watch::Receiver<bool>,
     ) -> Self {
@@ -192,6 +194,7 @@ impl Keeper {
             arrivals,
             counts,
             registered,
+            settlers,
             past,
             stop,
             followed: BTreeMap::new(),
@@ -280,10 +283,11 @@ impl Keeper {
         let (removed, heard) = watch::channel(false);
         let orders = Orders { stop: self.stop.clone(), removed: Some(heard) };
         let (node, arrivals) = (self.node.clone(), self.arrivals.clone());
+        let settlers = self.settlers.clone();
         let (followed, told, past) = (source.clone(), Arc::clone(&counts), self.past.of(&source.name));
         match source.kind {
             SourceKind::Agent => {
-                let agent = AgentSource::new(followed, node, arrivals, told, Some(guest), past);
+                let agent = AgentSource::new(followed, node, arrivals, told, Some(guest), past, settlers);
                 self.tasks.spawn(agent.run(orders));
             }
             // The configuration's check lets no guest be one.

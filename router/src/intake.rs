@@ -4,16 +4,18 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::arrival::Arrival;
+use crate::arrival::{Arrival, Origin};
 use crate::case::Known;
-use crate::claims::{Claims, Foreign};
+use crate::claims::{Claims, Foreign, Speaker, Standing};
+use crate::config::Mode;
 use crate::identity::{Answer, Identities, Identity};
 use crate::journal::{Accepted, Accepting, Journal};
-use crate::signal::ContainerId;
+use crate::signal::{ContainerId, Event};
 
 /// Signals taken at once: what has come meanwhile is written together.
 const AT_ONCE: usize = 256;
@@ -116,15 +118,30 @@ impl Intake {
     /// What may be said and is new, written down.
     async fn accept(&mut self, batch: &mut Vec<Arrival>) -> Vec<Arrival> {
         let mut kept = Vec::with_capacity(batch.len());
-        for arrival in batch.drain(..) {
-            let guest = arrival.origin.guest.as_ref();
-            if let Err(foreign) = self.claims.check(&arrival.signal.target.container_id, guest) {
-                refuse(arrival, &foreign);
-            } else if self.earlier.taken.remove(&arrival.signal.id) {
+        for mut arrival in batch.drain(..) {
+            let target = &arrival.signal.target;
+            let speaker = match &arrival.origin.guest {
+                Some(guest) => Speaker::Guest(guest),
+                None if arrival.origin.shim => Speaker::Shim(target.sandbox_id.as_deref()),
+                None => Speaker::Node,
+            };
+            let standing = match self.claims.check(&target.container_id, speaker) {
+                Ok(standing) => standing,
+                Err(foreign) => {
+                    refuse(arrival, &foreign);
+                    continue;
+                }
+            };
+            let is_exit = matches!(arrival.signal.event, Event::Exited(_));
+            if self.earlier.taken.remove(&arrival.signal.id) || standing == Standing::BesideShim && is_exit {
                 arrival.ack.done();
-            } else {
-                kept.push(arrival);
+                continue;
             }
+            if standing == Standing::BesideShim && arrival.origin.mode != Mode::Beside {
+                let origin = Origin { mode: Mode::Beside, ..Origin::clone(&arrival.origin) };
+                arrival.origin = Arc::new(origin);
+            }
+            kept.push(arrival);
         }
         let Some(journal) = &self.earlier.journal else { return kept };
         let mut lines = Accepting::default();
@@ -226,18 +243,16 @@ pub(crate) fn shard(container: &ContainerId, workers: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::net::UnixListener;
 
     use super::*;
-    use crate::arrival::{Ack, Origin};
+    use crate::arrival::Ack;
     use crate::claims::Registered;
-    use crate::config::Mode;
-    use crate::signal::{Event, Moment, Other, Signal, Target};
+    use crate::signal::{Moment, Other, Signal, Target};
 
     fn arrival(container: &str, seq: u64) -> Arrival {
-        let origin = Origin { source: "s".to_owned(), mode: Mode::Sole, known: Vec::new(), guest: None };
+        let origin =
+            Origin { source: "s".to_owned(), mode: Mode::Sole, known: Vec::new(), guest: None, shim: false };
         let target = Target {
             node: "n".to_owned(),
             guest: None,
@@ -256,6 +271,7 @@ mod tests {
             origin: Arc::new(origin),
             usage_bytes: None,
             memory_limit: None,
+            attributes: Vec::new(),
             ack: Ack::nobody(),
         }
     }

@@ -26,8 +26,8 @@ use crate::policy::{Host, HostError, Keeper, Lineups, Outside, Policies};
 use crate::sink::{self, Lanes, LifecycleBooks, Outlets, Place, Records};
 use crate::source::agent::AgentSource;
 use crate::source::kata::KataSource;
-use crate::source::shim::{Handle, ShimSource};
-use crate::source::{Orders, Past};
+use crate::source::shim::{Asked, Handle, ShimSource};
+use crate::source::{Orders, Past, Settlers};
 use crate::worker::{self, Worker};
 
 /// Signals between two stages. Small: what waits here is in no order anybody can see, and sources keep the rest.
@@ -96,6 +96,7 @@ pub struct Router {
     lineups: Lineups,
     counts: Arc<Counts>,
     past: Past,
+    settlers: Settlers,
     holds: Holds,
     node: String,
     stop: watch::Sender<bool>,
@@ -145,6 +146,7 @@ impl Router {
         let (stop, _) = watch::channel(false);
         let (give_up, _) = watch::channel(false);
         let (arrivals, from_sources) = mpsc::channel(STAGE);
+        let registered = Registered::default();
         let mut router = Self {
             tasks: JoinSet::new(),
             names: Vec::new(),
@@ -153,7 +155,7 @@ impl Router {
             workers: Vec::new(),
             policies: None,
             guests: None,
-            registered: Registered::default(),
+            registered: registered.clone(),
             lineups: lineups.clone(),
             counts: Arc::new(Counts {
                 sources: config.sources.iter().map(|it| (it.name.clone(), Arc::default())).collect(),
@@ -161,6 +163,7 @@ impl Router {
                 ..Counts::default()
             }),
             past: Past::default(),
+            settlers: Settlers::new(registered),
             holds: Holds::default(),
             node: config.node.clone(),
             stop,
@@ -242,19 +245,23 @@ impl Router {
         let past = self.past.of(&source.name);
         match source.kind {
             SourceKind::Agent => {
-                self.add(
-                    name,
-                    AgentSource::new(source.clone(), node, arrivals, counts, None, past).run(orders),
-                );
+                let settlers = self.settlers.clone();
+                let agent = AgentSource::new(source.clone(), node, arrivals, counts, None, past, settlers);
+                self.add(name, agent.run(orders));
             }
             SourceKind::Kata => {
                 self.add(name, KataSource::new(source.clone(), node, arrivals, counts, None).run(orders));
             }
             SourceKind::Shim => {
-                let shims = ShimSource::new(source.clone(), node, arrivals, counts, past, self.holds.clone());
+                let shims = ShimSource::new(source.clone(), node, arrivals, counts, past, self.asked());
                 self.add(name, shims.run(orders));
             }
         }
+    }
+
+    /// Whom a shim's source asks.
+    fn asked(&self) -> Asked {
+        Asked { holds: self.holds.clone(), settlers: self.settlers.clone() }
     }
 
     /// The way in for a shim that embeds this router: `name` is its source's, in audit records and event ids, and is no other source's; `namespace`
@@ -271,7 +278,7 @@ impl Router {
         };
         let orders = Orders { stop: self.stopped(), removed: None };
         let (arrivals, counts, past) = (self.arrivals(), self.counts.source(name), self.past.of(name));
-        let shim = ShimSource::new(source, self.node.clone(), arrivals, counts, past, self.holds.clone());
+        let shim = ShimSource::new(source, self.node.clone(), arrivals, counts, past, self.asked());
         let (handle, followed) = shim.embedded(namespace.to_owned(), orders);
         self.add(format!("source {name}"), followed);
         handle
@@ -282,7 +289,15 @@ impl Router {
         let (guests, asked) = Guests::channel();
         let (counts, registered) = (Arc::clone(&self.counts), self.registered.clone());
         let past = self.past.clone();
-        let keeper = GuestKeeper::new(config, self.arrivals(), counts, registered, past, self.stopped());
+        let keeper = GuestKeeper::new(
+            config,
+            self.arrivals(),
+            counts,
+            registered,
+            self.settlers.clone(),
+            past,
+            self.stopped(),
+        );
         self.add("guests".to_owned(), keeper.run(asked));
         self.guests = Some(guests);
     }
@@ -456,13 +471,15 @@ impl Router {
 /// A signal as it was accepted, once more.
 fn resumed(accepted: Accepted<'static>, journal: Option<&Journal>) -> Option<Arrival> {
     let Accepted { n, source, mode, known, usage_bytes, signal } = accepted;
-    let origin = Origin { source: source.into_owned(), mode, known: known.into_owned(), guest: None };
+    let origin =
+        Origin { source: source.into_owned(), mode, known: known.into_owned(), guest: None, shim: false };
     let ack = Ack::resumed(n, journal?.clone());
     Some(Arrival {
         signal: signal.into_owned(),
         origin: Arc::new(origin),
         usage_bytes,
         memory_limit: None,
+        attributes: Vec::new(),
         ack,
     })
 }

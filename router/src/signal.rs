@@ -306,6 +306,16 @@ pub struct Forwarded {
     pub published_ns: Option<u64>,
 }
 
+/// The topic of a container's creation.
+pub const CREATION: &str = "/tasks/create";
+
+impl Forwarded {
+    /// Whether a container begins with it.
+    pub fn is_creation(&self) -> bool {
+        self.topic == CREATION
+    }
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -77,10 +77,26 @@ impl Worker {
                 self.chain.swap(&lineup);
             }
             let Task::Rule(named) = task else { continue };
+            if self.has_ruled(&named.arrival.signal) {
+                tracing::debug!(id = named.arrival.signal.id, "another source told this kill");
+                named.arrival.ack.done();
+                continue;
+            }
             let verdict = self.rule(*named);
             if rulings.blocking_send(verdict).is_err() {
                 return;
             }
+        }
+    }
+
+    /// Whether this is a kill that was ruled on: an agent and a shim's source may read one counter. Once the container has ended it may have begun anew, with
+    /// a counter that begins anew.
+    fn has_ruled(&self, signal: &Signal) -> bool {
+        match (&signal.event, self.cases.get(&signal.target.container_id)) {
+            (Event::OomKill(kill), Some(case)) if case.exit.is_none() => {
+                kill.total.is_some() && kill.total == case.kills_total()
+            }
+            _ => false,
         }
     }
 
@@ -97,9 +113,15 @@ impl Worker {
             self.departed.remove(&gone);
         }
         let case = self.cases.entry(id.clone()).or_default();
+        if case.exit.is_some() && matches!(&signal.event, Event::Forwarded(event) if event.is_creation()) {
+            // It runs once more, under the id it had.
+            *case = Case::default();
+            self.departed.remove(&id);
+        }
         case.know(&known);
         case.memory_limit = case.memory_limit.or(memory_limit);
         case.memory_last = arrival.usage_bytes.or(case.memory_last);
+        case.describe(&arrival.attributes);
         relate(&mut signal, case);
         let outcome = match &signal.event {
             // Published as it came: there is nothing to rule.

@@ -130,6 +130,7 @@ async fn replayed(why: &StageError, mut show: Show) -> Result<ExitCode, String> 
             mode: arrival.origin.mode,
             known: arrival.origin.known.clone(),
             guest: None,
+            shim: false,
         });
     }
     let mut router = Router::start(&set.config).map_err(|error| error.to_string())?;

@@ -23,6 +23,7 @@ use super::orders::{Order, Orders};
 use super::past::History;
 use super::peer::{BATCH, Peer};
 use super::reconcile::Earlier;
+use super::settlers::{Settler, Settlers};
 use super::words::Words;
 use crate::arrival::{Arrival, Guest, Origin};
 use crate::config::Source;
@@ -52,6 +53,9 @@ pub struct AgentSource {
     pub(super) history: History,
     /// What is still to be held against the agent's next snapshot.
     pub(super) earlier: Option<Earlier>,
+    settlers: Settlers,
+    /// Where it is one of a guest and its link is up.
+    settler: Option<Settler>,
     /// The agent has not answered this run of the router yet.
     first: bool,
     /// Exits up to here came before this run of the router: it knows that their containers lived.
@@ -59,7 +63,7 @@ pub struct AgentSource {
 }
 
 impl AgentSource {
-    /// A source that has not connected yet. `guest`: who speaks, where it is not trusted. `history`: what an earlier run of the router knew of it.
+    /// A source that has not connected yet. `guest`: who speaks, where it is not trusted. `history`: what an earlier run of the router knew of it. `settlers`: where it is found when it is to be asked.
     pub fn new(
         source: Source,
         node: String,
@@ -67,6 +71,7 @@ impl AgentSource {
         counts: Arc<SourceCounts>,
         guest: Option<Arc<Guest>>,
         mut history: History,
+        settlers: Settlers,
     ) -> Self {
         let mut machine = source.machine.as_ref().map(Machine::new);
         let cursor = history.cursor.take().map_or_else(|| Cursor::new(String::new()), Cursor::from);
@@ -95,6 +100,8 @@ impl AgentSource {
             is_lost: false,
             earlier: Some(Earlier { lives: history.lives.clone(), other_stream: false }),
             history,
+            settlers,
+            settler: None,
             first: true,
             before: 0,
         }
@@ -111,6 +118,7 @@ impl AgentSource {
                 order = orders.heard() => return self.leave(order).await,
             };
             self.counts.connected(false);
+            self.settler = None;
             if let Some(since) = read {
                 backoff.up(since, Instant::now());
                 reached = true;
@@ -180,6 +188,7 @@ impl AgentSource {
             mode: self.source.mode,
             known: agent.known.clone(),
             guest: self.guest.clone(),
+            shim: false,
         });
         if agent.stream != self.cursor.stream {
             // Begun anew, it knows nothing of what ended before.
@@ -201,6 +210,8 @@ impl AgentSource {
         }
         *read = Some(Instant::now());
         self.came_up();
+        let guest = self.source.guest.as_deref();
+        self.settler = guest.map(|guest| self.settlers.add(guest, peer.clone(), self.cursor.after));
         if self.words.may() {
             tracing::info!(
                 source = self.source.name,
@@ -254,6 +265,9 @@ impl AgentSource {
             if !self.hand_on(signal, stream, origin).await {
                 return Ok(false);
             }
+        }
+        if let Some(settler) = &self.settler {
+            settler.read(self.cursor.after);
         }
         self.counts.lost.more(answer.pressure_lost.saturating_sub(self.cursor.pressure_lost));
         self.cursor.pressure_lost = answer.pressure_lost;

@@ -130,6 +130,7 @@ impl KataSource {
                 origin: Arc::clone(&origin),
                 usage_bytes: None,
                 memory_limit: None,
+                attributes: Vec::new(),
                 ack: Ack::nobody(),
             };
             if self.arrivals.send(arrival).await.is_err() {
@@ -144,6 +145,7 @@ impl KataSource {
             mode: self.source.mode,
             known: Vec::new(),
             guest: self.guest.clone(),
+            shim: false,
         })
     }
 
@@ -181,6 +183,7 @@ impl KataSource {
                         origin: Arc::clone(&origin),
                         usage_bytes: None,
                         memory_limit: None,
+                        attributes: Vec::new(),
                         ack: Ack::nobody(),
                     };
                     if self.arrivals.send(arrival).await.is_err() {

@@ -139,6 +139,7 @@ impl AgentSource {
             mode: self.source.mode,
             known: Vec::new(),
             guest: self.guest.clone(),
+            shim: false,
         });
         for id in ids {
             if let Some(told) = self.told.get_mut(&id) {
@@ -154,6 +155,7 @@ impl AgentSource {
                 origin: Arc::clone(&origin),
                 usage_bytes: None,
                 memory_limit: None,
+                attributes: Vec::new(),
                 ack: Ack::nobody(),
             };
             if self.arrivals.send(arrival).await.is_err() {

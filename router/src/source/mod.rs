@@ -15,6 +15,7 @@ mod past;
 mod peer;
 mod reconcile;
 pub mod replay;
+mod settlers;
 pub mod shim;
 mod taking;
 mod watermark;
@@ -22,3 +23,4 @@ mod words;
 
 pub use orders::Orders;
 pub use past::{History, Past};
+pub use settlers::Settlers;

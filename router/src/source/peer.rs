@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use coroner_proto::agent::{
-    Container, HelloRequest, HelloResponse, NextSignalsRequest, NextSignalsResponse, SnapshotRequest,
-    SnapshotResponse,
+    Container, HelloRequest, HelloResponse, NextSignalsRequest, NextSignalsResponse, SettleRequest,
+    SettleResponse, SnapshotRequest, SnapshotResponse,
 };
 use protobuf::Message;
 use ttrpc::asynchronous::Client;
@@ -12,7 +12,7 @@ use ttrpc::proto::Request;
 
 use super::calls::{LinkError, PATIENCE, within};
 use super::decode;
-use crate::signal::{SignalError, excerpt};
+use crate::signal::{ContainerId, SignalError, excerpt};
 
 /// Signals asked for in one call: some 100 bytes each, far below a frame.
 pub(super) const BATCH: u32 = 256;
@@ -28,8 +28,15 @@ const TEXTS: usize = 4 << 20;
 /// A list in an answer: its field, what is in it, and how many may be. Two bytes of a frame can be an entry, which takes hundreds once it is parsed.
 type List = (u32, &'static str, usize);
 
-/// Its calls.
+/// Its calls. Cheap to clone.
+#[derive(Clone)]
 pub(super) struct Peer(Client);
+
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Peer")
+    }
+}
 
 impl Peer {
     pub(super) fn new(client: Client) -> Self {
@@ -37,7 +44,7 @@ impl Peer {
     }
 
     pub(super) async fn hello(&self, request: &HelloRequest) -> Result<HelloResponse, LinkError> {
-        self.call("Hello", PATIENCE, request, (4, "capabilities", CAPABILITIES)).await
+        self.call("Hello", PATIENCE, request, Some((4, "capabilities", CAPABILITIES))).await
     }
 
     pub(super) async fn next_signals(
@@ -45,7 +52,19 @@ impl Peer {
         request: &NextSignalsRequest,
         limit: Duration,
     ) -> Result<NextSignalsResponse, LinkError> {
-        self.call("NextSignals", limit, request, (2, "signals of an answer", BATCH as usize)).await
+        let signals = (2, "signals of an answer", BATCH as usize);
+        self.call("NextSignals", limit, request, Some(signals)).await
+    }
+
+    /// Has a container's counter read: up to where its signals go then, and the counter, if it could ever be read.
+    pub(super) async fn settle(
+        &self,
+        id: &ContainerId,
+        limit: Duration,
+    ) -> Result<(u64, Option<u64>), LinkError> {
+        let request = SettleRequest { container_id: id.to_string(), ..SettleRequest::default() };
+        let answer: SettleResponse = self.call("Settle", limit, &request, None).await?;
+        Ok((answer.seq, answer.kills_total))
     }
 
     /// Every page of the agent's state, of at most so many containers, and the sequence number the first page is good up to.
@@ -60,7 +79,7 @@ impl Peer {
                 ..SnapshotRequest::default()
             };
             let page: SnapshotResponse =
-                self.call(CALL, PATIENCE, &request, (1, "containers of a page", PAGE)).await?;
+                self.call(CALL, PATIENCE, &request, Some((1, "containers of a page", PAGE))).await?;
             as_of.get_or_insert(page.as_of_seq);
             let more = page.more && !page.containers.is_empty();
             within_limit("containers of a snapshot", containers.len() + page.containers.len(), most)
@@ -83,7 +102,7 @@ impl Peer {
         call: &'static str,
         limit: Duration,
         request: &impl Message,
-        (field, what, most): List,
+        list: Option<List>,
     ) -> Result<A, LinkError> {
         let request = Request {
             service: "coroner.agent.v1.Agent".to_owned(),
@@ -95,8 +114,10 @@ impl Peer {
         let response = within(call, limit, self.0.request(request)).await?;
         let undecodable =
             |error: protobuf::Error| LinkError::Undecodable { call, reason: excerpt(&error.to_string()) };
-        let count = decode::count(&response.payload, field).map_err(undecodable)?;
-        within_limit(what, count, most).map_err(|source| LinkError::Malformed { call, source })?;
+        if let Some((field, what, most)) = list {
+            let count = decode::count(&response.payload, field).map_err(undecodable)?;
+            within_limit(what, count, most).map_err(|source| LinkError::Malformed { call, source })?;
+        }
         A::parse_from_bytes(&response.payload).map_err(undecodable)
     }
 }

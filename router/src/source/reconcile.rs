@@ -92,6 +92,7 @@ impl AgentSource {
             origin: Arc::clone(origin),
             usage_bytes: None,
             memory_limit: None,
+            attributes: Vec::new(),
             ack: Ack::nobody(),
         };
         self.counts.signals.one();

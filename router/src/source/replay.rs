@@ -48,9 +48,11 @@ pub fn read(recording: &str) -> Result<Vec<Arrival>, ReplayError> {
                     mode: ruled.mode,
                     known: source_knows(ruled.mode, &ruled.case.known),
                     guest: None,
+                    shim: false,
                 }),
                 usage_bytes: ruled.case.memory_last,
-                memory_limit: None,
+                memory_limit: ruled.case.memory_limit,
+                attributes: ruled.case.attributes,
                 signal: ruled.signal,
                 ack: Ack::nobody(),
             });

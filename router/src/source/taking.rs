@@ -52,7 +52,8 @@ impl AgentSource {
         // There is one: no more are read than there are places.
         let place = Arc::clone(&self.places).try_acquire_owned().ok();
         let ack = Ack::new(seq, self.cursor.done.clone(), place);
-        let arrival = Arrival { signal, origin: Arc::clone(origin), usage_bytes, memory_limit: None, ack };
+        let (origin, attributes) = (Arc::clone(origin), Vec::new());
+        let arrival = Arrival { signal, origin, usage_bytes, memory_limit: None, attributes, ack };
         self.counts.signals.one();
         self.arrivals.send(arrival).await.is_ok()
     }

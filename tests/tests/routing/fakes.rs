@@ -1,7 +1,7 @@
 //! An agent and a containerd over the real protocols, which misbehave on demand: beside the suites with real ones.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use containerd_shim_protos::protobuf::well_known_types::empty::Empty;
 use containerd_shim_protos::shim_async::{Events, create_events};
 use coroner_proto::address::Address;
 use coroner_proto::agent::{
-    HelloRequest, HelloResponse, NextSignalsRequest, NextSignalsResponse, Signal, SnapshotRequest,
-    SnapshotResponse,
+    HelloRequest, HelloResponse, NextSignalsRequest, NextSignalsResponse, SettleRequest, SettleResponse,
+    Signal, SnapshotRequest, SnapshotResponse,
 };
 use coroner_proto::agent_ttrpc::{Agent, create_agent};
 use coroner_proto::transport;
@@ -36,6 +36,12 @@ pub(crate) struct FakeAgent {
     pub(crate) acked: Mutex<u64>,
     pub(crate) lost: Mutex<u64>,
     pub(crate) snapshot: Mutex<Option<SnapshotResponse>>,
+    /// What a last look at any counter shows; none: it has no such call.
+    pub(crate) counter: Mutex<Option<u64>>,
+    /// What that look finds, and tells a moment after it was answered.
+    pub(crate) found: Mutex<Option<Signal>>,
+    /// Settle is never answered.
+    pub(crate) silent: AtomicBool,
 }
 
 impl FakeAgent {
@@ -112,6 +118,26 @@ impl Agent for Service {
             }
             changed.await;
         }
+    }
+
+    async fn settle(&self, _: &TtrpcContext, _: SettleRequest) -> ttrpc::Result<SettleResponse> {
+        if self.0.silent.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        let Some(total) = *self.0.counter.lock().expect(UNPOISONED) else {
+            return Err(Error::RpcStatus(get_status(Code::UNIMPLEMENTED, "no settling here")));
+        };
+        let found = self.0.found.lock().expect(UNPOISONED).take();
+        let seq = found.as_ref().map_or(0, |signal| signal.seq);
+        if let Some(signal) = found {
+            let agent = Arc::clone(&self.0);
+            #[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                agent.tell(signal);
+            });
+        }
+        Ok(SettleResponse { seq, kills_total: Some(total), ..SettleResponse::default() })
     }
 
     async fn snapshot(&self, _: &TtrpcContext, _: SnapshotRequest) -> ttrpc::Result<SnapshotResponse> {

@@ -61,6 +61,7 @@ impl Places {
         let mut config = Config::parse(&text).expect("the text above is a configuration");
         let program = binary::find("coroner", "coroner").expect("the workspace is built");
         config.policies.compile.program = Some(program);
+        config.guests_directory = self.path("guests.d");
         config.policies.cache = Some(self.path("cache"));
         config.journal = Some(Journal { directory: self.path("journal"), size: 64 << 20 });
         config
@@ -72,6 +73,9 @@ impl Running {
     pub(crate) fn of(places: Places, config: &Config, mut router: Router) -> Self {
         for source in &config.sources {
             router.follow(source);
+        }
+        if !config.guests.is_empty() {
+            router.follow_guests(config);
         }
         let (stop, over) = oneshot::channel();
         #[expect(clippy::disallowed_methods, reason = "joined in `end`")]

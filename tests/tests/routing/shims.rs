@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, in its helpers too")]
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use containerd_shim_protos::api::ForwardRequest;
@@ -17,11 +19,11 @@ use coroner_proto::shim::{KillRequest, Process, ReleasedRequest, RuleRequest};
 use coroner_proto::shim_ttrpc::ShimClient;
 use coroner_proto::transport;
 use serde_json::{Value, json};
-use ttrpc::asynchronous::Client;
+use ttrpc::asynchronous::{Client, Server};
 use ttrpc::context::{Context, with_duration};
 
-use super::fakes::{Event, FakeContainerd, Took};
-use super::{Places, Running, ruled};
+use super::fakes::{Event, FakeAgent, FakeContainerd, Took, serve};
+use super::{Places, Running, exit as exit_of_agent, kill, ruled, told};
 
 /// Long enough for any answer of a router that is not held up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -293,4 +295,93 @@ async fn on_a_node_of_crio_the_oom_file_is_there_before_who_waits_is_answered() 
     assert_eq!(because, "its bundle is not known: no wrapped shim has told its creation");
     let delivered: Vec<&Value> = records.iter().filter(|it| it["record"] == "delivered").collect();
     assert!(delivered.iter().all(|it| it["topic"] != "/tasks/exit"), "{delivered:#?}");
+}
+
+/// A router that shims publish at, and a guest's agent that speaks for the containers of the sandbox `s`.
+async fn with_guest(places: &Places, mode: &str) -> (Arc<FakeAgent>, Server, Running) {
+    let agent = Arc::new(FakeAgent::default());
+    let served = serve(&agent, &places.path("guest.sock")).await;
+    let mut config = config(places, mode);
+    let guest = json!({
+        "name": "s", "type": "agent", "mode": "beside",
+        "address": format!("unix://{}", places.path("guest.sock").display()),
+    });
+    config.guests.push(Config::guest(&guest.to_string()).unwrap());
+    let router = Running::start(places.clone(), &config);
+    // It is asked only once its link is up.
+    agent.tell(told(1, "before", None));
+    agent.read(1).await;
+    (agent, served, router)
+}
+
+#[tokio::test]
+async fn what_a_guests_agent_finds_at_the_end_goes_before_the_exit() {
+    for mode in ["wrapped", "proxy"] {
+        let places = Places::new();
+        let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
+        let (agent, _served, router) = with_guest(&places, mode).await;
+        let shim = Shim::connect(&places).await;
+        shim.begin(&places, "c1").await;
+        *agent.counter.lock().unwrap() = Some(1);
+        *agent.found.lock().unwrap() = Some(kill(2, "c1", 1));
+        if mode == "proxy" {
+            assert_eq!(shim.rule("c1", Vec::new()).await.unwrap(), 3);
+            shim.release("c1", 3).await;
+        }
+        shim.exit("c1", 3).await;
+        // The agent's own word of the end, and the shim's of the kill, once more.
+        agent.tell(exit_of_agent(3, "c1", 3));
+        shim.oom("c1").await;
+        shim.delete("c1").await;
+        agent.read(3).await;
+        let order = [other("/tasks/create"), other("/tasks/start"), oom(), exit(3), other("/tasks/delete")];
+        expect(&mut events, &order).await;
+        let records = router.stop().await;
+        let ruled = ruled(&records);
+        let of = |it: &&&Value| it["signal"]["target"]["container-id"] == "c1";
+        let ruled: Vec<&&Value> = ruled.iter().filter(of).collect();
+        assert_eq!(ruled.len(), 2, "{mode}: {ruled:#?}");
+        assert_eq!((&ruled[0]["source"], &ruled[0]["mode"]), (&json!("s"), &json!("beside")));
+        assert_eq!((&ruled[1]["source"], &ruled[1]["mode"]), (&json!("shims"), &json!(mode)));
+        assert_eq!(ruled[1]["case"]["kills"], 1, "{mode}");
+    }
+}
+
+#[tokio::test]
+async fn an_oom_that_a_guests_agent_counts_as_none_is_not_believed_and_one_that_it_cannot_count_is() {
+    let places = Places::new();
+    let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
+    let (agent, _served, router) = with_guest(&places, "wrapped").await;
+    let shim = Shim::connect(&places).await;
+    shim.begin(&places, "c1").await;
+    *agent.counter.lock().unwrap() = Some(0);
+    shim.oom("c1").await;
+    *agent.counter.lock().unwrap() = None;
+    expect(&mut events, &[other("/tasks/create"), other("/tasks/start")]).await;
+    shim.oom("c1").await;
+    expect(&mut events, &[oom()]).await;
+    // Nor is an agent waited for that never answers.
+    agent.silent.store(true, Ordering::SeqCst);
+    shim.exit("c1", 137).await;
+    expect(&mut events, &[exit(137)]).await;
+    router.stop().await;
+}
+
+#[tokio::test]
+async fn a_container_that_runs_once_more_under_its_id_is_another() {
+    let places = Places::new();
+    let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
+    let router = Running::start(places.clone(), &config(&places, "wrapped"));
+    let shim = Shim::connect(&places).await;
+    for _ in 0..2 {
+        shim.begin(&places, "c1").await;
+        shim.oom("c1").await;
+        shim.exit("c1", 137).await;
+        shim.delete("c1").await;
+        let order = [other("/tasks/create"), other("/tasks/start"), oom(), exit(137), other("/tasks/delete")];
+        expect(&mut events, &order).await;
+    }
+    let records = router.stop().await;
+    let late = ruled(&records).iter().filter(|it| it["signal"]["event"]["oom-kill"]["late"] == true).count();
+    assert_eq!(late, 0, "{records:#?}");
 }

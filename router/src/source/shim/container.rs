@@ -8,7 +8,7 @@ use coroner_proto::shim;
 use tokio::time::Instant;
 
 use super::bundle::Bundle;
-use super::event::{CREATION, Process};
+use super::event::Process;
 use crate::arrival::unix_ms;
 use crate::signal::{
     ContainerId, Event, Evidence, Exited, Forwarded, KillRequest, Level, Moment, OomKill, Signal, Target,
@@ -34,6 +34,8 @@ pub(super) struct Container {
     pub(super) memory_limit: Option<u64>,
     /// Its cgroup, where that is its own.
     pub(super) cgroup: Option<String>,
+    /// An agent in its guest counts kills.
+    pub(super) counted_in_guest: bool,
     /// The counter as it was told last.
     pub(super) kills: Option<Kills>,
     /// An OOM was announced and believed.
@@ -64,6 +66,7 @@ impl Container {
             attributes: Vec::new(),
             memory_limit: None,
             cgroup: None,
+            counted_in_guest: false,
             kills: None,
             announced: false,
             started: false,
@@ -84,6 +87,11 @@ impl Container {
         let log = bundle.termination_log.iter().map(|log| ("termination-log".to_owned(), log.clone()));
         self.attributes.extend(log);
         bundle
+    }
+
+    /// Its pod's sandbox, where its bundle says it.
+    pub(super) fn sandbox(&self) -> Option<&str> {
+        self.target.sandbox_id.as_deref()
     }
 
     /// A process is there.
@@ -242,7 +250,7 @@ impl Container {
         let topic = event.topic.trim_matches('/').replace(['/', ':'], "-");
         let sum = crc32fast::hash(&event.value);
         let name = format!("{topic}-{}-{sum:08x}", event.published_ns.unwrap_or(0));
-        let is_creation = event.topic == CREATION;
+        let is_creation = event.is_creation();
         let mut signal = self.signal(source, name, moment(None), Event::Forwarded(Box::new(event)));
         if !is_creation {
             // The case has them from there.

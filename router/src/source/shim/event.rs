@@ -7,10 +7,7 @@ use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::shim::event::Envelope;
 
-use crate::signal::{ContainerId, Forwarded, SignalError};
-
-/// Of a container's creation.
-pub(super) const CREATION: &str = "/tasks/create";
+use crate::signal::{CREATION, ContainerId, Forwarded, SignalError};
 
 /// Why an envelope is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +51,15 @@ pub(super) struct Told {
 }
 
 impl Told {
+    /// Whether it tells of the end of a container's init, or of a kill.
+    pub(super) fn tells_of_an_end(&self) -> bool {
+        match &self.what {
+            What::Oom => true,
+            What::Exited { process, .. } => process.exec.is_none(),
+            What::Created { .. } | What::Started | What::ExecStarted(_) | What::Deleted | What::Else => false,
+        }
+    }
+
     /// Reads an envelope.
     pub(super) fn read(envelope: Envelope) -> Result<Self, EventError> {
         let event = envelope.event.into_option().ok_or(EventError::Empty)?;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::container::Container;
 use super::event::{Process, Told, What};
-use super::service::Ask;
+use super::service::{Ask, Counter};
 use super::{LOOKS, ShimSource, TOLD_WITHIN};
 use crate::arrival::{Ack, Arrival};
 use crate::identity::{self, TaskState};
@@ -19,11 +19,19 @@ impl ShimSource {
     pub(super) async fn answer(&mut self, ask: Ask) -> bool {
         // Who no longer waits for an answer gets none.
         match ask {
-            Ask::Forward(told, written, answer) => {
-                let Some(count) = self.forward(*told, &written).await else { return false };
+            Ask::Counter(id, answer) => {
+                let container = self.containers.get(&id);
+                let counter = match container {
+                    Some(container) if container.cgroup.is_some() => Counter::Here,
+                    _ => Counter::Guest(container.and_then(|it| it.sandbox().map(str::to_owned))),
+                };
+                answer.send(counter).unwrap_or_default();
+            }
+            Ask::Forward { told, counted, written, answer } => {
+                let Some(count) = self.forward(*told, counted, &written).await else { return false };
                 answer.send(count).unwrap_or_default();
             }
-            Ask::Rule(request, answer) => match self.rule(*request).await {
+            Ask::Rule { request, counted, answer } => match self.rule(*request, counted).await {
                 Some(id) => drop(answer.send(id)),
                 None => return false,
             },
@@ -70,10 +78,11 @@ impl ShimSource {
     }
 
     /// Takes an event in: how many signals it became.
-    async fn forward(&mut self, told: Told, written: &mpsc::Sender<u64>) -> Option<usize> {
+    async fn forward(&mut self, told: Told, counted: bool, written: &mpsc::Sender<u64>) -> Option<usize> {
         let Told { namespace, container: id, what, verbatim } = told;
         let name = self.source.name.clone();
         let container = self.container(&namespace, &id);
+        container.counted_in_guest |= counted;
         let mut signals = Vec::new();
         match what {
             What::Created { bundle, pid } => {
@@ -88,6 +97,8 @@ impl ShimSource {
                 container.begun(process);
                 signals.push(container.forwarded(&name, verbatim));
             }
+            // Where a guest's agent counts, it says whether one was killed.
+            What::Oom if counted => {}
             What::Oom => signals.extend(self.announced(&id)),
             What::Exited { process, status, at_ns } => {
                 // Before the exit, whoever tells that first.
@@ -112,7 +123,7 @@ impl ShimSource {
         Some(count)
     }
 
-    async fn rule(&mut self, request: RuleRequest) -> Option<Result<String, String>> {
+    async fn rule(&mut self, request: RuleRequest, counted: bool) -> Option<Result<String, String>> {
         let (id, process) = match named(request.process.unwrap_or_default()) {
             Ok(named) => named,
             Err(error) => return Some(Err(error)),
@@ -121,7 +132,7 @@ impl ShimSource {
             return None;
         }
         let name = self.source.name.clone();
-        self.container(&request.namespace, &id);
+        self.container(&request.namespace, &id).counted_in_guest |= counted;
         let mut signals: Vec<Signal> = self.settle(&id).into_iter().collect();
         let container = self.container(&request.namespace, &id);
         let (process, new) = container.ended(process);
@@ -154,10 +165,11 @@ impl ShimSource {
 
     pub(super) async fn hand_on(&mut self, signal: Signal, ack: Ack) -> bool {
         let container = self.containers.get(&signal.target.container_id);
-        let counted = container.is_some_and(|it| it.cgroup.is_some());
+        let counted = container.is_some_and(|it| it.cgroup.is_some() || it.counted_in_guest);
         let origin = if counted { &self.counted } else { &self.uncounted };
         let memory_limit = container.and_then(|it| it.memory_limit);
-        let arrival = Arrival { signal, origin: origin.clone(), usage_bytes: None, memory_limit, ack };
+        let (origin, attributes) = (origin.clone(), Vec::new());
+        let arrival = Arrival { signal, origin, usage_bytes: None, memory_limit, attributes, ack };
         self.counts.signals.one();
         self.arrivals.send(arrival).await.is_ok()
     }

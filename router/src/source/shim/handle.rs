@@ -6,8 +6,7 @@ use coroner_proto::shim::{KillRequest, Process, RequestedRequest, RuleRequest};
 use protobuf::MessageField;
 use tokio::sync::{mpsc, oneshot};
 
-use super::service::Ask;
-use crate::holds::Holds;
+use super::service::{Ask, Asked};
 
 /// Why there is no ruling.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +26,7 @@ pub enum HandleError {
 pub struct Handle {
     pub(super) namespace: String,
     pub(super) asks: mpsc::Sender<Ask>,
-    pub(super) holds: Holds,
+    pub(super) asked: Asked,
 }
 
 /// A process that has ended.
@@ -102,9 +101,11 @@ impl Handle {
             exited_at_ns: Some(unix_ns(exit.at)),
             ..RuleRequest::default()
         };
+        let counted = self.asked.settle_before(&self.asks, &request).await;
+        let request = Box::new(request);
         let id =
-            self.ask(|answer| Ask::Rule(Box::new(request), answer)).await?.map_err(HandleError::Refused)?;
-        Ok(self.holds.ruled(&id).await.unwrap_or(exit.status))
+            self.ask(|answer| Ask::Rule { request, counted, answer }).await?.map_err(HandleError::Refused)?;
+        Ok(self.asked.holds.ruled(&id).await.unwrap_or(exit.status))
     }
 
     /// A container was deleted: nothing more will be told of it.

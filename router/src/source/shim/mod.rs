@@ -30,6 +30,7 @@ use tokio::time::Instant;
 use ttrpc::r#async::Server;
 
 pub use self::handle::{Exit, Handle, HandleError};
+pub use self::service::Asked;
 
 use self::container::Container;
 use self::service::{Ask, Service};
@@ -40,7 +41,6 @@ use crate::arrival::{Arrival, Origin};
 use crate::case::Known;
 use crate::config::{Mode, Source};
 use crate::counts::SourceCounts;
-use crate::holds::Holds;
 use crate::identity::TaskState;
 use crate::signal::ContainerId;
 
@@ -65,7 +65,7 @@ pub struct ShimSource {
     node: String,
     arrivals: mpsc::Sender<Arrival>,
     counts: Arc<SourceCounts>,
-    holds: Holds,
+    asked: Asked,
     history: History,
     counted: Arc<Origin>,
     uncounted: Arc<Origin>,
@@ -85,13 +85,19 @@ impl ShimSource {
         arrivals: mpsc::Sender<Arrival>,
         counts: Arc<SourceCounts>,
         history: History,
-        holds: Holds,
+        asked: Asked,
     ) -> Self {
         let origin = |counter: Option<Known>| {
             let mut known = vec![Known::ExitStatus, Known::Memory];
             known.extend(counter);
             known.extend((source.mode != Mode::Wrapped).then_some(Known::KillRequests));
-            Arc::new(Origin { source: source.name.clone(), mode: source.mode, known, guest: None })
+            Arc::new(Origin {
+                source: source.name.clone(),
+                mode: source.mode,
+                known,
+                guest: None,
+                shim: true,
+            })
         };
         let watch = Hierarchy::find().map_err(|error| error.to_string());
         let watch = watch.and_then(|it| Watch::new(it).map_err(|error| error.to_string()));
@@ -108,7 +114,7 @@ impl ShimSource {
             node,
             arrivals,
             counts,
-            holds,
+            asked,
             history,
             watch: watch.ok(),
             containers: HashMap::new(),
@@ -133,7 +139,7 @@ impl ShimSource {
         mut orders: Orders,
     ) -> (Handle, impl Future<Output = ()>) {
         let (asks, mut asked) = mpsc::channel(ASKS);
-        let handle = Handle { namespace, asks: asks.clone(), holds: self.holds.clone() };
+        let handle = Handle { namespace, asks: asks.clone(), asked: self.asked.clone() };
         let followed = async move {
             // A shim that drops its handle has nothing more to tell, which does not end the router.
             let _kept = asks;
@@ -153,7 +159,7 @@ impl ShimSource {
     /// Listens until told to stop. A socket that cannot be made ends the router.
     pub async fn run(mut self, mut orders: Orders) {
         let (asks, mut asked) = mpsc::channel(ASKS);
-        let service = Service { mode: self.source.mode, asks, holds: self.holds.clone() };
+        let service = Service { mode: self.source.mode, asks, asked: self.asked.clone() };
         let path = self.path();
         if let Some(folder) = path.parent().filter(|folder| !folder.exists())
             && let Err(error) = std::fs::create_dir(folder)

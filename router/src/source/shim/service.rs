@@ -15,9 +15,11 @@ use tokio::time::timeout;
 use ttrpc::r#async::TtrpcContext;
 use ttrpc::{Code, Error, get_status};
 
+use super::super::settlers::Settlers;
 use super::event::Told;
 use crate::config::Mode;
 use crate::holds::Holds;
+use crate::signal::ContainerId;
 
 /// A shim waits 5 s for an answer, then tells the event again, behind what came after it: whoever writes the journal must be done with long before.
 const WRITTEN_WITHIN: Duration = Duration::from_millis(1500);
@@ -29,10 +31,12 @@ pub(super) const ARRIVALS: usize = 4;
 /// What the source is asked.
 #[derive(Debug)]
 pub(super) enum Ask {
-    /// A shim's event; answered with how many signals it became, each of which `written` hears of.
-    Forward(Box<Told>, mpsc::Sender<u64>, oneshot::Sender<usize>),
+    /// Where a container's kills are counted.
+    Counter(ContainerId, oneshot::Sender<Counter>),
+    /// A shim's event; answered with how many signals it became, each of which `written` hears of. `counted`: a guest's agent counts its kills.
+    Forward { told: Box<Told>, counted: bool, written: mpsc::Sender<u64>, answer: oneshot::Sender<usize> },
     /// A process has ended; answered with its signal's id.
-    Rule(Box<RuleRequest>, oneshot::Sender<Result<String, String>>),
+    Rule { request: Box<RuleRequest>, counted: bool, answer: oneshot::Sender<Result<String, String>> },
     /// An embedding shim's container; answered with what is wrong with its id.
     Created {
         namespace: String,
@@ -49,12 +53,55 @@ pub(super) enum Ask {
     Released(Box<ReleasedRequest>, oneshot::Sender<Result<String, String>>),
 }
 
+/// Where a container's kills are counted.
+#[derive(Debug)]
+pub(super) enum Counter {
+    /// In its cgroup on this node.
+    Here,
+    /// In a guest, if anywhere; of this sandbox.
+    Guest(Option<String>),
+}
+
+/// Whom a shim's source asks beside itself.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Exits that somebody waits for.
+    pub holds: Holds,
+    /// Agents of guests.
+    pub settlers: Settlers,
+}
+
+impl Asked {
+    /// The exit barrier: a kill that a container's guest knows of is handed on before what is asked next. Whether its agent counts them.
+    pub(super) async fn settle(&self, asks: &mpsc::Sender<Ask>, id: &ContainerId) -> bool {
+        if self.settlers.is_empty() {
+            return false;
+        }
+        let (answer, answered) = oneshot::channel();
+        // A source that has ended says so at what comes next.
+        asks.send(Ask::Counter(id.clone(), answer)).await.unwrap_or_default();
+        match answered.await {
+            Ok(Counter::Guest(sandbox)) => self.settlers.settle(id, sandbox.as_deref()).await,
+            Ok(Counter::Here) | Err(_) => false,
+        }
+    }
+
+    /// The same before the end of a container's init.
+    pub(super) async fn settle_before(&self, asks: &mpsc::Sender<Ask>, request: &RuleRequest) -> bool {
+        let process = request.process.clone().unwrap_or_default();
+        match ContainerId::try_from(process.container_id) {
+            Ok(id) if process.exec_id.is_empty() => self.settle(asks, &id).await,
+            _ => false,
+        }
+    }
+}
+
 /// Answers.
 #[derive(Clone, Debug)]
 pub(super) struct Service {
     pub(super) mode: Mode,
     pub(super) asks: mpsc::Sender<Ask>,
-    pub(super) holds: Holds,
+    pub(super) asked: Asked,
 }
 
 impl Service {
@@ -89,8 +136,10 @@ impl Events for Service {
             tracing::warn!(%error, "a shim's event is refused");
             refused(error.to_string())
         })?;
+        let counted = told.tells_of_an_end() && self.asked.settle(&self.asks, &told.container).await;
         let (written, mut heard) = mpsc::channel(ARRIVALS);
-        let count = self.ask(|answer| Ask::Forward(Box::new(told), written, answer)).await?;
+        let told = Box::new(told);
+        let count = self.ask(|answer| Ask::Forward { told, counted, written, answer }).await?;
         let all = async {
             for _ in 0..count {
                 heard.recv().await?;
@@ -119,8 +168,10 @@ impl Shim for Service {
     async fn rule(&self, _: &TtrpcContext, request: RuleRequest) -> ttrpc::Result<RuleResponse> {
         self.proxied()?;
         let status = request.status;
-        let id = self.ask(|answer| Ask::Rule(Box::new(request), answer)).await?.map_err(refused)?;
-        match timeout(RULED_WITHIN, self.holds.ruled(&id)).await {
+        let counted = self.asked.settle_before(&self.asks, &request).await;
+        let request = Box::new(request);
+        let id = self.ask(|answer| Ask::Rule { request, counted, answer }).await?.map_err(refused)?;
+        match timeout(RULED_WITHIN, self.asked.holds.ruled(&id)).await {
             Ok(ruled) => Ok(RuleResponse { status: ruled.unwrap_or(status), ..RuleResponse::default() }),
             Err(_) => Err(Error::RpcStatus(get_status(Code::DEADLINE_EXCEEDED, "not ruled in time"))),
         }
@@ -130,7 +181,7 @@ impl Shim for Service {
         self.proxied()?;
         let status = request.status;
         let id = self.ask(|answer| Ask::Released(Box::new(request), answer)).await?.map_err(refused)?;
-        self.holds.release(&id, status);
+        self.asked.holds.release(&id, status);
         Ok(ReleasedResponse::default())
     }
 

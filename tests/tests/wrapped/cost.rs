@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use coroner_cgroup::Hierarchy;
@@ -26,7 +26,11 @@ struct Cost {
     pod: Times,
     start: Times,
     exit: Times,
-    oom: Times,
+    /// From the kernel's notice that memory ran out to the event.
+    notice: Times,
+    /// From the kill itself; events before it are counted.
+    kill: Times,
+    early: usize,
 }
 
 impl Cost {
@@ -47,7 +51,10 @@ impl Cost {
         rustix::process::kill_process(pid, rustix::process::Signal::USR1)?;
         stand.cri.first_reading(&exits, END).await?;
         self.exit.add(start.elapsed());
-        self.oom.add(oom(&mut stand.cri, events, &pod).await?);
+        let oom = oom(&mut stand.cri, events, &pod).await?;
+        self.notice.add(oom.event.saturating_duration_since(oom.notice));
+        self.kill.add(oom.event.saturating_duration_since(oom.kill));
+        self.early += usize::from(oom.event < oom.kill);
         stand.cri.remove_pod(&pod).await
     }
 
@@ -56,33 +63,48 @@ impl Cost {
             ("RunPodSandbox", &self.pod),
             ("StartContainer", &self.start),
             ("exit to first reading", &self.exit),
-            ("memory runs out to event", &self.oom),
+            ("memory runs out to event", &self.notice),
+            ("kill to event", &self.kill),
         ] {
             say(format_args!("{name}: {what}: {times}"));
         }
+        say(format_args!("{name}: events before anything was killed: {}", self.early));
     }
 }
 
-/// From the kernel's notice that memory ran out to the event at a subscriber.
-async fn oom(cri: &mut Cri, events: &mut Events, pod: &Pod) -> Result<Duration> {
+/// When one OOM was what.
+#[derive(Debug)]
+struct Oom {
+    notice: Instant,
+    kill: Instant,
+    event: Instant,
+}
+
+/// The kernel's notice that memory ran out, the kill as its counter shows it, and the event at a subscriber.
+async fn oom(cri: &mut Cri, events: &mut Events, pod: &Pod) -> Result<Oom> {
     let container = cri.run(pod, &format!("{}-runs-out", pod.name), 32, "await child 64 0 60000").await?;
     container.wait_printed("waiting", END).await?;
     let pid = cri.pid(&container).await?;
     let hierarchy = Hierarchy::find()?;
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    let cgroup = hierarchy.membership(&text).context("it is in a memory cgroup")?;
-    let notice = hierarchy.oom_event(cgroup)?.context("this host has cgroup v1")?;
+    let cgroup = hierarchy.membership(&text).context("it is in a memory cgroup")?.to_owned();
+    let notice = hierarchy.oom_event(&cgroup)?.context("this host has cgroup v1")?;
     let noticed = tokio::task::spawn_blocking(move || {
         let flags = rustix::fs::fcntl_getfl(&notice)?;
         rustix::fs::fcntl_setfl(&notice, flags - rustix::fs::OFlags::NONBLOCK)?;
         fs::File::from(notice).read_exact(&mut [0; 8])?;
-        Ok::<_, std::io::Error>(Instant::now())
+        let notice = Instant::now();
+        while hierarchy.kills(&cgroup).is_ok_and(|kills| kills.total == 0) {
+            std::hint::spin_loop();
+        }
+        Ok::<_, std::io::Error>((notice, Instant::now()))
     });
     rustix::process::kill_process(pid, rustix::process::Signal::USR1)?;
     events.wait_for(OOM, &container.id, 1, END).await?;
     let event =
         events.of(&container.id).into_iter().find(|it| it.topic == OOM).context("it was waited for")?;
-    Ok(event.received.saturating_duration_since(noticed.await??))
+    let (notice, kill) = noticed.await??;
+    Ok(Oom { notice, kill, event: event.received })
 }
 
 /// Anonymous memory of each proxy of this containerd, in KiB.
@@ -117,7 +139,8 @@ async fn cost(mode: Mode) {
         ("RunPodSandbox", &stock.pod, &ours.pod),
         ("StartContainer", &stock.start, &ours.start),
         ("exit to first reading", &stock.exit, &ours.exit),
-        ("memory runs out to event", &stock.oom, &ours.oom),
+        ("memory runs out to event", &stock.notice, &ours.notice),
+        ("kill to event", &stock.kill, &ours.kill),
     ] {
         let [stock, ours] = [stock, ours].map(|times| times.percentile(50).unwrap().as_secs_f64());
         say(format_args!("{}: {what}, median over stock's: {:.2}", mode.name(), ours / stock));

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::bundle::Bundle;
 use super::event::Process;
+use super::looks::Looks;
 use crate::arrival::unix_ms;
 use crate::signal::{
     ContainerId, Event, Evidence, Exited, Forwarded, KillRequest, Level, Moment, OomKill, Signal, Target,
@@ -43,8 +44,8 @@ pub(super) struct Container {
     pub(super) started: bool,
     /// It may be looked for when this is over.
     pub(super) vanished: Option<Instant>,
-    /// Looks at the counter that are left after a notice.
-    pub(super) looks: usize,
+    /// Looks at the counter after a notice.
+    pub(super) looks: Looks,
     processes: VecDeque<Seen>,
     requests: BTreeMap<String, u64>,
 }
@@ -71,7 +72,7 @@ impl Container {
             announced: false,
             started: false,
             vanished: None,
-            looks: 0,
+            looks: Looks::default(),
             processes: VecDeque::new(),
             requests: BTreeMap::new(),
         }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::container::Container;
 use super::event::{Process, Told, What};
 use super::service::{Ask, Counter};
-use super::{LOOKS, ShimSource, TOLD_WITHIN};
+use super::{ShimSource, TOLD_WITHIN};
 use crate::arrival::{Ack, Arrival};
 use crate::identity::{self, TaskState};
 use crate::journal::{Lives, ShimLives};
@@ -243,7 +243,7 @@ impl ShimSource {
     /// Its cgroup is gone, and with it the counter. If its end was not told, it will be asked for.
     fn gone(&mut self, id: &ContainerId) {
         let Some(container) = self.containers.get_mut(id) else { return };
-        container.looks = LOOKS.len();
+        container.looks.end();
         if !container.is_over() && container.vanished.is_none() {
             let at = Instant::now() + TOLD_WITHIN;
             container.vanished = Some(at);
@@ -270,9 +270,24 @@ impl ShimSource {
     }
 
     fn look_again(&mut self, id: &ContainerId) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        container.looks = 0;
-        self.due.insert((Instant::now() + LOOKS[0], id.clone()));
+        if let Some(container) = self.containers.get_mut(id) {
+            container.looks.begin();
+        }
+        self.schedule(id);
+    }
+
+    /// When the counter is looked at next, if it is.
+    fn schedule(&mut self, id: &ContainerId) {
+        let (Some(container), Some(watch)) = (self.containers.get_mut(id), &self.watch) else { return };
+        if let Some(at) = container.looks.at.take() {
+            self.due.remove(&(at, id.clone()));
+        }
+        if let Some(gap) = container.looks.gap(watch.hierarchy().version()) {
+            let at = Instant::now() + gap;
+            container.looks.at = Some(at);
+            self.due.insert((at, id.clone()));
+            watch.wake_in(gap);
+        }
     }
 
     fn forget(&mut self, id: &ContainerId) {
@@ -290,14 +305,15 @@ impl ShimSource {
 
     pub(super) async fn noticed(&mut self, noticed: Vec<ContainerId>) -> bool {
         for id in noticed {
+            let kill = self.settle(&id);
             self.look_again(&id);
-            if let Some(kill) = self.settle(&id)
+            if let Some(kill) = kill
                 && !self.hand_on(kill, Ack::nobody()).await
             {
                 return false;
             }
         }
-        true
+        self.tend().await
     }
 
     /// Looks where it is time to.
@@ -311,11 +327,12 @@ impl ShimSource {
                 vanished = true;
                 continue;
             }
-            container.looks += 1;
-            if let Some(next) = LOOKS.get(container.looks) {
-                self.due.insert((now + *next, id.clone()));
+            let kill = self.settle(&id);
+            if let Some(container) = self.containers.get_mut(&id) {
+                container.looks.took(kill.is_some());
             }
-            if let Some(kill) = self.settle(&id)
+            self.schedule(&id);
+            if let Some(kill) = kill
                 && !self.hand_on(kill, Ack::nobody()).await
             {
                 return false;

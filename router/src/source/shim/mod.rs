@@ -11,6 +11,7 @@ mod container;
 mod event;
 mod following;
 mod handle;
+mod looks;
 mod service;
 mod watch;
 
@@ -46,15 +47,6 @@ use crate::signal::ContainerId;
 
 /// Questions that wait for the source's task.
 const ASKS: usize = 64;
-/// v1's notice comes some ten milliseconds before the counter moves: looks after it, from one to the next.
-const LOOKS: [Duration; 6] = [
-    Duration::from_millis(1),
-    Duration::from_millis(4),
-    Duration::from_millis(10),
-    Duration::from_millis(25),
-    Duration::from_millis(60),
-    Duration::from_millis(150),
-];
 /// A shim tries for some 21 s to tell what it has to tell; what has ended and was not told by then is asked for at containerd.
 const TOLD_WITHIN: Duration = Duration::from_secs(25);
 

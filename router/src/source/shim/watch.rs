@@ -5,18 +5,21 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use coroner_cgroup::{Hierarchy, Version};
 use rustix::event::{Timespec, epoll};
 use rustix::fs::inotify;
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 use tokio::io::unix::AsyncFd;
 
 use crate::signal::ContainerId;
 
 /// Notices taken in at once.
 const BATCH: usize = 64;
-/// The token of the inotify instance; containers count from 1.
+/// The tokens of the inotify instance and of the timer; containers count from there.
 const FILES: u64 = 0;
+const TIMER: u64 = 1;
 
 /// Waits for notices of every container.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub(super) struct Watch {
     hierarchy: Hierarchy,
     ready: AsyncFd<Arc<OwnedFd>>,
     files: OwnedFd,
+    /// The runtime's own timers count in whole milliseconds.
+    timer: OwnedFd,
     next: u64,
     events: HashMap<u64, (ContainerId, OwnedFd)>,
     watched: HashMap<i32, ContainerId>,
@@ -35,13 +40,30 @@ impl Watch {
         let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let files = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         epoll::add(&set, &files, epoll::EventData::new_u64(FILES), epoll::EventFlags::IN)?;
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        epoll::add(&set, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN)?;
         let ready = coroner_cgroup::ready::register(Arc::new(set))?;
         let (events, watched) = (HashMap::new(), HashMap::new());
-        Ok(Self { hierarchy, ready, files, next: FILES + 1, events, watched })
+        Ok(Self { hierarchy, ready, files, timer, next: TIMER + 1, events, watched })
     }
 
     pub(super) fn hierarchy(&self) -> &Hierarchy {
         &self.hierarchy
+    }
+
+    /// Has `noticed` answer when this is over, or earlier.
+    pub(super) fn wake_in(&self, gap: Duration) {
+        let now = rustix::time::timerfd_gettime(&self.timer).map(|it| it.it_value);
+        let left = now.ok().and_then(|it| Duration::try_from(it).ok()).filter(|left| !left.is_zero());
+        if left.is_some_and(|left| left <= gap) {
+            return;
+        }
+        let once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let Ok(value) = Timespec::try_from(gap) else { return };
+        let timer = Itimerspec { it_interval: once, it_value: value };
+        // Whoever waits has a timer of the runtime's besides.
+        rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &timer).ok();
     }
 
     /// Asks the kernel for notices of this container.
@@ -78,7 +100,7 @@ impl Watch {
         }
     }
 
-    /// Whose notices came.
+    /// Whose notices came; nobody's, where the time is over that `wake_in` was told.
     pub(super) async fn noticed(&mut self) -> Vec<ContainerId> {
         loop {
             let Ok(mut guard) = self.ready.readable().await else { return std::future::pending().await };
@@ -91,10 +113,14 @@ impl Watch {
                 guard.clear_ready();
                 continue;
             }
-            let mut noticed = Vec::new();
+            let (mut noticed, mut over) = (Vec::new(), false);
             for event in &events[..count] {
                 match { event.data }.u64() {
                     FILES => self.files_changed(&mut noticed),
+                    TIMER => {
+                        rustix::io::read(&self.timer, &mut [0; 8]).ok();
+                        over = true;
+                    }
                     token => {
                         let Some((id, event)) = self.events.get(&token) else { continue };
                         // It is level-triggered: what is not read comes again.
@@ -105,7 +131,7 @@ impl Watch {
             }
             noticed.sort();
             noticed.dedup();
-            if !noticed.is_empty() {
+            if over || !noticed.is_empty() {
                 return noticed;
             }
         }

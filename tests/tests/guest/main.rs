@@ -6,5 +6,8 @@ mod cases;
 mod proxy;
 mod reader;
 mod routed;
+#[path = "../routing/shim.rs"]
+mod shim;
+mod shimmed;
 mod small;
 mod truth;

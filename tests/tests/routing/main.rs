@@ -4,6 +4,7 @@ mod fakes;
 mod invariants;
 mod peers;
 mod running;
+mod shim;
 mod shims;
 
 use std::path::Path;

@@ -4,133 +4,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use containerd_shim_protos::api::ForwardRequest;
-use containerd_shim_protos::events::task::{TaskCreate, TaskDelete, TaskExit, TaskOOM, TaskStart};
-use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
-use containerd_shim_protos::protobuf::{Message, MessageField};
-use containerd_shim_protos::shim::event::Envelope;
-use containerd_shim_protos::shim_async::EventsClient;
 use coroner::config::Config;
-use coroner_proto::address::Address;
-use coroner_proto::shim::{KillRequest, Process, ReleasedRequest, RuleRequest};
-use coroner_proto::shim_ttrpc::ShimClient;
-use coroner_proto::transport;
+use coroner_proto::shim::KillRequest;
 use serde_json::{Value, json};
-use ttrpc::asynchronous::{Client, Server};
-use ttrpc::context::{Context, with_duration};
+use ttrpc::asynchronous::Server;
 
 use super::fakes::{Event, FakeAgent, FakeContainerd, Took, serve};
+use super::shim::Shim;
 use super::{Places, Running, exit as exit_of_agent, kill, ruled, told};
-
-/// Long enough for any answer of a router that is not held up.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-struct Shim {
-    events: EventsClient,
-    proxy: ShimClient,
-}
-
-impl Shim {
-    async fn connect(places: &Places) -> Self {
-        let address = Address::Unix(places.path("shims.sock"));
-        let socket = loop {
-            match transport::connect(&address).await {
-                Ok(socket) => break socket,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        };
-        let client = Client::new(socket);
-        Self { events: EventsClient::new(client.clone()), proxy: ShimClient::new(client) }
-    }
-
-    async fn forward(&self, topic: &str, name: &str, message: &impl Message) {
-        let event = Any {
-            type_url: format!("containerd.events.{name}"),
-            value: message.write_to_bytes().unwrap(),
-            ..Any::default()
-        };
-        let envelope = Envelope {
-            namespace: "k8s.io".to_owned(),
-            topic: topic.to_owned(),
-            timestamp: MessageField::some(Timestamp { seconds: 1, ..Timestamp::default() }),
-            event: MessageField::some(event),
-            ..Envelope::default()
-        };
-        let request = ForwardRequest { envelope: MessageField::some(envelope), ..ForwardRequest::default() };
-        self.events.forward(context(), &request).await.unwrap();
-    }
-
-    async fn begin(&self, places: &Places, container: &str) {
-        let bundle = places.path("bundle");
-        std::fs::create_dir_all(&bundle).unwrap();
-        let annotations = json!({"io.kubernetes.cri.sandbox-name": "p", "io.kubernetes.cri.sandbox-id": "s"});
-        std::fs::write(bundle.join("config.json"), json!({ "annotations": annotations }).to_string())
-            .unwrap();
-        let create = TaskCreate {
-            container_id: container.to_owned(),
-            bundle: bundle.display().to_string(),
-            pid: 7,
-            ..TaskCreate::default()
-        };
-        self.forward("/tasks/create", "TaskCreate", &create).await;
-        let start = TaskStart { container_id: container.to_owned(), pid: 7, ..TaskStart::default() };
-        self.forward("/tasks/start", "TaskStart", &start).await;
-    }
-
-    async fn oom(&self, container: &str) {
-        let oom = TaskOOM { container_id: container.to_owned(), ..TaskOOM::default() };
-        self.forward("/tasks/oom", "TaskOOM", &oom).await;
-    }
-
-    async fn exit(&self, container: &str, status: u32) {
-        let exit = TaskExit {
-            container_id: container.to_owned(),
-            id: container.to_owned(),
-            pid: 7,
-            exit_status: status,
-            exited_at: MessageField::some(Timestamp { seconds: 5, nanos: 6_000_007, ..Timestamp::default() }),
-            ..TaskExit::default()
-        };
-        self.forward("/tasks/exit", "TaskExit", &exit).await;
-    }
-
-    async fn delete(&self, container: &str) {
-        let delete = TaskDelete { container_id: container.to_owned(), pid: 7, ..TaskDelete::default() };
-        self.forward("/tasks/delete", "TaskDelete", &delete).await;
-    }
-
-    async fn rule(&self, container: &str, requests: Vec<KillRequest>) -> ttrpc::Result<u32> {
-        let request = RuleRequest {
-            namespace: "k8s.io".to_owned(),
-            process: MessageField::some(process(container)),
-            status: 3,
-            requests,
-            ..RuleRequest::default()
-        };
-        Ok(self.proxy.rule(context(), &request).await?.status)
-    }
-
-    async fn release(&self, container: &str, status: u32) {
-        let request = ReleasedRequest {
-            namespace: "k8s.io".to_owned(),
-            process: MessageField::some(process(container)),
-            status,
-            ..ReleasedRequest::default()
-        };
-        self.proxy.released(context(), &request).await.unwrap();
-    }
-}
-
-fn context() -> Context {
-    with_duration(PATIENCE)
-}
-
-fn process(container: &str) -> Process {
-    Process { container_id: container.to_owned(), ..Process::default() }
-}
 
 fn config(places: &Places, mode: &str) -> Config {
     let mut config = places.config("sole");
@@ -166,8 +48,8 @@ async fn a_wrapped_shims_events_pass_in_order_and_its_repeats_do_not() {
     let places = Places::new();
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
     let router = Running::start(places.clone(), &config(&places, "wrapped"));
-    let shim = Shim::connect(&places).await;
-    shim.begin(&places, "c1").await;
+    let shim = Shim::connect(&places.path("shims.sock")).await;
+    shim.begin(&places.path("bundle"), "c1").await;
     for _ in 0..3 {
         shim.oom("c1").await;
     }
@@ -190,8 +72,8 @@ async fn a_wrapped_shims_events_pass_in_order_and_its_repeats_do_not() {
 async fn a_proxy_needs_a_source_of_its_mode() {
     let places = Places::new();
     let router = Running::start(places.clone(), &config(&places, "wrapped"));
-    let shim = Shim::connect(&places).await;
-    let refused = shim.rule("c1", Vec::new()).await.unwrap_err();
+    let shim = Shim::connect(&places.path("shims.sock")).await;
+    let refused = shim.rule("c1", 3, Vec::new()).await.unwrap_err();
     assert!(refused.to_string().contains("a proxy needs one"), "{refused}");
     router.stop().await;
 }
@@ -201,8 +83,8 @@ async fn task_exit_follows_the_release_and_carries_what_was_released() {
     let places = Places::new();
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
     let router = Running::start(places.clone(), &config(&places, "proxy"));
-    let shim = Shim::connect(&places).await;
-    shim.begin(&places, "c1").await;
+    let shim = Shim::connect(&places.path("shims.sock")).await;
+    shim.begin(&places.path("bundle"), "c1").await;
     shim.oom("c1").await;
     let request = |seq, signal| KillRequest {
         seq,
@@ -211,12 +93,12 @@ async fn task_exit_follows_the_release_and_carries_what_was_released() {
         signal,
         ..KillRequest::default()
     };
-    let ruled_status = shim.rule("c1", vec![request(1, 15), request(2, 9)]).await.unwrap();
+    let ruled_status = shim.rule("c1", 3, vec![request(1, 15), request(2, 9)]).await.unwrap();
     assert_eq!(ruled_status, 3, "the native ruling leaves the status");
     expect(&mut events, &[other("/tasks/create"), other("/tasks/start"), oom()]).await;
     // The shim's own news of it, and a second one who waits.
     shim.exit("c1", 3).await;
-    assert_eq!(shim.rule("c1", vec![request(2, 9)]).await.unwrap(), 3);
+    assert_eq!(shim.rule("c1", 3, vec![request(2, 9)]).await.unwrap(), 3);
     shim.release("c1", 4).await;
     expect(&mut events, &[exit(4)]).await;
     shim.delete("c1").await;
@@ -236,13 +118,13 @@ async fn invariant_5_a_shim_that_tells_an_exit_again_after_a_restart_has_it_publ
     let places = Places::new();
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
     let router = Running::start(places.clone(), &config(&places, "wrapped"));
-    let shim = Shim::connect(&places).await;
-    shim.begin(&places, "c1").await;
+    let shim = Shim::connect(&places.path("shims.sock")).await;
+    shim.begin(&places.path("bundle"), "c1").await;
     shim.exit("c1", 1).await;
     expect(&mut events, &[other("/tasks/create"), other("/tasks/start"), exit(1)]).await;
     router.end().await;
     let router = Running::start(places.clone(), &config(&places, "wrapped"));
-    let shim = Shim::connect(&places).await;
+    let shim = Shim::connect(&places.path("shims.sock")).await;
     shim.exit("c1", 1).await;
     shim.delete("c1").await;
     let records = router.stop().await;
@@ -255,34 +137,36 @@ async fn invariant_5_a_shim_that_tells_an_exit_again_after_a_restart_has_it_publ
     }
 }
 
+/// A node without containerd, whose only sinks are CRI-O's and the audit's.
+fn config_of_crio(places: &Places) -> Config {
+    let mut config = config(places, "proxy");
+    let crio = Config::parse("[guests]\n[[sink]]\nname = \"crio\"\ntype = \"oom-file\"").unwrap();
+    config.sinks.retain(|sink| !sink.kind.is_lifecycle());
+    config.sinks.extend(crio.sinks);
+    config.containerd = None;
+    config
+}
+
 #[tokio::test]
 async fn on_a_node_of_crio_the_oom_file_is_there_before_who_waits_is_answered() {
     let places = Places::new();
-    let mut config = config(&places, "proxy");
-    let node = Config::parse(
-        "[[guest]]\nname = \"g\"\ntype = \"agent\"\nmode = \"beside\"\naddress = \"vsock://3:1\"\n\
-         [[sink]]\nname = \"crio\"\ntype = \"oom-file\"",
-    );
-    let crio = node.unwrap().sinks.remove(0);
-    config.sinks.retain(|sink| !sink.kind.is_lifecycle());
-    config.sinks.push(crio);
-    config.containerd = None;
+    let config = config_of_crio(&places);
     let file = places.path("bundle").join("oom");
     let router = Running::start(places.clone(), &config);
-    let shim = Shim::connect(&places).await;
-    shim.begin(&places, "c1").await;
-    assert_eq!(shim.rule("c1", Vec::new()).await.unwrap(), 3);
+    let shim = Shim::connect(&places.path("shims.sock")).await;
+    shim.begin(&places.path("bundle"), "c1").await;
+    assert_eq!(shim.rule("c1", 3, Vec::new()).await.unwrap(), 3);
     assert!(!file.exists(), "nothing was killed");
-    shim.begin(&places, "c2").await;
+    shim.begin(&places.path("bundle"), "c2").await;
     router.end().await;
     // The bundle is known from the journal.
     let router = Running::start(places.clone(), &config);
-    let shim = Shim::connect(&places).await;
+    let shim = Shim::connect(&places.path("shims.sock")).await;
     shim.oom("c2").await;
-    assert_eq!(shim.rule("c2", Vec::new()).await.unwrap(), 3);
+    assert_eq!(shim.rule("c2", 3, Vec::new()).await.unwrap(), 3);
     assert!(file.exists());
     shim.oom("c3").await;
-    shim.rule("c3", Vec::new()).await.unwrap();
+    shim.rule("c3", 3, Vec::new()).await.unwrap();
     let records = router.stop().await;
     let ruled = ruled(&records);
     let planned = |container: &str, at: usize| {
@@ -297,13 +181,13 @@ async fn on_a_node_of_crio_the_oom_file_is_there_before_who_waits_is_answered() 
     assert!(delivered.iter().all(|it| it["topic"] != "/tasks/exit"), "{delivered:#?}");
 }
 
-/// A router that shims publish at, and a guest's agent that speaks for the containers of the sandbox `s`.
-async fn with_guest(places: &Places, mode: &str) -> (Arc<FakeAgent>, Server, Running) {
+/// A router that shims publish at, and a guest's agent that speaks for the containers of the sandbox `s`. Its mode is not the one that docs/shims.md
+/// names: a shim's containers are never ruled as if nobody else published.
+async fn with_guest(places: &Places, mut config: Config) -> (Arc<FakeAgent>, Server, Running) {
     let agent = Arc::new(FakeAgent::default());
     let served = serve(&agent, &places.path("guest.sock")).await;
-    let mut config = config(places, mode);
     let guest = json!({
-        "name": "s", "type": "agent", "mode": "beside",
+        "name": "s", "type": "agent", "mode": "sole",
         "address": format!("unix://{}", places.path("guest.sock").display()),
     });
     config.guests.push(Config::guest(&guest.to_string()).unwrap());
@@ -319,13 +203,13 @@ async fn what_a_guests_agent_finds_at_the_end_goes_before_the_exit() {
     for mode in ["wrapped", "proxy"] {
         let places = Places::new();
         let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
-        let (agent, _served, router) = with_guest(&places, mode).await;
-        let shim = Shim::connect(&places).await;
-        shim.begin(&places, "c1").await;
+        let (agent, _served, router) = with_guest(&places, config(&places, mode)).await;
+        let shim = Shim::connect(&places.path("shims.sock")).await;
+        shim.begin(&places.path("bundle"), "c1").await;
         *agent.counter.lock().unwrap() = Some(1);
         *agent.found.lock().unwrap() = Some(kill(2, "c1", 1));
         if mode == "proxy" {
-            assert_eq!(shim.rule("c1", Vec::new()).await.unwrap(), 3);
+            assert_eq!(shim.rule("c1", 3, Vec::new()).await.unwrap(), 3);
             shim.release("c1", 3).await;
         }
         shim.exit("c1", 3).await;
@@ -351,9 +235,9 @@ async fn what_a_guests_agent_finds_at_the_end_goes_before_the_exit() {
 async fn an_oom_that_a_guests_agent_counts_as_none_is_not_believed_and_one_that_it_cannot_count_is() {
     let places = Places::new();
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
-    let (agent, _served, router) = with_guest(&places, "wrapped").await;
-    let shim = Shim::connect(&places).await;
-    shim.begin(&places, "c1").await;
+    let (agent, _served, router) = with_guest(&places, config(&places, "wrapped")).await;
+    let shim = Shim::connect(&places.path("shims.sock")).await;
+    shim.begin(&places.path("bundle"), "c1").await;
     *agent.counter.lock().unwrap() = Some(0);
     shim.oom("c1").await;
     *agent.counter.lock().unwrap() = None;
@@ -372,9 +256,9 @@ async fn a_container_that_runs_once_more_under_its_id_is_another() {
     let places = Places::new();
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
     let router = Running::start(places.clone(), &config(&places, "wrapped"));
-    let shim = Shim::connect(&places).await;
+    let shim = Shim::connect(&places.path("shims.sock")).await;
     for _ in 0..2 {
-        shim.begin(&places, "c1").await;
+        shim.begin(&places.path("bundle"), "c1").await;
         shim.oom("c1").await;
         shim.exit("c1", 137).await;
         shim.delete("c1").await;
@@ -384,4 +268,44 @@ async fn a_container_that_runs_once_more_under_its_id_is_another() {
     let records = router.stop().await;
     let late = ruled(&records).iter().filter(|it| it["signal"]["event"]["oom-kill"]["late"] == true).count();
     assert_eq!(late, 0, "{records:#?}");
+}
+
+#[tokio::test]
+async fn a_kill_that_a_guests_agent_tells_becomes_the_oom_file_in_the_bundle_that_the_shim_named() {
+    let places = Places::new();
+    let (agent, _served, router) = with_guest(&places, config_of_crio(&places)).await;
+    let shim = Shim::connect(&places.path("shims.sock")).await;
+    shim.begin(&places.path("bundle"), "c1").await;
+    *agent.counter.lock().unwrap() = Some(1);
+    *agent.found.lock().unwrap() = Some(kill(2, "c1", 1));
+    assert_eq!(shim.rule("c1", 3, Vec::new()).await.unwrap(), 3);
+    assert!(places.path("bundle").join("oom").exists());
+    router.stop().await;
+}
+
+#[tokio::test]
+async fn a_kill_that_two_sources_tell_by_one_counter_is_ruled_once() {
+    let places = Places::new();
+    let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
+    let mut config = places.config("beside");
+    let mut other = config.sources[0].clone();
+    other.name = "other".to_owned();
+    other.address = format!("unix://{}", places.path("other.sock").display()).parse().unwrap();
+    config.sources.push(other);
+    let agents = [Arc::new(FakeAgent::default()), Arc::new(FakeAgent::default())];
+    let _served = [
+        serve(&agents[0], &places.path("agent.sock")).await,
+        serve(&agents[1], &places.path("other.sock")).await,
+    ];
+    let router = Running::start(places.clone(), &config);
+    for total in [1, 2] {
+        agents[0].tell(kill(total, "c1", total));
+        expect(&mut events, &[oom()]).await;
+        agents[1].tell(kill(total, "c1", total));
+        agents[1].acked(total).await;
+    }
+    agents[1].tell(kill(3, "c1", 3));
+    expect(&mut events, &[oom()]).await;
+    let records = router.stop().await;
+    assert_eq!(ruled(&records).len(), 3, "{records:#?}");
 }

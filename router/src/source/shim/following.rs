@@ -262,16 +262,17 @@ impl ShimSource {
         let readable =
             container.cgroup.as_ref().zip(hierarchy).is_some_and(|(it, all)| all.kills(it).is_ok());
         if readable {
-            self.look_again(id);
+            self.look_again(id, false);
             return None;
         }
         let told = container.announced || container.kills.is_some_and(|kills| kills.total > 0);
         (!told).then(|| container.announced(&name))
     }
 
-    fn look_again(&mut self, id: &ContainerId) {
-        if let Some(container) = self.containers.get_mut(id) {
-            container.looks.begin();
+    /// `found`: a look was taken, and found the kill.
+    fn look_again(&mut self, id: &ContainerId, found: bool) {
+        if let (Some(container), Some(watch)) = (self.containers.get_mut(id), &self.watch) {
+            container.looks.begin(watch.hierarchy().version(), found);
         }
         self.schedule(id);
     }
@@ -282,7 +283,7 @@ impl ShimSource {
         if let Some(at) = container.looks.at.take() {
             self.due.remove(&(at, id.clone()));
         }
-        if let Some(gap) = container.looks.gap(watch.hierarchy().version()) {
+        if let Some(gap) = container.looks.gap() {
             let at = Instant::now() + gap;
             container.looks.at = Some(at);
             self.due.insert((at, id.clone()));
@@ -306,7 +307,7 @@ impl ShimSource {
     pub(super) async fn noticed(&mut self, noticed: Vec<ContainerId>) -> bool {
         for id in noticed {
             let kill = self.settle(&id);
-            self.look_again(&id);
+            self.look_again(&id, kill.is_some());
             if let Some(kill) = kill
                 && !self.hand_on(kill, Ack::nobody()).await
             {

@@ -21,36 +21,41 @@ const GAPS: [Duration; 6] = [
 /// Of one container.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
-    /// Since the notice.
+    /// Close ones that are left.
+    close: usize,
+    /// The others that were taken since the notice.
     taken: usize,
     /// The next one.
     pub(super) at: Option<Instant>,
 }
 
 impl Looks {
-    /// There was a notice.
-    pub(super) fn begin(&mut self) {
+    /// There was a notice; `found`: and the kill with it.
+    pub(super) fn begin(&mut self, version: Version, found: bool) {
+        self.close = if version == Version::V1 && !found { CLOSELY } else { 0 };
         self.taken = 0;
     }
 
     /// There is no counter any more.
     pub(super) fn end(&mut self) {
-        self.taken = usize::MAX;
+        (self.close, self.taken) = (0, GAPS.len());
     }
 
-    /// One was taken; if it found the kill, the next need not be as close.
+    /// One was taken; once it has found the kill, the next need not be as close.
     pub(super) fn took(&mut self, found: bool) {
         self.at = None;
-        self.taken = if found { self.taken.max(CLOSELY) } else { self.taken.saturating_add(1) };
+        if found {
+            self.close = 0;
+        } else if self.close > 0 {
+            self.close -= 1;
+        } else {
+            self.taken += 1;
+        }
     }
 
     /// Until the next; none: no more are needed.
-    pub(super) fn gap(&self, version: Version) -> Option<Duration> {
-        match version {
-            Version::V1 if self.taken < CLOSELY => Some(CLOSE),
-            Version::V1 => GAPS.get(self.taken - CLOSELY).copied(),
-            Version::V2 => GAPS.get(self.taken).copied(),
-        }
+    pub(super) fn gap(&self) -> Option<Duration> {
+        if self.close > 0 { Some(CLOSE) } else { GAPS.get(self.taken).copied() }
     }
 }
 
@@ -59,31 +64,34 @@ mod tests {
     use super::*;
 
     fn gaps(version: Version, found_at: Option<usize>) -> Vec<Duration> {
-        let mut looks = Looks::default();
-        let mut gaps = Vec::new();
-        while let Some(gap) = looks.gap(version) {
-            looks.took(found_at == Some(gaps.len()));
+        let (mut looks, mut gaps) = (Looks::default(), Vec::new());
+        looks.begin(version, found_at == Some(0));
+        while let Some(gap) = looks.gap() {
             gaps.push(gap);
+            looks.took(found_at == Some(gaps.len()));
         }
         gaps
     }
 
     #[test]
-    fn without_a_counter_there_are_none() {
-        let mut looks = Looks::default();
-        looks.end();
-        looks.took(false);
-        assert_eq!((looks.gap(Version::V1), looks.gap(Version::V2)), (None, None));
-        looks.begin();
-        assert!(looks.gap(Version::V1).is_some());
+    fn looks_are_close_until_the_kill_is_found_and_end() {
+        assert_eq!(gaps(Version::V2, None), GAPS);
+        assert_eq!(gaps(Version::V2, Some(0)), GAPS);
+        assert_eq!(gaps(Version::V1, Some(0)), GAPS);
+        let v1 = gaps(Version::V1, None);
+        assert_eq!((v1.len(), v1[0], v1[24], &v1[25..]), (31, CLOSE, CLOSE, &GAPS[..]));
+        let found = gaps(Version::V1, Some(3));
+        assert_eq!((&found[..3], &found[3..]), (&[CLOSE; 3][..], &GAPS[..]));
     }
 
     #[test]
-    fn looks_are_close_until_the_kill_is_found_and_end() {
-        assert_eq!(gaps(Version::V2, None), GAPS);
-        let v1 = gaps(Version::V1, None);
-        assert_eq!((v1.len(), v1[0], v1[24], v1[25]), (31, CLOSE, CLOSE, GAPS[0]));
-        let found = gaps(Version::V1, Some(3));
-        assert_eq!((found.len(), &found[4..]), (10, &GAPS[..]));
+    fn without_a_counter_there_are_none() {
+        let mut looks = Looks::default();
+        looks.begin(Version::V1, false);
+        looks.end();
+        looks.took(false);
+        assert_eq!(looks.gap(), None);
+        looks.begin(Version::V1, false);
+        assert_eq!(looks.gap(), Some(CLOSE));
     }
 }

@@ -176,3 +176,36 @@ impl Case {
         self.last_kill = Some((at, kill.clone()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signal::Target;
+
+    fn request() -> Signal {
+        let target = Target {
+            node: "n".to_owned(),
+            guest: None,
+            containerd_namespace: None,
+            sandbox_id: None,
+            container_id: "c".to_owned().try_into().unwrap(),
+            exec_id: None,
+            owner: None,
+        };
+        let at = Moment { boot_ns: None, wall_ms: None, received_ms: 0 };
+        let event = Event::KillRequest(KillRequest { signal: 15, all: false });
+        Signal { id: "i".to_owned(), at, target, event, attributes: Vec::new() }
+    }
+
+    #[test]
+    fn what_one_source_knows_stays_known_when_another_speaks_and_what_can_be_changed_is_the_speakers() {
+        let mut case = Case::new(&[Known::KillRequests, Known::ExitWritable]);
+        case.learn(&request(), &[]);
+        case.know(&[Known::KillCount]);
+        assert_eq!((case.requests.as_ref().map(Vec::len), case.kills), (Some(1), Some(0)));
+        assert_eq!(case.known, [Known::KillCount, Known::KillRequests]);
+        case.know(&[Known::KillRequests, Known::ExitWritable]);
+        assert_eq!(case.known, [Known::KillCount, Known::KillRequests, Known::ExitWritable]);
+        assert_eq!((case.requests.as_ref().map(Vec::len), case.kills), (Some(1), Some(0)));
+    }
+}

@@ -1,7 +1,7 @@
 //! An agent and a containerd over the real protocols, which misbehave on demand: beside the suites with real ones.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub(crate) struct FakeAgent {
     pub(crate) counter: Mutex<Option<u64>>,
     /// What that look finds, and tells a moment after it was answered.
     pub(crate) found: Mutex<Option<Signal>>,
+    /// What it says that there is to read, and never tells.
+    pub(crate) promised: AtomicU64,
     /// Settle is never answered.
     pub(crate) silent: AtomicBool,
 }
@@ -128,7 +130,8 @@ impl Agent for Service {
             return Err(Error::RpcStatus(get_status(Code::UNIMPLEMENTED, "no settling here")));
         };
         let found = self.0.found.lock().expect(UNPOISONED).take();
-        let seq = found.as_ref().map_or(0, |signal| signal.seq);
+        let promised = self.0.promised.load(Ordering::SeqCst);
+        let seq = found.as_ref().map_or(promised, |signal| signal.seq);
         if let Some(signal) = found {
             let agent = Arc::clone(&self.0);
             #[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]

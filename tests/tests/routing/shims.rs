@@ -69,6 +69,47 @@ async fn a_wrapped_shims_events_pass_in_order_and_its_repeats_do_not() {
 }
 
 #[tokio::test]
+async fn what_is_told_of_a_deleted_container_once_more_goes_no_further() {
+    let places = Places::new();
+    let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
+    let router = Running::start(places.clone(), &config(&places, "proxy"));
+    let shim = Shim::connect(&places.path("shims.sock")).await;
+    shim.begin(&places.path("bundle"), "c1").await;
+    shim.rule("c1", 3, Vec::new()).await.unwrap();
+    shim.release("c1", 3).await;
+    shim.delete("c1").await;
+    // It could not be told in time, say.
+    shim.exit("c1", 3).await;
+    shim.oom("c1").await;
+    shim.release("c1", 3).await;
+    let refused = shim.rule("c1", 3, Vec::new()).await.unwrap_err();
+    assert!(refused.to_string().contains("was deleted"), "{refused}");
+    // What is not ours to judge passes.
+    shim.delete("c1").await;
+    let order = [other("/tasks/create"), other("/tasks/start"), exit(3), other("/tasks/delete")];
+    expect(&mut events, &order).await;
+    expect(&mut events, &[other("/tasks/delete")]).await;
+    let records = router.stop().await;
+    assert_eq!(ruled(&records).len(), 1, "{records:#?}");
+}
+
+#[tokio::test]
+async fn an_end_that_its_shim_tells_after_the_deletion_is_told_once() {
+    let places = Places::new();
+    let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
+    let router = Running::start(places.clone(), &config(&places, "wrapped"));
+    let shim = Shim::connect(&places.path("shims.sock")).await;
+    shim.begin(&places.path("bundle"), "c1").await;
+    shim.delete("c1").await;
+    shim.exit("c1", 3).await;
+    shim.exit("c1", 3).await;
+    let order = [other("/tasks/create"), other("/tasks/start"), other("/tasks/delete"), exit(3)];
+    expect(&mut events, &order).await;
+    let records = router.stop().await;
+    assert_eq!(ruled(&records).len(), 1, "{records:#?}");
+}
+
+#[tokio::test]
 async fn a_proxy_needs_a_source_of_its_mode() {
     let places = Places::new();
     let router = Running::start(places.clone(), &config(&places, "wrapped"));
@@ -244,7 +285,13 @@ async fn an_oom_that_a_guests_agent_counts_as_none_is_not_believed_and_one_that_
     expect(&mut events, &[other("/tasks/create"), other("/tasks/start")]).await;
     shim.oom("c1").await;
     expect(&mut events, &[oom()]).await;
-    // Nor is an agent waited for that never answers.
+    // Nor is an agent waited for that promises what it never tells, or never answers.
+    *agent.counter.lock().unwrap() = Some(0);
+    agent.promised.store(u64::MAX, Ordering::SeqCst);
+    shim.begin(&places.path("bundle"), "c2").await;
+    shim.exit("c2", 1).await;
+    let of_c2 = Event::Exit { container: "c2".to_owned(), id: "c2".to_owned(), pid: 7, status: 1 };
+    expect(&mut events, &[other("/tasks/create"), other("/tasks/start"), of_c2]).await;
     agent.silent.store(true, Ordering::SeqCst);
     shim.exit("c1", 137).await;
     expect(&mut events, &[exit(137)]).await;

@@ -8,6 +8,7 @@
 
 mod bundle;
 mod container;
+mod counting;
 mod event;
 mod following;
 mod handle;
@@ -15,7 +16,7 @@ mod looks;
 mod service;
 mod watch;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +48,8 @@ use crate::signal::ContainerId;
 
 /// Questions that wait for the source's task.
 const ASKS: usize = 64;
+/// Deleted containers remembered: a shim or a proxy that could not tell something tries for half a minute, and few are deleted in that time.
+const DELETED: usize = 1024;
 /// A shim tries for some 21 s to tell what it has to tell; what has ended and was not told by then is asked for at containerd.
 const TOLD_WITHIN: Duration = Duration::from_secs(25);
 
@@ -63,6 +66,8 @@ pub struct ShimSource {
     uncounted: Arc<Origin>,
     watch: Option<Watch>,
     containers: HashMap<ContainerId, Container>,
+    /// Those that were deleted last, the newest at the end: what a shim still tells of one was told, or is of no use to anybody.
+    deleted: VecDeque<ContainerId>,
     /// When a counter is looked at, or a container looked for.
     due: BTreeSet<(Instant, ContainerId)>,
     /// containerd's tasks, asked for about containers that are gone.
@@ -110,6 +115,7 @@ impl ShimSource {
             history,
             watch: watch.ok(),
             containers: HashMap::new(),
+            deleted: VecDeque::new(),
             due: BTreeSet::new(),
             listing: JoinSet::new(),
             source,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use arc_swap::ArcSwap;
 
 use crate::arrival::Guest;
+use crate::config::Mode;
 use crate::shares::Shares;
 use crate::signal::ContainerId;
 
@@ -53,8 +54,8 @@ pub enum Foreign {
 #[derive(Debug)]
 enum Owner {
     Node,
-    /// A shim of the node, which knows the sandbox.
-    Shim(Option<String>),
+    /// A shim of the node in this mode, which knows the sandbox.
+    Shim(Option<String>, Mode),
     Guest(Weak<Guest>),
 }
 
@@ -63,8 +64,8 @@ enum Owner {
 pub enum Speaker<'a> {
     /// A source of the node.
     Node,
-    /// A shim, of a container in this sandbox.
-    Shim(Option<&'a str>),
+    /// A shim in this mode, of a container in this sandbox.
+    Shim(Option<&'a str>, Mode),
     /// A guest.
     Guest(&'a Arc<Guest>),
 }
@@ -74,8 +75,8 @@ pub enum Speaker<'a> {
 pub enum Standing {
     /// Nobody knows better.
     Own,
-    /// Its end is for its shim to tell.
-    BesideShim,
+    /// Its end is for its shim to tell, whose mode this is.
+    BesideShim(Mode),
 }
 
 /// The claims of all sources.
@@ -96,12 +97,12 @@ impl Claims {
     /// their sandbox's, or that was registered with them.
     pub fn check(&mut self, id: &ContainerId, speaker: Speaker<'_>) -> Result<Standing, Foreign> {
         let beside = match self.owners.get(id) {
-            Some(Owner::Shim(_)) => Standing::BesideShim,
+            Some(Owner::Shim(_, mode)) => Standing::BesideShim(*mode),
             Some(Owner::Node | Owner::Guest(_)) | None => Standing::Own,
         };
         let guest = match speaker {
-            Speaker::Shim(sandbox) => {
-                self.own(id, NODE, Owner::Shim(sandbox.map(str::to_owned)));
+            Speaker::Shim(sandbox, mode) => {
+                self.own(id, NODE, Owner::Shim(sandbox.map(str::to_owned), mode));
                 return Ok(Standing::Own);
             }
             Speaker::Node => {
@@ -125,8 +126,8 @@ impl Claims {
             return Err(Foreign::Another(owner.name.clone()));
         }
         match self.owners.get(id) {
-            Some(Owner::Shim(Some(sandbox))) if *sandbox == guest.name => return Ok(beside),
-            Some(Owner::Node | Owner::Shim(_)) => return Err(Foreign::Node),
+            Some(Owner::Shim(Some(sandbox), _)) if *sandbox == guest.name => return Ok(beside),
+            Some(Owner::Node | Owner::Shim(..)) => return Err(Foreign::Node),
             Some(Owner::Guest(owner)) => {
                 if let Some(owner) = owner.upgrade() {
                     let same = Arc::ptr_eq(&owner, guest);
@@ -204,18 +205,21 @@ mod tests {
         let (own, other, named) = (guest("s1", None), guest("s2", None), guest("vm", Some(&["c2"])));
         registered.add(&named);
         for container in ["c1", "c2"] {
-            assert_eq!(claims.check(&id(container), Speaker::Shim(Some("s1"))), Ok(Standing::Own));
+            assert_eq!(
+                claims.check(&id(container), Speaker::Shim(Some("s1"), Mode::Proxy)),
+                Ok(Standing::Own)
+            );
         }
-        assert_eq!(claims.check(&id("c1"), Speaker::Guest(&own)), Ok(Standing::BesideShim));
+        assert_eq!(claims.check(&id("c1"), Speaker::Guest(&own)), Ok(Standing::BesideShim(Mode::Proxy)));
         assert_eq!(claims.check(&id("c1"), Speaker::Guest(&other)), Err(Foreign::Node));
-        assert_eq!(claims.check(&id("c2"), Speaker::Guest(&named)), Ok(Standing::BesideShim));
+        assert_eq!(claims.check(&id("c2"), Speaker::Guest(&named)), Ok(Standing::BesideShim(Mode::Proxy)));
         assert_eq!(claims.check(&id("c2"), Speaker::Guest(&own)), Err(Foreign::Another("vm".to_owned())));
-        assert_eq!(claims.check(&id("c1"), Speaker::Node), Ok(Standing::BesideShim));
-        assert_eq!(claims.check(&id("c3"), Speaker::Shim(None)), Ok(Standing::Own));
+        assert_eq!(claims.check(&id("c1"), Speaker::Node), Ok(Standing::BesideShim(Mode::Proxy)));
+        assert_eq!(claims.check(&id("c3"), Speaker::Shim(None, Mode::Wrapped)), Ok(Standing::Own));
         assert_eq!(claims.check(&id("c3"), Speaker::Guest(&own)), Err(Foreign::Node));
         // It spoke before the shim did: then it does so no more.
         assert_eq!(claims.check(&id("c4"), Speaker::Guest(&other)), Ok(Standing::Own));
-        assert_eq!(claims.check(&id("c4"), Speaker::Shim(Some("s1"))), Ok(Standing::Own));
+        assert_eq!(claims.check(&id("c4"), Speaker::Shim(Some("s1"), Mode::Proxy)), Ok(Standing::Own));
         assert_eq!(claims.check(&id("c4"), Speaker::Guest(&other)), Err(Foreign::Node));
     }
 

@@ -122,7 +122,9 @@ impl Intake {
             let target = &arrival.signal.target;
             let speaker = match &arrival.origin.guest {
                 Some(guest) => Speaker::Guest(guest),
-                None if arrival.origin.shim => Speaker::Shim(target.sandbox_id.as_deref()),
+                None if arrival.origin.shim => {
+                    Speaker::Shim(target.sandbox_id.as_deref(), arrival.origin.mode)
+                }
                 None => Speaker::Node,
             };
             let standing = match self.claims.check(&target.container_id, speaker) {
@@ -132,14 +134,22 @@ impl Intake {
                     continue;
                 }
             };
-            let is_exit = matches!(arrival.signal.event, Event::Exited(_));
-            if self.earlier.taken.remove(&arrival.signal.id) || standing == Standing::BesideShim && is_exit {
+            let is_known = self.earlier.taken.remove(&arrival.signal.id);
+            let mode = match (standing, &arrival.signal.event) {
+                _ if is_known => None,
+                (Standing::Own, _) => Some(arrival.origin.mode),
+                (Standing::BesideShim(_), Event::Exited(_)) => None,
+                // Its shim tells that end too.
+                (Standing::BesideShim(_), Event::GuestLost(_)) => Some(Mode::Beside),
+                // What is published of kills is the router's, as of all its shim tells.
+                (Standing::BesideShim(mode), _) => Some(mode),
+            };
+            let Some(mode) = mode else {
                 arrival.ack.done();
                 continue;
-            }
-            if standing == Standing::BesideShim && arrival.origin.mode != Mode::Beside {
-                let origin = Origin { mode: Mode::Beside, ..Origin::clone(&arrival.origin) };
-                arrival.origin = Arc::new(origin);
+            };
+            if mode != arrival.origin.mode {
+                arrival.origin = Arc::new(Origin { mode, ..Origin::clone(&arrival.origin) });
             }
             kept.push(arrival);
         }

@@ -11,7 +11,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::arrival::{Ack, Arrival, Origin, unix_ms};
 use crate::audit::{Record, Recovery};
-use crate::claims::{Claims, Registered};
+use crate::claims::{Claims, Registered, Speaker};
 use crate::config::{Config, Mode, SinkKind, Source, SourceKind};
 use crate::control::{self, ControlError};
 use crate::counts::Counts;
@@ -183,6 +183,15 @@ impl Router {
             tracing::info!(signals, events, containers, damaged, "going on with what the journal holds");
             router.records.tell(Record::Recovered(found));
         }
+        let mut claims = Claims::new(router.registered.clone());
+        for lives in &recovered.lives {
+            // A guest may speak of a shim's container before that shim does again.
+            let source = config.sources.iter().find(|source| source.name == lives.source);
+            if let (Some(shim), Some(source)) = (&lives.shim, source) {
+                let shim = Speaker::Shim(shim.sandbox.as_deref(), source.mode);
+                drop(claims.check(&lives.container, shim));
+            }
+        }
         let address = config.containerd.as_ref().and_then(|it| it.address.clone());
         router.past = Past::new(journal.clone(), recovered.cursors, recovered.lives, address.clone());
         let (rulings, from_workers) = mpsc::channel(STAGE);
@@ -208,7 +217,6 @@ impl Router {
         router.workers = workers.iter().map(mpsc::Sender::downgrade).collect();
         let resumed = recovered.unruled.into_iter().filter_map(|it| resumed(it, journal.as_ref()));
         let earlier = Earlier { resumed: resumed.collect(), taken: recovered.ids, journal: journal.clone() };
-        let claims = Claims::new(router.registered.clone());
         let intake = Intake::new(from_sources, claims, Identities::new(address), workers, earlier);
         router.add("intake".to_owned(), intake.run());
         let delivery = Delivery {

@@ -125,6 +125,9 @@ pub struct ShimLives {
     pub namespace: String,
     /// Its bundle's folder.
     pub bundle: String,
+    /// Its pod's sandbox, where the bundle says it.
+    #[serde(default)]
+    pub sandbox: Option<String>,
     /// Its own memory cgroup, where it has one on this node.
     pub cgroup: Option<String>,
     /// Of its init.

@@ -80,17 +80,19 @@ async fn what_is_told_of_a_deleted_container_once_more_goes_no_further() {
     shim.delete("c1").await;
     // It could not be told in time, say.
     shim.exit("c1", 3).await;
-    shim.oom("c1").await;
     shim.release("c1", 3).await;
+    // An OOM that was not told before is told late rather than never.
+    shim.oom("c1").await;
+    shim.oom("c1").await;
     let refused = shim.rule("c1", 3, Vec::new()).await.unwrap_err();
     assert!(refused.to_string().contains("was deleted"), "{refused}");
     // What is not ours to judge passes.
     shim.delete("c1").await;
     let order = [other("/tasks/create"), other("/tasks/start"), exit(3), other("/tasks/delete")];
     expect(&mut events, &order).await;
-    expect(&mut events, &[other("/tasks/delete")]).await;
+    expect(&mut events, &[oom(), other("/tasks/delete")]).await;
     let records = router.stop().await;
-    assert_eq!(ruled(&records).len(), 1, "{records:#?}");
+    assert_eq!(ruled(&records).len(), 2, "{records:#?}");
 }
 
 #[tokio::test]
@@ -224,19 +226,23 @@ async fn on_a_node_of_crio_the_oom_file_is_there_before_who_waits_is_answered() 
 
 /// A router that shims publish at, and a guest's agent that speaks for the containers of the sandbox `s`. Its mode is not the one that docs/shims.md
 /// names: a shim's containers are never ruled as if nobody else published.
-async fn with_guest(places: &Places, mut config: Config) -> (Arc<FakeAgent>, Server, Running) {
+async fn with_guest(places: &Places, config: Config) -> (Arc<FakeAgent>, Server, Running) {
     let agent = Arc::new(FakeAgent::default());
     let served = serve(&agent, &places.path("guest.sock")).await;
+    let router = Running::start(places.clone(), &add_guest(places, config));
+    // It is asked only once its link is up.
+    agent.tell(told(1, "before", None));
+    agent.read(1).await;
+    (agent, served, router)
+}
+
+fn add_guest(places: &Places, mut config: Config) -> Config {
     let guest = json!({
         "name": "s", "type": "agent", "mode": "sole",
         "address": format!("unix://{}", places.path("guest.sock").display()),
     });
     config.guests.push(Config::guest(&guest.to_string()).unwrap());
-    let router = Running::start(places.clone(), &config);
-    // It is asked only once its link is up.
-    agent.tell(told(1, "before", None));
-    agent.read(1).await;
-    (agent, served, router)
+    config
 }
 
 #[tokio::test]
@@ -266,7 +272,7 @@ async fn what_a_guests_agent_finds_at_the_end_goes_before_the_exit() {
         let of = |it: &&&Value| it["signal"]["target"]["container-id"] == "c1";
         let ruled: Vec<&&Value> = ruled.iter().filter(of).collect();
         assert_eq!(ruled.len(), 2, "{mode}: {ruled:#?}");
-        assert_eq!((&ruled[0]["source"], &ruled[0]["mode"]), (&json!("s"), &json!("beside")));
+        assert_eq!((&ruled[0]["source"], &ruled[0]["mode"]), (&json!("s"), &json!(mode)));
         assert_eq!((&ruled[1]["source"], &ruled[1]["mode"]), (&json!("shims"), &json!(mode)));
         assert_eq!(ruled[1]["case"]["kills"], 1, "{mode}");
     }
@@ -355,4 +361,25 @@ async fn a_kill_that_two_sources_tell_by_one_counter_is_ruled_once() {
     expect(&mut events, &[oom()]).await;
     let records = router.stop().await;
     assert_eq!(ruled(&records).len(), 3, "{records:#?}");
+}
+
+#[tokio::test]
+async fn whose_a_shims_container_is_stays_known_over_a_restart_of_the_router() {
+    let places = Places::new();
+    let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
+    let (agent, _served, router) = with_guest(&places, config(&places, "wrapped")).await;
+    let shim = Shim::connect(&places.path("shims.sock")).await;
+    shim.begin(&places.path("bundle"), "c1").await;
+    router.end().await;
+    let router = Running::start(places.clone(), &add_guest(&places, config(&places, "wrapped")));
+    // Before its shim speaks again.
+    agent.tell(kill(2, "c1", 1));
+    agent.tell(exit_of_agent(3, "c1", 3));
+    agent.acked(3).await;
+    expect(&mut events, &[other("/tasks/create"), other("/tasks/start"), oom()]).await;
+    let records = router.stop().await;
+    let ruled = ruled(&records);
+    let modes: Vec<(&Value, &Value)> =
+        ruled.iter().map(|it| (&it["mode"], &it["signal"]["target"]["container-id"])).collect();
+    assert_eq!(modes.last(), Some(&(&json!("wrapped"), &json!("c1"))), "{ruled:#?}");
 }

@@ -78,9 +78,14 @@ impl ShimSource {
         let Told { namespace, container: id, what, verbatim } = told;
         let name = self.source.name.clone();
         if self.is_deleted(&id) && !verbatim.is_creation() {
-            let passes = !matches!(what, What::Oom | What::Exited { .. });
-            let signal =
-                passes.then(|| Container::new(&self.node, &namespace, &id).forwarded(&name, verbatim));
+            let signal = match what {
+                What::Exited { .. } => None,
+                What::Oom if counted => None,
+                What::Oom => self.announced_late(&id),
+                What::Created { .. } | What::Started | What::ExecStarted(_) | What::Deleted | What::Else => {
+                    Some(Container::new(&self.node, &namespace, &id).forwarded(&name, verbatim))
+                }
+            };
             return self.hand_on_all(signal.into_iter().collect(), written).await;
         }
         let container = self.container(&namespace, &id);
@@ -135,7 +140,14 @@ impl ShimSource {
     }
 
     fn is_deleted(&self, id: &ContainerId) -> bool {
-        !self.containers.contains_key(id) && self.deleted.contains(id)
+        !self.containers.contains_key(id) && self.deleted.iter().any(|(deleted, _)| deleted == id)
+    }
+
+    /// An OOM that is announced after the deletion: told late rather than never.
+    fn announced_late(&mut self, id: &ContainerId) -> Option<Signal> {
+        let (_, container) = self.deleted.iter_mut().rev().find(|(deleted, _)| deleted == id)?;
+        let told = container.announced || container.kills.is_some_and(|kills| kills.total > 0);
+        (!told).then(|| container.announced(&self.source.name))
     }
 
     async fn rule(&mut self, request: RuleRequest, counted: bool) -> Option<Result<String, String>> {
@@ -202,7 +214,7 @@ impl ShimSource {
 
     /// A container is there: who it is, and where its kills are counted.
     fn created(&mut self, namespace: &str, id: &ContainerId, folder: &str, pid: Option<u32>) {
-        self.deleted.retain(|deleted| deleted != id);
+        self.deleted.retain(|(deleted, _)| deleted != id);
         let container = self.container(namespace, id);
         let bundle = container.read(folder);
         container.begun(Process { exec: None, pid });
@@ -218,6 +230,7 @@ impl ShimSource {
                 shim: Some(ShimLives {
                     namespace: namespace.to_owned(),
                     bundle: folder.to_owned(),
+                    sandbox: bundle.sandbox_id.clone(),
                     cgroup,
                     pid,
                 }),
@@ -236,7 +249,7 @@ impl ShimSource {
             if self.deleted.len() >= DELETED {
                 self.deleted.pop_front();
             }
-            self.deleted.push_back(id.clone());
+            self.deleted.push_back((id.clone(), container));
         }
         self.counts.speaks_for(self.containers.len());
     }

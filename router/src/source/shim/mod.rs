@@ -49,7 +49,7 @@ use crate::signal::ContainerId;
 /// Questions that wait for the source's task.
 const ASKS: usize = 64;
 /// Deleted containers remembered: a shim or a proxy that could not tell something tries for half a minute, and few are deleted in that time.
-const DELETED: usize = 1024;
+const DELETED: usize = 256;
 /// A shim tries for some 21 s to tell what it has to tell; what has ended and was not told by then is asked for at containerd.
 const TOLD_WITHIN: Duration = Duration::from_secs(25);
 
@@ -66,8 +66,8 @@ pub struct ShimSource {
     uncounted: Arc<Origin>,
     watch: Option<Watch>,
     containers: HashMap<ContainerId, Container>,
-    /// Those that were deleted last, the newest at the end: what a shim still tells of one was told, or is of no use to anybody.
-    deleted: VecDeque<ContainerId>,
+    /// Those that were deleted last, the newest at the end: a shim may still tell what was told, or an OOM that was not.
+    deleted: VecDeque<(ContainerId, Container)>,
     /// When a counter is looked at, or a container looked for.
     due: BTreeSet<(Instant, ContainerId)>,
     /// containerd's tasks, asked for about containers that are gone.

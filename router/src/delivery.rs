@@ -236,12 +236,15 @@ impl Delivery {
                 (None, Ok(_)) | (Some(_), Ok(_) | Err(_)) => {}
             }
             if let Some((event, lifecycle)) = published {
-                match lifecycle.refuses(&event, bundle) {
+                let refused = lifecycle.refuses(&event, bundle);
+                match refused {
                     None => planned(Some(&lifecycle.sink), None),
                     Some(because) => planned(None, Some(because)),
                 }
-                // Refused ones too: who waits for an exit is answered behind the kills before it.
-                events.push(event);
+                // An exit all the same: who waits for it is answered behind the kills before it.
+                if refused.is_none() || matches!(event, TaskEvent::Exit { .. }) {
+                    events.push(event);
+                }
             }
             if let Ok(others) = others {
                 self.outlets.sinks(&others).for_each(|sink| planned(Some(sink), None));

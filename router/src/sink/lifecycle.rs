@@ -22,6 +22,7 @@ use crate::ruling::TaskEvent;
 const ACTIONS: usize = 4096;
 /// Containers whose events are on their way at once: containerd answers in under a millisecond, more would only wait there.
 const AT_ONCE: usize = 64;
+
 /// Where CRI learns of them.
 #[derive(Debug)]
 pub enum Place {

@@ -222,6 +222,7 @@ async fn on_a_node_of_crio_the_oom_file_is_there_before_who_waits_is_answered() 
     assert_eq!(because, "its bundle is not known: no wrapped shim has told its creation");
     let delivered: Vec<&Value> = records.iter().filter(|it| it["record"] == "delivered").collect();
     assert!(delivered.iter().all(|it| it["topic"] != "/tasks/exit"), "{delivered:#?}");
+    assert_eq!(delivered.len(), 1, "of what was withheld nothing is told: {delivered:#?}");
 }
 
 /// A router that shims publish at, and a guest's agent that speaks for the containers of the sandbox `s`. Its mode is not the one that docs/shims.md

@@ -39,6 +39,7 @@ impl ShimSource {
         match watch.hierarchy().kills(&cgroup) {
             Ok(now) if now.total > container.kills.map_or(0, |it| it.total) => {
                 let limit = watch.hierarchy().memory(&cgroup).limit.or(container.memory_limit);
+                container.looks.found();
                 Some(container.kill(&self.source.name, now, limit))
             }
             Ok(_) => None,
@@ -126,7 +127,7 @@ impl ShimSource {
             }
             let kill = self.settle(&id);
             if let Some(container) = self.containers.get_mut(&id) {
-                container.looks.took(kill.is_some());
+                container.looks.took();
             }
             self.schedule(&id);
             if let Some(kill) = kill

@@ -41,12 +41,15 @@ impl Looks {
         (self.close, self.taken) = (0, GAPS.len());
     }
 
-    /// One was taken; once it has found the kill, the next need not be as close.
-    pub(super) fn took(&mut self, found: bool) {
+    /// A kill was found, by a look or because the shim announced it: the next need not be as close.
+    pub(super) fn found(&mut self) {
+        self.close = 0;
+    }
+
+    /// One was taken.
+    pub(super) fn took(&mut self) {
         self.at = None;
-        if found {
-            self.close = 0;
-        } else if self.close > 0 {
+        if self.close > 0 {
             self.close -= 1;
         } else {
             self.taken += 1;
@@ -68,7 +71,10 @@ mod tests {
         looks.begin(version, found_at == Some(0));
         while let Some(gap) = looks.gap() {
             gaps.push(gap);
-            looks.took(found_at == Some(gaps.len()));
+            if found_at == Some(gaps.len()) {
+                looks.found();
+            }
+            looks.took();
         }
         gaps
     }
@@ -81,7 +87,7 @@ mod tests {
         let v1 = gaps(Version::V1, None);
         assert_eq!((v1.len(), v1[0], v1[24], &v1[25..]), (31, CLOSE, CLOSE, &GAPS[..]));
         let found = gaps(Version::V1, Some(3));
-        assert_eq!((&found[..3], &found[3..]), (&[CLOSE; 3][..], &GAPS[..]));
+        assert_eq!((&found[..3], &found[3..]), (&[CLOSE; 3][..], &GAPS[1..]));
     }
 
     #[test]
@@ -89,7 +95,7 @@ mod tests {
         let mut looks = Looks::default();
         looks.begin(Version::V1, false);
         looks.end();
-        looks.took(false);
+        looks.took();
         assert_eq!(looks.gap(), None);
         looks.begin(Version::V1, false);
         assert_eq!(looks.gap(), Some(CLOSE));

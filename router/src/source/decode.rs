@@ -35,6 +35,11 @@ impl Stream {
     fn event(&self, container: &ContainerId, seq: impl std::fmt::Display) -> String {
         format!("{}:{}:{}:{container}:{seq}", self.node, self.guest.as_deref().unwrap_or(""), self.id)
     }
+
+    /// The id of kills that no signal of its own told: there are this many now.
+    pub(super) fn kills(&self, container: &ContainerId, total: u64) -> String {
+        self.event(container, format_args!("kills-{total}"))
+    }
 }
 
 /// A decoded signal, and the memory its container used, in bytes.
@@ -194,7 +199,7 @@ pub(super) fn killed_unseen(
     received_ms: u64,
 ) -> Result<Signal, SignalError> {
     let container_id = ContainerId::try_from(told.id.clone())?;
-    let id = stream.event(&container_id, format_args!("kills-{now}"));
+    let id = stream.kills(&container_id, now);
     let at = Moment { boot_ns: None, wall_ms: None, received_ms };
     let event = Event::OomKill(OomKill {
         added: Some(now - before),

@@ -10,13 +10,24 @@ use super::decode::{Stream, decode};
 use super::living::Told;
 use super::peer::Peer;
 use crate::arrival::{Ack, Arrival, Origin, unix_ms};
-use crate::signal::Event;
+use crate::signal::{Event, OomKill};
 
 impl AgentSource {
     /// False: nobody takes signals any more.
     pub(super) async fn hand_on(
         &mut self,
         told: agent::Signal,
+        stream: &Stream,
+        origin: &Arc<Origin>,
+    ) -> bool {
+        self.take_in(told, false, stream, origin).await
+    }
+
+    /// `made_good`: out of a snapshot, where a kill and the exit after it have one sequence number.
+    async fn take_in(
+        &mut self,
+        told: agent::Signal,
+        made_good: bool,
         stream: &Stream,
         origin: &Arc<Origin>,
     ) -> bool {
@@ -39,6 +50,9 @@ impl AgentSource {
         };
         if self.guest.is_some() && !self.allowed(&container, pressure, seq).await {
             return true;
+        }
+        if let (true, Event::OomKill(OomKill { total: Some(total), .. })) = (made_good, &signal.event) {
+            signal.id = stream.kills(&signal.target.container_id, *total);
         }
         if let Event::Exited(exited) = &mut signal.event {
             exited.reconciled = seq <= self.before && self.history.lives.contains_key(&container);
@@ -132,7 +146,7 @@ impl AgentSource {
                     event: Some(event),
                     ..agent::Signal::default()
                 };
-                if !self.hand_on(signal, stream, origin).await {
+                if !self.take_in(signal, true, stream, origin).await {
                     return Ok(false);
                 }
             }

@@ -157,6 +157,11 @@ async fn what_the_agent_lost_is_made_good_from_its_snapshot() {
     assert_eq!(events.recv().await, Some(oom("old")));
     agent.acked(41).await;
     let records = router.stop().await;
+    let mut ids: Vec<&str> = ruled(&records).iter().map(|it| it["signal"]["id"].as_str().unwrap()).collect();
+    ids.sort_unstable();
+    let all = ids.len();
+    ids.dedup();
+    assert_eq!(ids.len(), all, "a kill and an exit out of one snapshot are two events");
     let of_old = |it: &&&serde_json::Value| it["signal"]["target"]["container-id"] == "old";
     assert_eq!(
         ruled(&records).iter().filter(of_old).count(),

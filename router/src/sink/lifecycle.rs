@@ -86,13 +86,17 @@ impl Way {
         }
     }
 
-    /// Whether what became of an event is told. Of what a shim published nothing is; nor of an exit that nobody but the shim tells.
-    fn tells(&self, event: &TaskEvent) -> bool {
-        match event {
-            TaskEvent::Oom => true,
-            TaskEvent::Exit { .. } => matches!(self, Self::Containerd(_)),
-            TaskEvent::Forwarded(_) => false,
+    /// Whether an event goes anywhere: CRI-O is told of exits by the shim's own answer.
+    fn takes(&self, event: &TaskEvent) -> bool {
+        match self {
+            Self::Containerd(_) => true,
+            Self::OomFile => matches!(event, TaskEvent::Oom),
         }
+    }
+
+    /// Whether what became of an event is told. Of what a shim published nothing is.
+    fn tells(&self, event: &TaskEvent) -> bool {
+        self.takes(event) && !matches!(event, TaskEvent::Forwarded(_))
     }
 }
 
@@ -221,6 +225,7 @@ impl LifecycleBooks {
         self.counts.failed.more(u64::from(attempts.saturating_sub(1)));
         match outcome {
             None => return,
+            Some(Ok(())) if !way.takes(&publish.event) => {}
             Some(Ok(())) => self.counts.delivered.more(1),
             Some(Err(reason)) => {
                 self.counts.dropped.one(reason);

@@ -186,6 +186,9 @@ async fn crio_finds_the_oom_file_when_wait_is_answered() {
     let id = parent.id.clone();
     let exit = router.wait_record("the exit's ruling", END, |it| is_ruled(it, "exited", &id)).await.unwrap();
     assert_eq!(exit["delivery"][0]["because"], "CRI-O learns of exits from the shim's own answer");
+    let sinks = router.ask(&["status"]).unwrap()["sinks"].clone();
+    let crio = sinks.as_array().unwrap().iter().find(|it| it["sink"] == "crio").unwrap();
+    assert_eq!(crio["delivered"], 6, "a file for each that was killed");
     router
         .drop_in("50-causal.wasm", &fs::read(binary::bundled_policy("causal-oom").unwrap()).unwrap())
         .unwrap();

@@ -1,17 +1,19 @@
-//! Puts the router together, owns every task of it, and lets it run dry when it shall stop.
+//! Puts the router together: its [`parts`], and what an [`earlier`] run of it left.
+
+mod earlier;
+mod parts;
 
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use coroner_proto::address::Address;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{Id, JoinError, JoinSet};
 
-use crate::arrival::{Ack, Arrival, Origin, unix_ms};
+use self::parts::Parts;
+use crate::arrival::{Arrival, unix_ms};
 use crate::audit::{Record, Recovery};
-use crate::claims::{Claims, Registered, Speaker};
+use crate::claims::Registered;
 use crate::config::{Config, Mode, SinkKind, Source, SourceKind};
 use crate::control::{self, ControlError};
 use crate::counts::Counts;
@@ -20,7 +22,7 @@ use crate::guests::{Guests, Keeper as GuestKeeper};
 use crate::holds::Holds;
 use crate::identity::Identities;
 use crate::intake::{Earlier, Intake, Task, shard};
-use crate::journal::{self, Accepted, Journal, JournalError, Published, Recovered};
+use crate::journal::{self, Journal, JournalError, Published, Recovered};
 use crate::metrics::{self, MetricsListener};
 use crate::policy::{Host, HostError, Keeper, Lineups, Outside, Policies};
 use crate::sink::{self, Lanes, LifecycleBooks, Outlets, Place, Records};
@@ -28,19 +30,14 @@ use crate::source::agent::AgentSource;
 use crate::source::kata::KataSource;
 use crate::source::shim::{Asked, Handle, ShimSource};
 use crate::source::{Orders, Past, Settlers};
-use crate::worker::{self, Worker};
+use crate::worker::{self, Verdict, Worker};
 
 /// Signals between two stages. Small: what waits here is in no order anybody can see, and sources keep the rest.
 const STAGE: usize = 256;
 /// Chain workers: rulings take microseconds, more threads would only wait.
 const MAX_WORKERS: usize = 4;
-/// What was taken may take this long to leave once the router shall stop.
-const DRAIN: Duration = Duration::from_secs(5);
 /// CRI-O's own for its shims.
 const CRIO_NAMESPACE: &str = "default";
-/// What the rest may take once lanes were told to give up.
-const LAST: Duration = Duration::from_secs(1);
-
 /// Why a router did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -85,8 +82,7 @@ pub async fn run(
 /// The parts of a running router.
 #[derive(Debug)]
 pub struct Router {
-    tasks: JoinSet<usize>,
-    names: Vec<(Id, String)>,
+    parts: Parts,
     arrivals: Option<mpsc::Sender<Arrival>>,
     records: Records,
     workers: Vec<mpsc::WeakSender<Task>>,
@@ -99,8 +95,6 @@ pub struct Router {
     settlers: Settlers,
     holds: Holds,
     node: String,
-    stop: watch::Sender<bool>,
-    give_up: watch::Sender<bool>,
 }
 
 impl Router {
@@ -136,20 +130,17 @@ impl Router {
             sources: sources.collect(),
         };
         let (stop, asks) = (router.stopped(), policies.clone());
-        router.add_thread("policies".to_owned(), move || keeper.run(&asks, asked, outside, stop));
+        router.parts.add_thread("policies".to_owned(), move || keeper.run(&asks, asked, outside, stop));
         router.policies = Some(policies);
         Ok(router)
     }
 
     /// Starts everything but the sources, with a lineup that others swap or nobody; without policies in it, every ruling is the native default.
     pub fn with_lineups(config: &Config, host: &Arc<Host>, lineups: &Lineups) -> Result<Self, RunError> {
-        let (stop, _) = watch::channel(false);
-        let (give_up, _) = watch::channel(false);
         let (arrivals, from_sources) = mpsc::channel(STAGE);
         let registered = Registered::default();
         let mut router = Self {
-            tasks: JoinSet::new(),
-            names: Vec::new(),
+            parts: Parts::default(),
             arrivals: Some(arrivals),
             records: Records::default(),
             workers: Vec::new(),
@@ -166,8 +157,6 @@ impl Router {
             settlers: Settlers::new(registered),
             holds: Holds::default(),
             node: config.node.clone(),
-            stop,
-            give_up,
         };
         let (journal, recovered) = router.journal(config)?;
         let found = Recovery {
@@ -183,40 +172,14 @@ impl Router {
             tracing::info!(signals, events, containers, damaged, "going on with what the journal holds");
             router.records.tell(Record::Recovered(found));
         }
-        let mut claims = Claims::new(router.registered.clone());
-        for lives in &recovered.lives {
-            // A guest may speak of a shim's container before that shim does again.
-            let source = config.sources.iter().find(|source| source.name == lives.source);
-            if let (Some(shim), Some(source)) = (&lives.shim, source) {
-                let shim = Speaker::Shim(shim.sandbox.as_deref(), source.mode);
-                drop(claims.check(&lives.container, shim));
-            }
-        }
+        let claims = earlier::claims(config, router.registered.clone(), &recovered.lives);
         let address = config.containerd.as_ref().and_then(|it| it.address.clone());
         router.past = Past::new(journal.clone(), recovered.cursors, recovered.lives, address.clone());
         let (rulings, from_workers) = mpsc::channel(STAGE);
-        let count = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
-        let mut cases: Vec<Vec<worker::Known>> = vec![Vec::new(); count];
-        for known in recovered.cases {
-            let worker = shard(&known.0, count);
-            cases[worker].push(known);
-        }
-        let workers: Vec<_> = cases
-            .into_iter()
-            .enumerate()
-            .map(|(at, cases)| {
-                let (tasks, from_intake) = mpsc::channel(STAGE);
-                let (host, lineups, rulings) = (Arc::clone(host), lineups.clone(), rulings.clone());
-                router.add_thread(format!("worker {at}"), move || {
-                    Worker::new(host, lineups, cases).run(from_intake, &rulings);
-                });
-                tasks
-            })
-            .collect();
+        let workers = router.workers(host, lineups, recovered.cases, &rulings);
         drop(rulings);
-        router.workers = workers.iter().map(mpsc::Sender::downgrade).collect();
-        let resumed = recovered.unruled.into_iter().filter_map(|it| resumed(it, journal.as_ref()));
-        let earlier = Earlier { resumed: resumed.collect(), taken: recovered.ids, journal: journal.clone() };
+        let resumed = earlier::arrivals(recovered.unruled, journal.as_ref());
+        let earlier = Earlier { resumed, taken: recovered.ids, journal: journal.clone() };
         let intake = Intake::new(from_sources, claims, Identities::new(address), workers, earlier);
         router.add("intake".to_owned(), intake.run());
         let delivery = Delivery {
@@ -232,11 +195,38 @@ impl Router {
         Ok(router)
     }
 
+    /// Starts the workers, each with the cases of its own containers.
+    fn workers(
+        &mut self,
+        host: &Arc<Host>,
+        lineups: &Lineups,
+        known: Vec<worker::Known>,
+        rulings: &mpsc::Sender<Verdict>,
+    ) -> Vec<mpsc::Sender<Task>> {
+        let count = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
+        let mut cases: Vec<Vec<worker::Known>> = vec![Vec::new(); count];
+        for known in known {
+            let worker = shard(&known.0, count);
+            cases[worker].push(known);
+        }
+        let mut start = |(at, cases)| {
+            let (tasks, from_intake) = mpsc::channel(STAGE);
+            let (host, lineups, rulings) = (Arc::clone(host), lineups.clone(), rulings.clone());
+            self.parts.add_thread(format!("worker {at}"), move || {
+                Worker::new(host, lineups, cases).run(from_intake, &rulings);
+            });
+            tasks
+        };
+        let workers: Vec<_> = cases.into_iter().enumerate().map(&mut start).collect();
+        self.workers = workers.iter().map(mpsc::Sender::downgrade).collect();
+        workers
+    }
+
     /// Opens the journal, if the configuration has one, and says what was in it.
     fn journal(&mut self, config: &Config) -> Result<(Option<Journal>, Recovered), RunError> {
         let Some(settings) = &config.journal else { return Ok((None, Recovered::default())) };
         let (journal, thread, recovered) = journal::open(settings, Arc::clone(&self.counts.journal))?;
-        self.add_thread("journal".to_owned(), move || thread.run());
+        self.parts.add_thread("journal".to_owned(), move || thread.run());
         Ok((Some(journal), recovered))
     }
 
@@ -347,33 +337,17 @@ impl Router {
 
     /// Turns true when sources shall end.
     pub fn stopped(&self) -> watch::Receiver<bool> {
-        self.stop.subscribe()
+        self.parts.stopped()
     }
 
     /// Adds a task that ends when the router stops, or when its input closes.
     pub fn add(&mut self, name: String, task: impl Future<Output = ()> + Send + 'static) {
-        self.add_counting(name, async {
-            task.await;
-            0
-        });
-    }
-
-    fn add_counting(&mut self, name: String, task: impl Future<Output = usize> + Send + 'static) {
-        let handle = self.tasks.spawn(task);
-        self.names.push((handle.id(), name));
-    }
-
-    fn add_thread(&mut self, name: String, task: impl FnOnce() + Send + 'static) {
-        let handle = self.tasks.spawn_blocking(|| {
-            task();
-            0
-        });
-        self.names.push((handle.id(), name));
+        self.parts.add(name, task);
     }
 
     /// Lanes and their sinks.
     fn sinks(&mut self, config: &Config, mut published: Vec<Published>) -> (Option<Lifecycle>, Outlets) {
-        let Lanes { lanes, records, outlets } = Lanes::new(config, &self.counts, &self.give_up.subscribe());
+        let Lanes { lanes, records, outlets } = Lanes::new(config, &self.counts, &self.parts.over());
         for lane in lanes {
             self.add(format!("sink {}", lane.name()), lane.run());
         }
@@ -397,9 +371,9 @@ impl Router {
                 records: records.clone(),
                 counts: self.counts.sink(&sink.name),
             };
-            let (holds, give_up) = (self.holds.clone(), self.give_up.subscribe());
+            let (holds, give_up) = (self.holds.clone(), self.parts.over());
             let publisher = sink::Lifecycle { place, books, holds, give_up };
-            self.add_counting(format!("sink {}", sink.name), publisher.run(actions));
+            self.parts.add_counting(format!("sink {}", sink.name), publisher.run(actions));
             lifecycle = Some(Lifecycle { sink: sink.name.clone(), namespace, is_oom_file, lane });
         }
         (lifecycle, outlets)
@@ -411,23 +385,17 @@ impl Router {
         let ended = tokio::select! {
             biased;
             () = &mut shutdown => Ok(()),
-            Some(ended) = self.tasks.join_next_with_id() => Err(self.ended(ended)),
+            error = self.parts.ended() => Err(error),
         };
-        self.drain().await;
+        self.let_go();
+        self.parts.drain().await;
         ended
     }
 
     /// Runs until every source has ended by itself and all of it is delivered: for a recording.
     pub async fn until_dry(mut self) -> Result<(), RunError> {
         self.let_go();
-        // A recording ends by itself; the policies' keeper hears this, and reads no further.
-        self.stop.send_replace(true);
-        while let Some(ended) = self.tasks.join_next_with_id().await {
-            if ended.is_err() {
-                return Err(self.ended(ended));
-            }
-        }
-        Ok(())
+        self.parts.dry().await
     }
 
     /// Drops the router's own ends: what reads from them ends when everybody else has dropped theirs.
@@ -438,58 +406,6 @@ impl Router {
         self.guests = None;
         self.records = Records::default();
     }
-
-    async fn drain(mut self) {
-        self.let_go();
-        self.stop.send_replace(true);
-        let mut unsent = 0;
-        if tokio::time::timeout(DRAIN, self.join(&mut unsent)).await.is_err() {
-            self.give_up.send_replace(true);
-            if tokio::time::timeout(LAST, self.join(&mut unsent)).await.is_err() {
-                tracing::warn!(parts = self.tasks.len(), "parts that did not end in time are left behind");
-            }
-        }
-        if unsent > 0 {
-            tracing::warn!(unsent, "actions left unsent; the next start goes on with them");
-        }
-    }
-
-    async fn join(&mut self, unsent: &mut usize) {
-        while let Some(ended) = self.tasks.join_next_with_id().await {
-            match ended {
-                Ok((_, count)) => *unsent += count,
-                Err(_) => {
-                    let error = self.ended(ended);
-                    tracing::error!(%error, "a part failed while the router ran dry");
-                }
-            }
-        }
-    }
-
-    fn ended(&self, ended: Result<(Id, usize), JoinError>) -> RunError {
-        let (id, reason) = match ended {
-            Ok((id, _)) => (id, "nobody told it to".to_owned()),
-            Err(error) => (error.id(), error.to_string()),
-        };
-        let part = self.names.iter().find(|(it, _)| *it == id).map_or("a part", |(_, name)| name).to_owned();
-        RunError::Ended { part, reason }
-    }
-}
-
-/// A signal as it was accepted, once more.
-fn resumed(accepted: Accepted<'static>, journal: Option<&Journal>) -> Option<Arrival> {
-    let Accepted { n, source, mode, known, usage_bytes, signal } = accepted;
-    let origin =
-        Origin { source: source.into_owned(), mode, known: known.into_owned(), guest: None, shim: false };
-    let ack = Ack::resumed(n, journal?.clone());
-    Some(Arrival {
-        signal: signal.into_owned(),
-        origin: Arc::new(origin),
-        usage_bytes,
-        memory_limit: None,
-        attributes: Vec::new(),
-        ack,
-    })
 }
 
 /// Full: it has something to do, and looks then.

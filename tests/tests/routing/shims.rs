@@ -4,10 +4,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use coroner::config::Config;
 use coroner_proto::shim::KillRequest;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use ttrpc::asynchronous::Server;
 
 use super::fakes::{Event, FakeAgent, FakeContainerd, Took, serve};
@@ -296,9 +298,11 @@ async fn an_oom_that_a_guests_agent_counts_as_none_is_not_believed_and_one_that_
     *agent.counter.lock().unwrap() = Some(0);
     agent.promised.store(u64::MAX, Ordering::SeqCst);
     shim.begin(&places.path("bundle"), "c2").await;
-    shim.exit("c2", 1).await;
     let of_c2 = Event::Exit { container: "c2".to_owned(), id: "c2".to_owned(), pid: 7, status: 1 };
-    expect(&mut events, &[other("/tasks/create"), other("/tasks/start"), of_c2]).await;
+    let order = [other("/tasks/create"), other("/tasks/start"), of_c2];
+    // Long before its link ends, which would end the wait as well.
+    timeout(Duration::from_secs(10), shim.exit("c2", 1)).await.unwrap();
+    expect(&mut events, &order).await;
     agent.silent.store(true, Ordering::SeqCst);
     shim.exit("c1", 137).await;
     expect(&mut events, &[exit(137)]).await;

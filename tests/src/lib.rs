@@ -9,9 +9,10 @@
 //! ```
 //!
 //! The order to read it in: `containerd`, `cri` and `pods` are what a suite talks to, `router` and `agent` are what it tests,
-//! the rest is below them. `root` is another Debian for containerd to be of; `load` and `times` are for what is measured. `vm` is a guest with a kernel of its own, from an `initramfs` made here. Needs root, containerd, runc and gcc; each says so where it is missing.
+//! the rest is below them. `root` is another Debian for containerd to be of; `arm`, `load` and `times` are for what is counted and measured. `vm` is a guest with a kernel of its own, from an `initramfs` made here. Needs root, containerd, runc and gcc; each says so where it is missing.
 
 pub mod agent;
+pub mod arm;
 pub mod binary;
 pub mod containerd;
 pub mod cri;

@@ -22,6 +22,43 @@ const STOP: Duration = Duration::from_secs(10);
 
 const JOURNAL: &str = "[journal]\ndirectory = \"@DIR@/journal\"\n";
 
+/// What most configurations here begin with: everything in the router's own folder, this containerd, its sink, and the audit.
+pub fn usual(node: &str, containerd: &Path) -> String {
+    begin(node, &format!("address = \"{}\"", containerd.display()))
+}
+
+/// The same where containerd's event socket is played, as `@DIR@/containerd.sock`, and there is no other.
+pub fn usual_played(node: &str) -> String {
+    begin(node, "address = \"@DIR@/no-such.sock\"\nttrpc_address = \"@DIR@/containerd.sock\"")
+}
+
+fn begin(node: &str, containerd: &str) -> String {
+    format!(
+        r#"
+node = "{node}"
+
+[policies]
+directory = "@DIR@/policies"
+cache = "@DIR@/cache"
+
+[control]
+socket = "@DIR@/control.sock"
+
+[containerd]
+{containerd}
+
+[[sink]]
+name = "containerd"
+type = "containerd"
+
+[[sink]]
+name = "audit"
+type = "jsonl"
+path = "@DIR@/audit.jsonl"
+"#
+    )
+}
+
 /// What a router takes, in KiB.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {

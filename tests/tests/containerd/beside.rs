@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use coroner_tests::agent::Agent;
 use coroner_tests::containerd::Containerd;
 use coroner_tests::cri::Container;
-use coroner_tests::router::Router;
+use coroner_tests::router::{Router, usual};
 use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -93,35 +93,14 @@ pub(crate) fn is_ruled(record: &Value, kind: &str, container: &str) -> bool {
 
 fn config(containerd: &Containerd, agent: &Agent) -> String {
     format!(
-        r#"
-node = "{NODE}"
-
-[policies]
-directory = "@DIR@/policies"
-cache = "@DIR@/cache"
-
-[control]
-socket = "@DIR@/control.sock"
-
-[containerd]
-address = "{containerd}"
-
+        r#"{usual}
 [[source]]
 name = "{SOURCE}"
 type = "agent"
 address = "{agent}"
 mode = "beside"
-
-[[sink]]
-name = "containerd"
-type = "containerd"
-
-[[sink]]
-name = "audit"
-type = "jsonl"
-path = "@DIR@/audit.jsonl"
 "#,
-        containerd = containerd.socket().display(),
+        usual = usual(NODE, &containerd.socket()),
         agent = agent.address(),
     )
 }

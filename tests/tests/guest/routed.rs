@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use coroner_tests::containerd::Containerd;
 use coroner_tests::events::{EXIT, Events};
 use coroner_tests::report::say;
-use coroner_tests::router::Router;
+use coroner_tests::router::{Router, usual};
 use coroner_tests::scratch::Scratch;
 use coroner_tests::vm::Vm;
 use coroner_tests::wait::until;
@@ -92,32 +92,17 @@ impl Stage {
 
 fn config(containerd: &Containerd, link: &Path, monitor: u32) -> String {
     format!(
-        r#"
-node = "test-node"
-[policies]
-directory = "@DIR@/policies"
-cache = "@DIR@/cache"
-[control]
-socket = "@DIR@/control.sock"
+        r#"{usual}
 [guests]
 directory = "@DIR@/guests.d"
-[containerd]
-address = "{containerd}"
 [[guest]]
 name = "one"
 type = "agent"
 address = "hvsock://{link}:1030"
 mode = "sole"
 monitor_pid = {monitor}
-[[sink]]
-name = "containerd"
-type = "containerd"
-[[sink]]
-name = "audit"
-type = "jsonl"
-path = "@DIR@/audit.jsonl"
 "#,
-        containerd = containerd.socket().display(),
+        usual = usual("test-node", &containerd.socket()),
         link = link.display(),
     )
 }

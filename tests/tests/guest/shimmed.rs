@@ -3,7 +3,7 @@
 
 use coroner_tests::containerd::Containerd;
 use coroner_tests::events::Events;
-use coroner_tests::router::Router;
+use coroner_tests::router::{Router, usual};
 use coroner_tests::scratch::Scratch;
 use coroner_tests::vm::Vm;
 
@@ -17,17 +17,9 @@ const ROUNDS: usize = 2;
 
 fn config(containerd: &Containerd, vm: &Vm) -> String {
     format!(
-        r#"
-node = "test-node"
-[policies]
-directory = "@DIR@/policies"
-cache = "@DIR@/cache"
-[control]
-socket = "@DIR@/control.sock"
+        r#"{usual}
 [guests]
 directory = "@DIR@/guests.d"
-[containerd]
-address = "{containerd}"
 [[source]]
 name = "shims"
 type = "shim"
@@ -38,15 +30,8 @@ name = "s"
 type = "agent"
 address = "{agent}"
 mode = "beside"
-[[sink]]
-name = "containerd"
-type = "containerd"
-[[sink]]
-name = "audit"
-type = "jsonl"
-path = "@DIR@/audit.jsonl"
 "#,
-        containerd = containerd.socket().display(),
+        usual = usual("test-node", &containerd.socket()),
         agent = vm.address(1030),
     )
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use coroner_proto::agent::{OomKill, signal::Event};
 use coroner_tests::report::say;
-use coroner_tests::router::{Memory, Router};
+use coroner_tests::router::{Memory, Router, usual_played};
 use coroner_tests::scratch::Scratch;
 use coroner_tests::wait::until;
 use serde_json::Value;
@@ -50,15 +50,6 @@ impl Stand {
         let published = Published::serve(&scratch.path("containerd.sock")).await;
         let toml = format!(
             r#"
-            node = "n"
-            [policies]
-            directory = "@DIR@/policies"
-            cache = "@DIR@/cache"
-            [control]
-            socket = "@DIR@/control.sock"
-            [containerd]
-            address = "@DIR@/no-such.sock"
-            ttrpc_address = "@DIR@/containerd.sock"
             [guests]
             directory = "@DIR@/guests.d"
             [[guest]]
@@ -67,16 +58,9 @@ impl Stand {
             address = "unix://@DIR@/good.sock"
             mode = "sole"
             {more}
-            [[sink]]
-            name = "containerd"
-            type = "containerd"
-            [[sink]]
-            name = "audit"
-            type = "jsonl"
-            path = "@DIR@/audit.jsonl"
             "#
         );
-        let router = Router::start_in(scratch, &toml).await.unwrap();
+        let router = Router::start_in(scratch, &(usual_played("n") + &toml)).await.unwrap();
         let before = router.memory().unwrap();
         let quiet = Vec::new();
         let mut stand =

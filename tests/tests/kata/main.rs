@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coroner_tests::report::{say, timed};
-use coroner_tests::router::Router;
+use coroner_tests::router::{Router, usual_played};
 use coroner_tests::scratch::Scratch;
 use serde_json::Value;
 use tokio::sync::{Mutex, mpsc};
@@ -45,7 +45,7 @@ impl Case {
         let good = FakeKata::new(Answer::Kills(Mutex::new(told)));
         let servers = vec![serve(&good, &scratch.path("good.sock")).await, containerd];
         let sources: String = others.iter().chain(&["good"]).map(|name| source(name)).collect();
-        let router = Router::start_in(scratch, &format!("{CONFIG}{sources}")).await.unwrap();
+        let router = Router::start_in(scratch, &(usual_played("n") + &sources)).await.unwrap();
         Self { router, events, kills, _servers: servers }
     }
 
@@ -145,25 +145,6 @@ async fn a_peer_that_tells_without_end_is_read_at_an_even_pace() {
     assert!(case.router.logged("source=\"floods\"").unwrap() <= 2);
     assert!(busy < 2 * BUSY, "{busy:?}");
 }
-
-const CONFIG: &str = r#"
-node = "n"
-[policies]
-directory = "@DIR@/policies"
-cache = "@DIR@/cache"
-[control]
-socket = "@DIR@/control.sock"
-[containerd]
-address = "@DIR@/no-such.sock"
-ttrpc_address = "@DIR@/containerd.sock"
-[[sink]]
-name = "containerd"
-type = "containerd"
-[[sink]]
-name = "audit"
-type = "jsonl"
-path = "@DIR@/audit.jsonl"
-"#;
 
 fn source(name: &str) -> String {
     format!(

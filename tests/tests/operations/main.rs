@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use coroner_proto::agent::{Exited, OomKill, Signal, signal::Event};
-use coroner_tests::router::Router;
+use coroner_tests::router::{Router, usual_played};
 use coroner_tests::scratch::Scratch;
 use fakes::{FakeAgent, FakeContainerd, serve};
 use ttrpc::asynchronous::Server;
@@ -35,28 +35,13 @@ impl Stand {
         let served = serve(&agent, &scratch.path("agent.sock")).await;
         let (containerd, _took) = FakeContainerd::serve(&scratch.path("containerd.sock"), 0).await;
         let toml = r#"
-            node = "n"
-            [policies]
-            cache = "@DIR@/cache"
-            [control]
-            socket = "@DIR@/control.sock"
-            [containerd]
-            address = "@DIR@/no-such.sock"
-            ttrpc_address = "@DIR@/containerd.sock"
             [[source]]
             name = "node"
             type = "agent"
             address = "unix://@DIR@/agent.sock"
             mode = "sole"
-            [[sink]]
-            name = "containerd"
-            type = "containerd"
-            [[sink]]
-            name = "audit"
-            type = "jsonl"
-            path = "@DIR@/audit.jsonl"
         "#;
-        let router = Router::start_in(scratch, toml).await.unwrap();
+        let router = Router::start_in(scratch, &(usual_played("n") + toml)).await.unwrap();
         Self { router, agent, _servers: [served, containerd], seq: 0 }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use coroner_tests::agent::Agent;
 use coroner_tests::containerd::Containerd;
 use coroner_tests::page::Page;
-use coroner_tests::router::Router;
+use coroner_tests::router::{Router, usual};
 use coroner_tests::wait::until;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -21,28 +21,14 @@ async fn docs_operations_md_is_what_happens() {
     // Whether memory was short for long enough to be told differs from day to day.
     let agent = Agent::start_with(containerd.cgroup(), &["--pressure", "none"]).await.unwrap();
     let toml = format!(
-        r#"
-        node = "worker-1"
-        [policies]
-        cache = "@DIR@/cache"
-        [control]
-        socket = "@DIR@/control.sock"
-        [containerd]
-        address = "{}"
+        r#"{}
         [[source]]
         name = "node"
         type = "agent"
         address = "{}"
         mode = "beside"
-        [[sink]]
-        name = "containerd"
-        type = "containerd"
-        [[sink]]
-        name = "audit"
-        type = "jsonl"
-        path = "@DIR@/audit.jsonl"
         "#,
-        containerd.socket().display(),
+        usual("worker-1", &containerd.socket()),
         agent.address(),
     );
     let mut router = Router::start(&toml).await.unwrap();

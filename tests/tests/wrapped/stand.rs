@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use coroner_tests::containerd::{Containerd, Setting};
 use coroner_tests::cri::{Container, Cri};
-use coroner_tests::router::Router;
+use coroner_tests::router::{Router, usual};
 use coroner_tests::scratch::Scratch;
 use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard};
@@ -78,35 +78,14 @@ pub(crate) fn is_ruled(record: &Value, kind: &str, container: &str) -> bool {
 
 fn config(containerd: &Containerd, socket: &std::path::Path, mode: Mode) -> String {
     format!(
-        r#"
-node = "test-node"
-
-[policies]
-directory = "@DIR@/policies"
-cache = "@DIR@/cache"
-
-[control]
-socket = "@DIR@/control.sock"
-
-[containerd]
-address = "{containerd}"
-
+        r#"{usual}
 [[source]]
 name = "shims"
 type = "shim"
 address = "unix://{socket}"
 mode = "{mode}"
-
-[[sink]]
-name = "containerd"
-type = "containerd"
-
-[[sink]]
-name = "audit"
-type = "jsonl"
-path = "@DIR@/audit.jsonl"
 "#,
-        containerd = containerd.socket().display(),
+        usual = usual("test-node", &containerd.socket()),
         socket = socket.display(),
         mode = mode.name(),
     )

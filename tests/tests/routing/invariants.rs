@@ -123,8 +123,8 @@ fn replayed(recording: &str) -> Vec<String> {
     assert_eq!(lineups.now().policies.len(), 1);
     let mut worker = Worker::new(host, lineups, Vec::new());
     let lines = replay::read(recording).expect("a recording of ours").into_iter().map(|arrival| {
-        let known = arrival.origin.known.clone();
-        let verdict = worker.rule(Named { arrival, known, memory_limit: None });
+        let (known, memory_limit) = (arrival.origin.known.clone(), arrival.memory_limit);
+        let verdict = worker.rule(Named { arrival, known, memory_limit });
         Record::Ruled(Box::new(verdict.record)).to_line()
     });
     lines.collect()
@@ -138,6 +138,13 @@ fn invariant_9_the_same_recording_gives_the_same_rulings_byte_for_byte() {
     assert_eq!(first, replayed(recording));
     // A ruling is itself a recording.
     assert_eq!(first, replayed(&first.concat()));
+    // What the case had from elsewhere, a container's shim or its spec, is no signal's.
+    let (limit, bundle) = ("\"memory-limit\":33554432", "\"attributes\":[[\"bundle\",\"/b\"]]},\"draft\"");
+    let described =
+        first[0].replace("\"memory-limit\":null", limit).replace("\"attributes\":[]},\"draft\"", bundle);
+    let described = replayed(&described);
+    assert!(described[0].contains(limit) && described[0].contains(bundle), "{described:?}");
+    assert_eq!(replayed(&described.concat()), described);
 }
 
 #[tokio::test]

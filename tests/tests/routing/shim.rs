@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Shim {
     events: EventsClient,
     proxy: ShimClient,
+    /// Its containers' init.
+    pub(crate) pid: u32,
 }
 
 impl Shim {
@@ -42,7 +44,7 @@ impl Shim {
         };
         let socket = tokio::time::timeout(PATIENCE, dial).await.expect("the router listens within a minute");
         let client = Client::new(socket);
-        Self { events: EventsClient::new(client.clone()), proxy: ShimClient::new(client) }
+        Self { events: EventsClient::new(client.clone()), proxy: ShimClient::new(client), pid: 7 }
     }
 
     async fn forward(&self, topic: &str, name: &str, message: &impl Message) {
@@ -62,20 +64,23 @@ impl Shim {
         self.events.forward(context(), &request).await.unwrap();
     }
 
-    /// Creates and starts a container in the sandbox `s`.
+    /// Creates and starts a container in the sandbox `s`, or as its bundle says if it is there.
     pub(crate) async fn begin(&self, bundle: &Path, container: &str) {
-        std::fs::create_dir_all(bundle).unwrap();
-        let annotations = json!({"io.kubernetes.cri.sandbox-name": "p", "io.kubernetes.cri.sandbox-id": "s"});
-        std::fs::write(bundle.join("config.json"), json!({ "annotations": annotations }).to_string())
-            .unwrap();
+        if !bundle.exists() {
+            std::fs::create_dir_all(bundle).unwrap();
+            let annotations =
+                json!({"io.kubernetes.cri.sandbox-name": "p", "io.kubernetes.cri.sandbox-id": "s"});
+            let spec = json!({ "annotations": annotations });
+            std::fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
+        }
         let create = TaskCreate {
             container_id: container.to_owned(),
             bundle: bundle.display().to_string(),
-            pid: 7,
+            pid: self.pid,
             ..TaskCreate::default()
         };
         self.forward("/tasks/create", "TaskCreate", &create).await;
-        let start = TaskStart { container_id: container.to_owned(), pid: 7, ..TaskStart::default() };
+        let start = TaskStart { container_id: container.to_owned(), pid: self.pid, ..TaskStart::default() };
         self.forward("/tasks/start", "TaskStart", &start).await;
     }
 
@@ -88,7 +93,7 @@ impl Shim {
         let exit = TaskExit {
             container_id: container.to_owned(),
             id: container.to_owned(),
-            pid: 7,
+            pid: self.pid,
             exit_status: status,
             exited_at: MessageField::some(Timestamp { seconds: 5, nanos: 6_000_007, ..Timestamp::default() }),
             ..TaskExit::default()
@@ -97,7 +102,8 @@ impl Shim {
     }
 
     pub(crate) async fn delete(&self, container: &str) {
-        let delete = TaskDelete { container_id: container.to_owned(), pid: 7, ..TaskDelete::default() };
+        let delete =
+            TaskDelete { container_id: container.to_owned(), pid: self.pid, ..TaskDelete::default() };
         self.forward("/tasks/delete", "TaskDelete", &delete).await;
     }
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use coroner_tests::cri::{Cri, Pod};
-use coroner_tests::events::{EXIT, Events};
+use coroner_tests::events::{EXIT, Events, OOM};
 use coroner_tests::report::{say, timed};
 use rustix::process::Signal;
 
@@ -26,10 +26,18 @@ async fn absences(mode: Mode) {
     let mut stand = Stand::start(mode).await.unwrap();
     let expect = ("Error/3".to_owned(), "Error/15".to_owned());
 
-    // Absent when the pod starts: it is a stock pod.
+    // Absent when the pod starts: it is a stock pod, and publishes as one.
     stand.router.kill().unwrap();
+    let mut events = Events::subscribe(&stand.containerd.socket()).await.unwrap();
     let pod = stand.cri.run_pod_as(&stand.containerd, "absent", WRAPPED).await.unwrap();
     assert_eq!(life(&mut stand.cri, &pod, "absent").await.unwrap(), expect, "absent");
+    let killed = stand.cri.run(&pod, "killed", 32, "await self 64").await.unwrap();
+    killed.wait_printed("waiting", END).await.unwrap();
+    let pid = stand.cri.pid(&killed).await.unwrap();
+    rustix::process::kill_process(pid, Signal::USR1).unwrap();
+    for topic in [OOM, EXIT] {
+        events.wait_for(topic, &killed.id, 1, END).await.unwrap();
+    }
     stand.cri.remove_pod(&pod).await.unwrap();
 
     // Hung when the pod starts.
@@ -41,7 +49,6 @@ async fn absences(mode: Mode) {
     stand.router.signal(Signal::CONT).unwrap();
 
     // There when it starts; then hung, and then killed.
-    let mut events = Events::subscribe(&stand.containerd.socket()).await.unwrap();
     let pod = stand.cri.run_pod_as(&stand.containerd, "left", WRAPPED).await.unwrap();
     let while_hung = stand.cri.run(&pod, "while-hung", 32, "await self 64").await.unwrap();
     let while_dead = stand.cri.run(&pod, "while-dead", 32, "await child 64 1 0").await.unwrap();

@@ -4,11 +4,14 @@
 
 mod absence;
 mod causal;
+mod counted;
 mod cost;
 mod crio;
 mod instant;
 mod parallel;
 mod proxied;
+#[path = "../routing/shim.rs"]
+mod shim;
 mod stand;
 mod truth;
 

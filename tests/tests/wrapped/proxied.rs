@@ -1,6 +1,7 @@
 //! What a proxy makes possible: kill requests are seen, and a policy's status is what CRI shows, over a restart of containerd.
 
 use std::fs;
+use std::time::Duration;
 
 use coroner_tests::binary;
 use coroner_tests::report::{say, timed};
@@ -45,6 +46,28 @@ async fn a_ruled_status_is_shown_and_stays_over_a_restart_of_containerd() {
     let is_lost = stock.reason == "Unknown";
     assert!(!is_lost || stand.containerd.version() >= Version(1, 7, 0), "containerd 1.6 does not lose it");
     assert_eq!(ours.code, if is_lost { 255 } else { 137 });
+}
+
+#[tokio::test]
+async fn the_first_reading_waits_for_a_router_that_is_slow() {
+    let _turn = alone().await;
+    let _timed = timed("the_first_reading_waits_for_a_router_that_is_slow");
+    let mut stand = Stand::start(Mode::Proxy).await.unwrap();
+    let pod = stand.cri.run_pod_as(&stand.containerd, "slow", WRAPPED).await.unwrap();
+    let killed = stand.cri.run(&pod, "slow", 32, "await self 64").await.unwrap();
+    killed.wait_printed("waiting", END).await.unwrap();
+    let pid = stand.cri.pid(&killed).await.unwrap();
+    stand.router.signal(Signal::STOP).unwrap();
+    kill_process(pid, Signal::USR1).unwrap();
+    let goes_on = async {
+        // A third of a hold, and ten times what containerd takes to read an exit that is not held.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        stand.router.signal(Signal::CONT).unwrap();
+    };
+    let (first, ()) = tokio::join!(stand.cri.first_reading(&killed, END), goes_on);
+    let first = first.unwrap().to_string();
+    say(format_args!("first reading while the router sleeps: {first}"));
+    assert_eq!(first, "OOMKilled/137");
 }
 
 #[tokio::test]

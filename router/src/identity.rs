@@ -176,8 +176,8 @@ pub(crate) enum TaskState {
     Stopped(u32),
 }
 
-/// containerd's tasks in every namespace, by container id; none when it does not answer in time.
-pub(crate) async fn tasks(address: PathBuf) -> HashMap<String, TaskState> {
+/// containerd's tasks in every namespace, by container id; `None` when it does not answer in time.
+pub(crate) async fn tasks(address: PathBuf) -> Option<HashMap<String, TaskState>> {
     let listed = async {
         let channel = connect(address);
         let request = Request::new(ListNamespaces {});
@@ -200,12 +200,12 @@ pub(crate) async fn tasks(address: PathBuf) -> HashMap<String, TaskState> {
         Ok::<_, Status>(tasks)
     };
     match timeout(LISTING, listed).await {
-        Ok(Ok(tasks)) => tasks,
+        Ok(Ok(tasks)) => Some(tasks),
         Ok(Err(status)) => {
             tracing::warn!(error = status.message(), "containerd does not list its tasks");
-            HashMap::new()
+            None
         }
-        Err(_) => HashMap::new(),
+        Err(_) => None,
     }
 }
 

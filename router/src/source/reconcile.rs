@@ -62,7 +62,8 @@ impl AgentSource {
             return true;
         }
         let tasks = match self.history.containerd.clone() {
-            Some(address) => identity::tasks(address).await,
+            // Whoever waits for its end is told of it, without a status.
+            Some(address) => identity::tasks(address).await.unwrap_or_default(),
             None => HashMap::new(),
         };
         for id in unseen {

@@ -7,6 +7,7 @@ mod causal;
 mod counted;
 mod cost;
 mod crio;
+mod dead;
 mod instant;
 mod parallel;
 mod proxied;

@@ -27,6 +27,15 @@ struct Seen {
     told: bool,
 }
 
+/// A container whose end is to be asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Vanished {
+    /// When, if nobody has told it by then.
+    pub(super) at: Instant,
+    /// So often containerd did not answer.
+    pub(super) unanswered: u32,
+}
+
 /// What is known of a container.
 #[derive(Debug)]
 pub(super) struct Container {
@@ -42,8 +51,8 @@ pub(super) struct Container {
     /// An OOM was announced and believed.
     pub(super) announced: bool,
     pub(super) started: bool,
-    /// It may be looked for when this is over.
-    pub(super) vanished: Option<Instant>,
+    /// Its counter is gone, and nobody has told its end.
+    pub(super) vanished: Option<Vanished>,
     /// Looks at the counter after a notice.
     pub(super) looks: Looks,
     processes: VecDeque<Seen>,

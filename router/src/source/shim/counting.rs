@@ -4,12 +4,15 @@ use std::collections::HashMap;
 
 use tokio::time::Instant;
 
-use super::container::Container;
+use super::container::{Container, Vanished};
 use super::event::Process;
 use super::{ShimSource, TOLD_WITHIN};
 use crate::arrival::Ack;
 use crate::identity::{self, TaskState};
 use crate::signal::{ContainerId, Signal};
+
+/// containerd that does not answer so often is asked once more; then an end is told without a status.
+const UNANSWERED: u32 = 4;
 
 impl ShimSource {
     pub(super) fn cgroup_of(&self, pid: u32) -> Option<String> {
@@ -55,10 +58,16 @@ impl ShimSource {
         let Some(container) = self.containers.get_mut(id) else { return };
         container.looks.end();
         if !container.is_over() && container.vanished.is_none() {
-            let at = Instant::now() + TOLD_WITHIN;
-            container.vanished = Some(at);
-            self.due.insert((at, id.clone()));
+            self.ask_later(id, 0);
         }
+    }
+
+    /// Its end may still be told; if not, containerd is asked, which has not answered so many times before.
+    fn ask_later(&mut self, id: &ContainerId, unanswered: u32) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let at = Instant::now() + TOLD_WITHIN;
+        container.vanished = Some(Vanished { at, unanswered });
+        self.due.insert((at, id.clone()));
     }
 
     /// The shim says that memory ran out. Where kills are counted, the counter is looked at, now and in a moment.
@@ -121,7 +130,7 @@ impl ShimSource {
         while let Some((at, id)) = self.due.first().cloned().filter(|(at, _)| *at <= now) {
             self.due.remove(&(at, id.clone()));
             let Some(container) = self.containers.get_mut(&id) else { continue };
-            if container.vanished.is_some_and(|until| until <= now) {
+            if container.vanished.is_some_and(|it| it.at <= now) {
                 vanished = true;
                 continue;
             }
@@ -141,26 +150,34 @@ impl ShimSource {
             self.listing.spawn(async move {
                 match address {
                     Some(address) => identity::tasks(address).await,
-                    None => HashMap::new(),
+                    None => Some(HashMap::new()),
                 }
             });
         }
         true
     }
 
-    /// What containerd knows of those whose end nobody told.
-    pub(super) async fn listed(&mut self, tasks: HashMap<String, TaskState>) -> bool {
+    /// What containerd knows of those whose end nobody told; none: it does not answer.
+    pub(super) async fn listed(&mut self, tasks: Option<HashMap<String, TaskState>>) -> bool {
         let now = Instant::now();
-        let over = |container: &Container| container.vanished.is_some_and(|until| until <= now);
+        let over = |container: &Container| container.vanished.is_some_and(|it| it.at <= now);
         let ids: Vec<ContainerId> =
             self.containers.iter().filter(|(_, it)| over(it)).map(|(id, _)| id.clone()).collect();
         for id in ids {
             let Some(container) = self.containers.get_mut(&id) else { continue };
-            container.vanished = None;
-            let status = match tasks.get(id.as_str()) {
-                Some(TaskState::Runs) => continue,
-                Some(TaskState::Stopped(status)) => Some(*status),
-                None => None,
+            let unanswered = container.vanished.take().map_or(0, |it| it.unanswered);
+            let status = match tasks.as_ref().map(|tasks| tasks.get(id.as_str())) {
+                Some(Some(TaskState::Stopped(status))) => Some(*status),
+                Some(Some(TaskState::Runs)) => {
+                    // It has not heard of the end either.
+                    self.ask_later(&id, 0);
+                    continue;
+                }
+                None if unanswered < UNANSWERED => {
+                    self.ask_later(&id, unanswered + 1);
+                    continue;
+                }
+                Some(None) | None => None,
             };
             let process = Process { exec: None, pid: container.init_pid() };
             let (process, new) = container.ended(process);
@@ -205,5 +222,69 @@ impl ShimSource {
         }
         self.counts.speaks_for(self.containers.len());
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use coroner_proto::address::Address;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::arrival::Arrival;
+    use crate::claims::Registered;
+    use crate::config::{Mode, Source, SourceKind};
+    use crate::holds::Holds;
+    use crate::signal::Event;
+    use crate::source::Settlers;
+    use crate::source::past::History;
+    use crate::source::shim::Asked;
+
+    fn source() -> (ShimSource, mpsc::Receiver<Arrival>) {
+        let source = Source {
+            name: "shims".to_owned(),
+            kind: SourceKind::Shim,
+            mode: Mode::Wrapped,
+            guest: None,
+            address: Address::Unix("/no-such.sock".into()),
+            machine: None,
+        };
+        let (arrivals, told) = mpsc::channel(8);
+        let asked = Asked { holds: Holds::default(), settlers: Settlers::new(Registered::default()) };
+        let history = History::default();
+        (ShimSource::new(source, "n".to_owned(), arrivals, Arc::default(), history, asked), told)
+    }
+
+    /// What containerd answers, each time it is asked, and the status of the end that is told then.
+    async fn told(answers: &[Option<&[(&str, TaskState)]>]) -> Option<Option<u32>> {
+        let (mut source, mut told) = source();
+        let id = ContainerId::try_from("c1".to_owned()).unwrap();
+        source.container("k8s.io", &id).started = true;
+        source.gone(&id);
+        for answer in answers {
+            let due = source.containers.get_mut(&id).and_then(|it| it.vanished.as_mut()).unwrap();
+            assert!(due.at > Instant::now() && told.is_empty());
+            due.at = Instant::now();
+            let tasks =
+                answer.map(|tasks| tasks.iter().map(|(id, state)| ((*id).to_owned(), *state)).collect());
+            assert!(source.listed(tasks).await);
+        }
+        let told = told.try_recv().ok()?;
+        let Event::Exited(exited) = told.signal.event else { panic!("{told:?}") };
+        assert!(exited.reconciled && !source.containers.contains_key(&id));
+        Some(exited.status)
+    }
+
+    #[tokio::test]
+    async fn an_end_that_nobody_told_is_asked_for_until_containerd_has_answered() {
+        let (runs, stopped) =
+            ([("c1", TaskState::Runs)], [("c1", TaskState::Stopped(3)), ("c2", TaskState::Runs)]);
+        assert_eq!(told(&[Some(&stopped)]).await, Some(Some(3)));
+        assert_eq!(told(&[Some(&[])]).await, Some(None));
+        assert_eq!(told(&[Some(&runs), None, None, Some(&runs), Some(&stopped)]).await, Some(Some(3)));
+        assert_eq!(told(&[None; 4]).await, None);
+        assert_eq!(told(&[None; 5]).await, Some(None));
     }
 }

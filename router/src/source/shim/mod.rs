@@ -71,7 +71,7 @@ pub struct ShimSource {
     /// When a counter is looked at, or a container looked for.
     due: BTreeSet<(Instant, ContainerId)>,
     /// containerd's tasks, asked for about containers that are gone.
-    listing: JoinSet<HashMap<String, TaskState>>,
+    listing: JoinSet<Option<HashMap<String, TaskState>>>,
 }
 
 impl ShimSource {

@@ -26,9 +26,18 @@ const THERE_IN_GUEST: usize = 2 * REMEMBERED;
 pub(super) struct Told {
     /// The counter of its OOM kills; none until it was told.
     pub(super) kills_total: Option<u64>,
+    /// It was seen to live, or a kill or its exit was told. Pressure is told of one that has ended too.
+    pub(super) lived: bool,
     pub(super) exited: bool,
     /// Its guest was lost: nothing that is said of it counts any more.
     pub(super) lost: bool,
+}
+
+impl Told {
+    /// Whether its end is still to be told.
+    fn lives(&self) -> bool {
+        self.lived && !self.exited && !self.lost
+    }
 }
 
 impl AgentSource {
@@ -50,7 +59,7 @@ impl AgentSource {
 
     /// Those that live, and their counters of OOM kills.
     pub(super) fn lives(&self) -> HashMap<String, Option<u64>> {
-        let living = self.told.iter().filter(|(_, told)| !told.exited && !told.lost);
+        let living = self.told.iter().filter(|(_, told)| told.lives());
         living.map(|(id, told)| (id.clone(), told.kills_total)).collect()
     }
 
@@ -58,6 +67,7 @@ impl AgentSource {
         if self.guest.is_some() { THERE_IN_GUEST } else { THERE }
     }
 
+    /// Those that are not known to have ended.
     pub(super) fn living(&self) -> usize {
         self.told.values().filter(|told| !told.exited && !told.lost).count()
     }
@@ -93,14 +103,15 @@ impl AgentSource {
         if self.asks_who_lives() {
             let mut room = if self.guest.is_some() { self.room() } else { usize::MAX };
             for container in containers.iter().filter(|it| it.exit.is_none()) {
-                if room == 0 || self.told.contains_key(&container.id) {
+                let known = self.told.get(&container.id);
+                if known.is_some_and(|told| told.lived) || known.is_none() && room == 0 {
                     continue;
                 }
-                room -= 1;
+                room -= usize::from(known.is_none());
                 let Ok(id) = ContainerId::try_from(container.id.clone()) else { continue };
                 // What was killed before it is read on from here was told, or is told as lost.
                 let told = if self.cursor.after > 0 { container.kills_total } else { container.kills_before };
-                let told = Told { kills_total: told, ..Told::default() };
+                let told = Told { kills_total: told, lived: true, ..Told::default() };
                 self.told.insert(container.id.clone(), told);
                 if let Some(journal) = &self.history.journal {
                     let (source, kills_total) = (self.source.name.clone(), container.kills_total);
@@ -121,14 +132,10 @@ impl AgentSource {
     /// Tells of every container that still lived that its guest is gone.
     pub(super) async fn lost(&mut self, reason: &str) {
         for (id, kills_total) in self.earlier.take().map(|earlier| earlier.lives).into_iter().flatten() {
-            self.told.entry(id).or_insert(Told { kills_total, ..Told::default() });
+            self.told.entry(id).or_insert(Told { kills_total, lived: true, ..Told::default() });
         }
-        let mut ids: Vec<String> = self
-            .told
-            .iter()
-            .filter(|(_, told)| !told.exited && !told.lost)
-            .map(|(id, _)| id.clone())
-            .collect();
+        let mut ids: Vec<String> =
+            self.told.iter().filter(|(_, told)| told.lives()).map(|(id, _)| id.clone()).collect();
         ids.sort_unstable();
         if !std::mem::replace(&mut self.is_lost, true) {
             tracing::warn!(guest = self.source.name, reason, containers = ids.len(), "guest lost");

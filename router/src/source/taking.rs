@@ -59,6 +59,7 @@ impl AgentSource {
         }
         if let Some((total, exited)) = facts {
             let told = self.told.entry(container).or_default();
+            told.lived = true;
             told.kills_total = total.or(told.kills_total);
             told.exited |= exited;
         }

@@ -12,6 +12,7 @@ use coroner_tests::router::{Router, usual};
 use coroner_tests::scratch::Scratch;
 use coroner_tests::vm::Vm;
 use coroner_tests::wait::until;
+use serde_json::Value;
 
 use super::proxy::Proxy;
 use super::reader::{PATIENCE, Reader};
@@ -209,7 +210,7 @@ async fn lost(stage: &mut Stage, ended: &[Truth]) {
                 })
                 .await
                 .unwrap();
-            assert_eq!(record["actions"][0]["task-exit"], serde_json::Value::Null, "{record}");
+            assert_eq!(record["actions"][0]["task-exit"], Value::Null, "{record}");
         }
         let took = killed.elapsed();
         say(format_args!("guest-lost was ruled {} ms after its machine was killed", took.as_millis()));
@@ -226,14 +227,19 @@ async fn lost(stage: &mut Stage, ended: &[Truth]) {
     }
     stage.states(&["lost", "lost"]).await;
     let audit = stage.router.audit().unwrap();
-    let lost = audit.iter().filter(|it| !it["signal"]["event"]["guest-lost"].is_null());
-    assert_eq!(
-        lost.count(),
-        LEFT.iter().map(|(_, count)| count).sum::<usize>(),
-        "no container that had ended"
-    );
-    check(&stage.router, &mut stage.events, ended).await;
+    let id = |it: &Value| it["signal"]["target"]["container-id"].as_str().map(str::to_owned);
+    let is_lost = |it: &&Value| !it["signal"]["event"]["guest-lost"].is_null();
+    let mut lost: Vec<String> = audit.iter().filter(is_lost).filter_map(id).collect();
     let left = LEFT.into_iter().flat_map(|(name, count)| (0..count).map(move |at| format!("{name}-{at}")));
+    let mut left: Vec<String> = left.collect();
+    lost.sort();
+    left.sort();
+    let of_others: Vec<&Value> = audit
+        .iter()
+        .filter(|it| id(it).is_some_and(|id| lost.contains(&id) && !left.contains(&id)))
+        .collect();
+    assert_eq!(lost, left, "each once, and no container that had ended: {of_others:#?}");
+    check(&stage.router, &mut stage.events, ended).await;
     let all: HashSet<String> = ended.iter().map(|it| it.id.clone()).chain(left).collect();
     let told = audit.iter().filter_map(|it| it["signal"]["target"]["container-id"].as_str());
     assert!(told.into_iter().all(|id| all.contains(id)), "a container that never was");

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use coroner_proto::agent::{Container, Exited, SnapshotResponse};
+use coroner::config::Config;
+use coroner_proto::agent::signal::Event as Told;
+use coroner_proto::agent::{Container, Exited, Pressure, SnapshotResponse};
 use protobuf::MessageField;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
@@ -168,4 +170,45 @@ async fn what_the_agent_lost_is_made_good_from_its_snapshot() {
         1,
         "kills from before the agent came are no signals"
     );
+}
+
+#[tokio::test]
+async fn pressure_of_a_container_that_has_ended_does_not_make_it_live() {
+    let places = Places::new();
+    let mut config = places.config("sole");
+    let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
+    let mut monitor = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let guest = serde_json::json!({
+        "name": "vm", "type": "agent", "mode": "sole", "monitor_pid": monitor.id(),
+        "address": format!("unix://{}", places.path("guest.sock").display()),
+    });
+    config.guests.push(Config::guest(&guest.to_string()).unwrap());
+    let agent = Arc::new(FakeAgent::default());
+    let mut served = serve(&agent, &places.path("guest.sock")).await;
+    let container = |id: &str, exit| Container { id: id.to_owned(), exit, ..Container::default() };
+    // One ended before this router came: its end was told to the one before.
+    *agent.snapshot.lock().unwrap() = Some(SnapshotResponse {
+        containers: vec![
+            container("ended", MessageField::some(Exited::default())),
+            container("lives", MessageField::none()),
+        ],
+        as_of_seq: 1,
+        ..SnapshotResponse::default()
+    });
+    let pressure = |seq, id| told(seq, id, Some(Told::Pressure(Pressure::default())));
+    agent.tell(pressure(1, "ended"));
+    agent.tell(pressure(2, "lives"));
+    let router = Running::start(places, &config);
+    agent.acked(2).await;
+    monitor.kill().unwrap();
+    monitor.wait().unwrap();
+    served.shutdown().await.unwrap();
+    drop(served);
+    let Some(Event::Exit { container, status, .. }) = events.recv().await else { panic!("an exit") };
+    assert_eq!((container.as_str(), status), ("lives", 255));
+    let records = router.stop().await;
+    let lost = ruled(&records);
+    let lost = lost.iter().filter(|it| !it["signal"]["event"]["guest-lost"].is_null());
+    let lost: Vec<_> = lost.map(|it| &it["signal"]["target"]["container-id"]).collect();
+    assert_eq!(lost, ["lives"]);
 }

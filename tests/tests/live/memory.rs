@@ -14,6 +14,8 @@ const EACH: u64 = 307;
 const NOTHING: u64 = 768;
 /// KiB that ten thousand faults may cost over three thousand.
 const FAULTS: u64 = 1 << 10;
+/// Looks of which the least counts.
+const LOOKS: usize = 8;
 
 /// Signals enough for every worker to have ruled.
 async fn exercise(stand: &mut Stand) {
@@ -111,19 +113,29 @@ async fn ten_thousand_faults_leave_nothing_behind() {
     let all = |it: &serde_json::Value| it["chain"].as_array().unwrap().len() == vices.len() + 1;
     stand.router.wait_listed("every vice", all).await.unwrap();
     let mut total = 0;
-    let mut faults = async |stand: &mut Stand, wanted: u64| loop {
+    let mut round = async |stand: &mut Stand| {
         for at in 0..50 {
             total += 1;
             stand.kill(&format!("c{at}"), total);
         }
         stand.dealt_with().await;
+    };
+    let mut faults = async |stand: &mut Stand, wanted: u64| loop {
+        round(stand).await;
         let list = stand.router.ask(&["policy", "list"]).unwrap();
         let of = |it: &serde_json::Value| -> u64 {
             it["faults"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum()
         };
         let so_far: u64 = list["chain"].as_array().unwrap().iter().map(of).sum();
         if so_far >= wanted {
-            return (so_far, stand.router.memory().unwrap());
+            // What those that hoard still hold differs from one round to the next, by some MiB.
+            let mut least = stand.router.memory().unwrap();
+            for _ in 0..LOOKS {
+                round(stand).await;
+                let now = stand.router.memory().unwrap();
+                least = if now.anonymous < least.anonymous { now } else { least };
+            }
+            return (so_far, least);
         }
     };
     let (few, early) = faults(&mut stand, 3000).await;

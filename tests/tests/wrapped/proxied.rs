@@ -1,7 +1,6 @@
 //! What a proxy makes possible: kill requests are seen, and a policy's status is what CRI shows, over a restart of containerd.
 
 use std::fs;
-use std::time::Duration;
 
 use coroner_tests::binary;
 use coroner_tests::report::{say, timed};
@@ -53,18 +52,26 @@ async fn the_first_reading_waits_for_a_router_that_is_slow() {
     let _turn = alone().await;
     let _timed = timed("the_first_reading_waits_for_a_router_that_is_slow");
     let mut stand = Stand::start(Mode::Proxy).await.unwrap();
-    let pod = stand.cri.run_pod_as(&stand.containerd, "slow", WRAPPED).await.unwrap();
-    let killed = stand.cri.run(&pod, "slow", 32, "await self 64").await.unwrap();
-    killed.wait_printed("waiting", END).await.unwrap();
-    let pid = stand.cri.pid(&killed).await.unwrap();
+    let mut containers = Vec::new();
+    let mut pids = Vec::new();
+    for (name, handler) in [("slow", WRAPPED), ("stock", STOCK)] {
+        let pod = stand.cri.run_pod_as(&stand.containerd, name, handler).await.unwrap();
+        let container = stand.cri.run(&pod, name, 32, "await self 64").await.unwrap();
+        container.wait_printed("waiting", END).await.unwrap();
+        pids.push(stand.cri.pid(&container).await.unwrap());
+        containers.push(container);
+    }
     stand.router.signal(Signal::STOP).unwrap();
-    kill_process(pid, Signal::USR1).unwrap();
+    for pid in pids {
+        kill_process(pid, Signal::USR1).unwrap();
+    }
+    let (mut cri, router) = (stand.cri.clone(), &stand.router);
     let goes_on = async {
-        // A third of a hold, and ten times what containerd takes to read an exit that is not held.
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        stand.router.signal(Signal::CONT).unwrap();
+        // Long enough for an exit that is not held, and that was begun later.
+        cri.first_reading(&containers[1], END).await.unwrap();
+        router.signal(Signal::CONT).unwrap();
     };
-    let (first, ()) = tokio::join!(stand.cri.first_reading(&killed, END), goes_on);
+    let (first, ()) = tokio::join!(stand.cri.first_reading(&containers[0], END), goes_on);
     let first = first.unwrap().to_string();
     say(format_args!("first reading while the router sleeps: {first}"));
     assert_eq!(first, "OOMKilled/137");

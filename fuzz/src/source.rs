@@ -1,24 +1,31 @@
-//! Feeds bytes to what reads them in the router, and checks that what comes out is as bounded as the router relies on.
+//! Feeds bytes to what reads them in the router, and checks that what comes out is as bounded as
+//! the router relies on.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use coroner_proto::agent::{HelloResponse, NextSignalsResponse, SnapshotResponse};
-use coroner_proto::guard::Guard;
 use coroner_proto::kata::OOMEvent;
-use coroner_proto::limits::{MAX_FRAME, valid_container_id};
+use coroner_transport::Guard;
+use coroner_transport::limits::{MAX_FRAME, valid_container_id};
 use protobuf::Message as _;
 use tokio::io::AsyncReadExt as _;
 use ttrpc::proto::Response;
 
-#[path = "../../router/src/source/decode.rs"]
+#[path = "../../router/sources/src/decode.rs"]
 mod decode;
-#[path = "../../router/src/source/greeting.rs"]
-mod greeting;
+#[path = "../../router/sources/src/agent_client/handshake.rs"]
+mod handshake;
+#[path = "../../router/sources/src/inferred.rs"]
+mod inferred;
+#[path = "../../router/sources/src/signal_stream.rs"]
+mod signal_stream;
 
 use crate::signal::{Event, Signal};
-use decode::{Stream, announced, container, count, decode, gone};
-use greeting::greeting;
+use decode::{container, count, decode};
+use handshake::check_hello;
+use inferred::{announced, guest_lost};
+use signal_stream::SignalStream;
 
 /// ttrpc's header: length, stream id, type, flags.
 const HEADER: usize = 10;
@@ -30,8 +37,8 @@ pub fn signals(bytes: &[u8]) {
     for payload in answers(bytes).iter().map(Vec::as_slice).chain([bytes]) {
         if let Ok(answer) = NextSignalsResponse::parse_from_bytes(payload) {
             counted(payload, 2, answer.signals.len());
-            for told in answer.signals {
-                if let Ok((signal, _)) = decode(told, &stream(), 3) {
+            for received in answer.signals {
+                if let Ok((signal, _)) = decode(received, &stream(), 3) {
                     check(&signal);
                 }
             }
@@ -39,7 +46,7 @@ pub fn signals(bytes: &[u8]) {
         if let Ok(event) = OOMEvent::parse_from_bytes(payload) {
             let id = event.container_id;
             let valid = valid_container_id(&id);
-            assert_eq!(gone(&id, &stream(), "it ended", 3).is_ok(), valid);
+            assert_eq!(guest_lost(&id, &stream(), "it ended", 3).is_ok(), valid);
             assert_eq!(announced(id, &stream(), 7, 3).map(|signal| check(&signal)).is_ok(), valid);
         }
     }
@@ -50,7 +57,7 @@ pub fn hello(bytes: &[u8]) {
     for payload in answers(bytes).iter().map(Vec::as_slice).chain([bytes]) {
         let Ok(answer) = HelloResponse::parse_from_bytes(payload) else { continue };
         counted(payload, 4, answer.capabilities.len());
-        let Ok(agent) = greeting(answer) else { continue };
+        let Ok(agent) = check_hello(answer) else { continue };
         let plain = |text: &str| text.chars().count() <= 64 && !text.chars().any(char::is_control);
         assert!(plain(&agent.stream) && plain(&agent.version) && plain(&agent.placement), "{agent:?}");
         assert!(
@@ -65,8 +72,8 @@ pub fn snapshot(bytes: &[u8]) {
     for payload in answers(bytes).iter().map(Vec::as_slice).chain([bytes]) {
         let Ok(page) = SnapshotResponse::parse_from_bytes(payload) else { continue };
         counted(payload, 1, page.containers.len());
-        for told in page.containers {
-            let Ok((kept, texts)) = container(told) else { continue };
+        for received in page.containers {
+            let Ok((kept, texts)) = container(received) else { continue };
             assert!(valid_container_id(&kept.id) && texts <= SIGNAL, "{kept:?}");
             // What is kept is what was counted, and some numbers.
             assert!(kept.compute_size() <= texts as u64 + 128, "{kept:?}");
@@ -74,7 +81,8 @@ pub fn snapshot(bytes: &[u8]) {
     }
 }
 
-/// The payloads of the answers that the guard lets through, as the library that reads behind it finds them.
+/// The payloads of the answers that the guard lets through, as the library that reads behind it
+/// finds them.
 fn answers(bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut passed = Vec::new();
     let mut guard = Guard::new(bytes);
@@ -94,15 +102,16 @@ fn answers(bytes: &[u8]) -> Vec<Vec<u8>> {
     answers
 }
 
-/// What was counted before it was parsed is what there is; what cannot be counted is refused, such as a list whose last entry is cut short, which is parsed.
+/// What was counted before it was parsed is what there is; what cannot be counted is refused, such
+/// as a list with a last entry that is cut short, which is parsed.
 fn counted(payload: &[u8], field: u32, entries: usize) {
     if let Ok(count) = count(payload, field) {
         assert_eq!(count, entries);
     }
 }
 
-fn stream() -> Stream {
-    Stream { node: "n".to_owned(), guest: Some("g".to_owned()), id: "s".to_owned() }
+fn stream() -> SignalStream {
+    SignalStream { node: "n".to_owned(), guest: Some("g".to_owned()), id: "s".to_owned() }
 }
 
 fn check(signal: &Signal) {

@@ -1,35 +1,37 @@
-//! Arguments, checked before anything else happens.
+//! Command line arguments, checked before the agent starts.
 
 use std::ffi::OsString;
 
 use coroner_agent::log::Level;
-use coroner_agent::{DEFAULT_ROOTS, Rule, RuleError, Trigger};
-use coroner_proto::address::{Address, AddressError};
+use coroner_agent::{DEFAULT_ROOTS, PressureRule, PressureRuleError, PsiTrigger};
+use coroner_transport::{Address, AddressError};
 use lexopt::{Arg, Parser, ValueExt};
 
 pub(crate) const HELP: &str = "\
-Tells the router which containers were OOM-killed and how they ended.
+Reports OOM kills, exits and pressure of containers to the router.
 
 Usage:
   coroner-agent run --listen ADDRESS [--root PATTERN ...] [--pressure TRIGGER ...] [-- COMMAND ...]
   coroner-agent check [--root PATTERN ...]
 
 Commands:
-  run      watches containers and serves what it sees until SIGTERM or SIGINT
-  check    says how it would run here, what can be known, and which containers it sees
+  run      watch containers and serve their signals until SIGTERM or SIGINT
+  check    print the placement, the capabilities and the containers found on this machine
 
-With COMMAND it starts that, becomes the reaper of all that it starts, and ends with it: every such process has a
-status, however short its life. As pid 1 it then powers the machine off.
+With COMMAND the agent starts it, becomes the reaper of its descendants and ends with it: each of these processes has
+an exit status, however short its life. As pid 1 the agent then powers the machine off.
 
 Options:
-  --listen ADDRESS  unix:///path (made with mode 0600) or vsock://CID:PORT (CID -1: any); may be given more than once
-  --root PATTERN    where containers are: a path below the cgroup hierarchy's root, `*` standing for the rest of one name;
-                    may be given more than once [default: kubepods*, docker, k8s.io and system.slice]
+  --listen ADDRESS  unix:///path (created with mode 0600) or vsock://CID:PORT (CID -1: any); repeatable
+  --root PATTERN    where containers are: a path below the cgroup hierarchy's root; `*` matches the rest of a name;
+                    repeatable [default: those of Kubernetes, Docker, containerd,
+                    Podman and ECS]
   --pressure [ID=]OF:LINE:STALL/WINDOW
-                    tell when a container stalls for STALL within WINDOW: OF is memory, cpu or io, LINE some or full, the
-                    window 500ms to 10s. With an ID, or the start of one and a `*`, for its containers alone, in place of the
-                    others; `none` watches nothing; may be given more than once [default: memory:some:50ms/500ms]
-  --log LEVEL       error, warn, info, debug or trace, to standard error [default: CORONER_LOG, else info]
+                    report when a container stalls for STALL within WINDOW: OF is memory, cpu or io, LINE is some or
+                    full, WINDOW is 500ms to 10s. With ID (a container id, or a prefix and `*`) the trigger applies to
+                    these containers only and replaces the others; `none` disables triggers; repeatable
+                    [default: memory:some:50ms/500ms]
+  --log LEVEL       error, warn, info, debug or trace; logs go to standard error [default: CORONER_LOG, else info]
   --help, --version
 
 Examples:
@@ -39,19 +41,19 @@ Examples:
   coroner-agent run --listen unix:///run/a.sock --root 'my.slice/pods*' --pressure 'db-*=io:full:100ms/1s'
   coroner-agent check
 
-Exit codes: 0 done, 1 failed while running, 2 wrong usage.
+Exit codes: 0 success, 1 runtime failure, 2 usage error.
 ";
 
-/// What to do.
+/// A parsed command.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Help,
     Version,
     Check { roots: Vec<String> },
-    Run { listen: Vec<Address>, roots: Vec<String>, pressure: Vec<Rule>, command: Vec<OsString> },
+    Run { listen: Vec<Address>, roots: Vec<String>, pressure: Vec<PressureRule>, command: Vec<OsString> },
 }
 
-/// What is wrong with the arguments.
+/// Why the arguments are refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UsageError {
     #[error(transparent)]
@@ -59,36 +61,36 @@ pub(crate) enum UsageError {
     #[error("--listen: {0}")]
     Address(#[from] AddressError),
     #[error("--pressure: {0}")]
-    Pressure(#[from] RuleError),
+    Pressure(#[from] PressureRuleError),
     #[error("{0}")]
     Level(String),
-    #[error("`{0}` is no command: run or check")]
+    #[error("unknown command `{0}`: use run or check")]
     Command(String),
-    #[error("a command is missing: run or check")]
+    #[error("missing command: use run or check")]
     NoCommand,
-    #[error("after -- comes the program to start")]
+    #[error("missing program after --")]
     NoProgram,
-    #[error("run takes --listen, such as --listen unix:///run/coroner/agent.sock")]
+    #[error("run requires --listen, such as --listen unix:///run/coroner/agent.sock")]
     NoAddress,
-    #[error("check takes no --listen, --pressure or command: it serves nobody and starts nothing")]
-    CheckListens,
+    #[error("check does not take --listen, --pressure or a command: it serves nothing and starts nothing")]
+    CheckOptions,
 }
 
-/// Reads the arguments; `level` is what the environment says of the log.
+/// Parses the arguments; `level` is the log level from the environment.
 pub(crate) fn parse(
     arguments: impl Iterator<Item = OsString>,
     level: Option<String>,
 ) -> Result<(Command, Level), UsageError> {
     let mut parser = Parser::from_args(arguments);
     let (mut command, mut listen, mut roots, mut level) = (None, Vec::new(), Vec::new(), level);
-    let (mut pressure, mut started) = (Vec::new(), Vec::new());
+    let (mut pressure, mut program) = (Vec::new(), Vec::new());
     loop {
-        // What follows `--` is not ours, options of its own included.
+        // Everything after `--` belongs to the program, its options included.
         if let Some(rest) = parser.try_raw_args()
             && rest.peek().is_some_and(|word| word == "--")
         {
-            started = rest.skip(1).collect();
-            if started.is_empty() {
+            program = rest.skip(1).collect();
+            if program.is_empty() {
                 return Err(UsageError::NoProgram);
             }
             break;
@@ -112,13 +114,13 @@ pub(crate) fn parse(
     let command = match command.as_deref() {
         Some("run") if listen.is_empty() => return Err(UsageError::NoAddress),
         Some("run") => {
-            if pressure.iter().all(|rule: &Rule| rule.container.is_some()) {
-                pressure.push(Rule { container: None, trigger: Some(Trigger::DEFAULT) });
+            if pressure.iter().all(|rule: &PressureRule| rule.container.is_some()) {
+                pressure.push(PressureRule { container: None, trigger: Some(PsiTrigger::DEFAULT) });
             }
-            Command::Run { listen, roots, pressure, command: started }
+            Command::Run { listen, roots, pressure, command: program }
         }
-        Some("check") if !listen.is_empty() || !pressure.is_empty() || !started.is_empty() => {
-            return Err(UsageError::CheckListens);
+        Some("check") if !listen.is_empty() || !pressure.is_empty() || !program.is_empty() => {
+            return Err(UsageError::CheckOptions);
         }
         Some("check") => Command::Check { roots },
         Some(other) => return Err(UsageError::Command(other.to_owned())),
@@ -127,10 +129,10 @@ pub(crate) fn parse(
     Ok((command, level))
 }
 
-/// The router's filters hold targets too; the agent takes the level that stands alone.
+/// The level of a log filter: the router's filters name targets too, which the agent ignores.
 fn level_of(text: &str) -> Result<Level, UsageError> {
-    let mut alone = text.split(',').map(str::trim).filter(|part| !part.contains('='));
-    alone.next().map_or(Ok(Level::Info), |level| level.parse().map_err(UsageError::Level))
+    let mut plain = text.split(',').map(str::trim).filter(|part| !part.contains('='));
+    plain.next().map_or(Ok(Level::Info), |level| level.parse().map_err(UsageError::Level))
 }
 
 #[cfg(test)]
@@ -142,14 +144,14 @@ mod tests {
     }
 
     #[test]
-    fn good_lines_are_taken() {
+    fn parse_accepts_valid_arguments() {
         let roots = || DEFAULT_ROOTS.map(str::to_owned).to_vec();
         let listen = || vec!["unix:///a".parse::<Address>().unwrap()];
         let run = |pressure: &[&str], command: &[&str]| Command::Run {
             listen: listen(),
             roots: roots(),
             pressure: match pressure {
-                [] => vec![Rule { container: None, trigger: Some(Trigger::DEFAULT) }],
+                [] => vec![PressureRule { container: None, trigger: Some(PsiTrigger::DEFAULT) }],
                 rules => rules.iter().map(|rule| rule.parse().unwrap()).collect(),
             },
             command: command.iter().map(OsString::from).collect(),
@@ -166,25 +168,25 @@ mod tests {
         ] {
             assert_eq!(parsed(line).unwrap().0, expect, "{line}");
         }
-        assert_eq!(parsed("check --log coroner::source=debug,warn").unwrap().1, Level::Warn);
+        assert_eq!(parsed("check --log coroner_sources=debug,warn").unwrap().1, Level::Warn);
         assert_eq!(parse(["check".into()].into_iter(), Some("debug".to_owned())).unwrap().1, Level::Debug);
     }
 
     #[test]
-    fn wrong_lines_say_what_is_wrong() {
+    fn parse_error_names_the_mistake() {
         for (line, expect) in [
-            ("", "a command is missing"),
-            ("walk", "`walk` is no command"),
-            ("run", "run takes --listen"),
+            ("", "missing command"),
+            ("walk", "unknown command `walk`"),
+            ("run", "run requires --listen"),
             ("run --listen", "missing argument for option '--listen'"),
             ("run --listen tcp://1", "--listen: `tcp://1` is not unix:///path, vsock://CID:PORT or hvsock"),
-            ("check --listen unix:///a", "check takes no --listen"),
+            ("check --listen unix:///a", "check does not take --listen"),
             ("run --listen unix:///a --pressure much", "--pressure: `much` is not"),
-            ("run --listen unix:///a --", "after -- comes"),
-            ("check -- sh", "check takes no --listen"),
+            ("run --listen unix:///a --", "missing program after --"),
+            ("check -- sh", "check does not take --listen"),
             ("check extra", "unexpected argument \"extra\""),
             ("check --colour", "invalid option '--colour'"),
-            ("check --log loud", "`loud` is no log level"),
+            ("check --log loud", "unknown log level `loud`"),
         ] {
             let error = parsed(line).unwrap_err().to_string();
             assert!(error.starts_with(expect), "{line}: {error}");

@@ -1,7 +1,8 @@
-//! The kernel's process events: how processes that are nobody's child here began and ended.
+//! Process connector: the kernel's events about processes that are not the agent's children.
 //!
-//! <linux/cn_proc.h> over a netlink socket. It speaks only in the initial pid and network namespaces; elsewhere it takes
-//! the subscription and stays silent, which is told by the answer that does not come.
+//! <linux/cn_proc.h> over a netlink socket. The kernel sends events only in the initial pid and
+//! network namespaces. Elsewhere it accepts the subscription and does not answer, which is how it
+//! is detected.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,7 +14,8 @@ use rustix::net::{
     sockopt,
 };
 
-/// Bytes the kernel may queue for us. With the default of 208 KiB a stall of 2.5 s lost 656 of 2,000 ends, with this none.
+/// Receive buffer in bytes. With the default of 208 KiB a stall of 2.5 s lost 656 of 2,000 exits,
+/// with this size none.
 const BUFFER: usize = 8 << 20;
 /// struct nlmsghdr, struct cn_msg.
 const NETLINK_HEADER: usize = 16;
@@ -25,68 +27,71 @@ const NONE: u32 = 0;
 const FORK: u32 = 1;
 const EXEC: u32 = 2;
 const EXIT: u32 = 0x8000_0000;
-/// Processors whose sequence numbers are followed. The kernel has at most as many: NR_CPUS.
+/// Limit on processors with tracked sequence numbers. The kernel has at most as many: NR_CPUS.
 const MAX_CPUS: u32 = 8192;
-/// The answer is queued before the subscription's send returns; this is for a kernel that is busy elsewhere.
-const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// Timeout for the answer. It is queued before the subscription's send returns; this allows for a
+/// busy kernel.
+const ANSWER_TIMEOUT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// Why there are no process events.
+/// Why process events are not available.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectorError {
-    #[error("no process connector: {0}")]
+    #[error("cannot open the process connector: {0}")]
     Socket(#[from] Errno),
-    #[error("the process connector is silent here: it takes the initial pid and network namespaces")]
+    #[error("the process connector does not answer: it works only in the initial pid and network namespaces")]
     Silent,
-    #[error("the process connector refuses: error {0}")]
+    #[error("the kernel refused the subscription to process events: error {0}")]
     Refused(u32),
 }
 
 /// One process event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// A process was made, or began a program.
-    Began { pid: u32 },
-    /// A thread of process `pid` ended. `code` is what wait(2) would say, if it was the last.
+pub(crate) enum ProcessEvent {
+    /// A process was forked or called exec.
+    Started { pid: u32 },
+    /// A thread of process `pid` ended. If it was the last, `code` is the status as wait(2) encodes
+    /// it.
     Exit { pid: u32, code: u32 },
 }
 
-/// A subscription.
+/// A subscription to process events.
 #[derive(Debug)]
 pub(crate) struct Connector {
     socket: OwnedFd,
     next: BTreeMap<u32, u32>,
-    /// Events that the kernel had to drop: at least as many.
+    /// Events that the kernel dropped: a lower bound.
     lost: u64,
 }
 
 impl Connector {
-    /// Subscribes, and waits for the kernel to say so.
+    /// Subscribes, and waits for the kernel's confirmation.
     pub(crate) fn open() -> Result<Self, ConnectorError> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(netlink::CONNECTOR))?;
-        // Beyond the system's limit takes CAP_NET_ADMIN; without it there is less room.
+        // Above the system's limit it needs CAP_NET_ADMIN; without it the buffer is smaller.
         sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER)
             .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, BUFFER))?;
         bind(&socket, &netlink::SocketAddrNetlink::new(0, PROC))?;
-        // The answer goes to every listener, with this plus one: it tells ours from another's.
-        let asked =
+        // The answer goes to every listener and carries this number plus one, which identifies
+        // ours.
+        let request_id =
             std::process::id() ^ rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_nsec as u32;
-        send(&socket, &subscription(asked), SendFlags::empty())?;
+        send(&socket, &subscription(request_id), SendFlags::empty())?;
         let mut connector = Self { socket, next: BTreeMap::new(), lost: 0 };
-        connector.await_answer(asked)?;
+        connector.await_answer(request_id)?;
         Ok(connector)
     }
 
-    fn await_answer(&mut self, asked: u32) -> Result<(), ConnectorError> {
+    fn await_answer(&mut self, request_id: u32) -> Result<(), ConnectorError> {
         let mut buffer = [0; 512];
         loop {
             let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
-            if rustix::event::poll(&mut fds, Some(&PATIENCE))? == 0 {
+            if rustix::event::poll(&mut fds, Some(&ANSWER_TIMEOUT))? == 0 {
                 return Err(ConnectorError::Silent);
             }
             let Some(length) = self.receive(&mut buffer)? else { continue };
             let Some(message) = Message::parse(&buffer[..length]) else { continue };
-            if message.what == NONE && message.answers == asked.wrapping_add(1) {
+            if message.what == NONE && message.answers == request_id.wrapping_add(1) {
                 return match message.word(0) {
                     Some(0) => Ok(()),
                     error => Err(ConnectorError::Refused(error.unwrap_or(0))),
@@ -95,13 +100,13 @@ impl Connector {
         }
     }
 
-    /// How many events the kernel had to drop so far, at least.
+    /// How many events the kernel dropped so far, at least.
     pub(crate) fn lost(&self) -> u64 {
         self.lost
     }
 
     /// The next event that has come.
-    pub(crate) fn next(&mut self) -> Option<Event> {
+    pub(crate) fn next(&mut self) -> Option<ProcessEvent> {
         let mut buffer = [0; 512];
         loop {
             match self.receive(&mut buffer) {
@@ -119,22 +124,23 @@ impl Connector {
         }
     }
 
-    /// One message; none if it is not the kernel's: anybody may send to a netlink port.
+    /// Receives one message; none if it is not the kernel's, since any process can send to a
+    /// netlink port.
     fn receive(&self, buffer: &mut [u8]) -> Result<Option<usize>, Errno> {
         let (length, _, from) = recvfrom(&self.socket, buffer, RecvFlags::empty())?;
         let from = from.and_then(|from| netlink::SocketAddrNetlink::try_from(from).ok());
         Ok(from.filter(|from| from.pid() == 0).map(|_| length))
     }
 
-    /// Each processor numbers its events: a gap is a loss.
+    /// Counts lost events: each processor numbers its events, and a gap is a loss.
     fn count(&mut self, message: &Message<'_>) {
-        // Answers to subscriptions are numbered as well, except on older kernels, which give them no processor.
+        // Older kernels send answers to subscriptions without a processor number.
         if message.cpu >= MAX_CPUS {
             return;
         }
         let expected = self.next.insert(message.cpu, message.sequence.wrapping_add(1));
         let gap = expected.map_or(0, |expected| message.sequence.wrapping_sub(expected));
-        // Half the range or more is a step back, and no loss.
+        // Half the range or more is a step back, not a loss.
         if gap < 1 << 31 {
             self.lost += u64::from(gap);
         }
@@ -147,13 +153,13 @@ impl AsFd for Connector {
     }
 }
 
-fn subscription(asked: u32) -> Vec<u8> {
+fn subscription(request_id: u32) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADERS + 4);
     bytes.extend_from_slice(&(HEADERS as u32 + 4).to_ne_bytes());
     // NLMSG_DONE, no flags, sequence and port left to the kernel.
     bytes.extend_from_slice(&3_u16.to_ne_bytes());
     bytes.extend_from_slice(&[0; 10]);
-    for word in [PROC, PROC, 0, asked] {
+    for word in [PROC, PROC, 0, request_id] {
         bytes.extend_from_slice(&word.to_ne_bytes());
     }
     bytes.extend_from_slice(&4_u16.to_ne_bytes());
@@ -162,7 +168,7 @@ fn subscription(asked: u32) -> Vec<u8> {
     bytes
 }
 
-/// A message, of which every part may be missing.
+/// A parsed message. Fields of its data may be missing.
 struct Message<'a> {
     sequence: u32,
     answers: u32,
@@ -193,15 +199,16 @@ impl<'a> Message<'a> {
         word(self.data, 4 * index)
     }
 
-    /// The event, by process. The words: thread and process, then the code; at a fork the parent's two, then the child's.
-    fn event(&self) -> Option<Event> {
+    /// The event. Data words of an exit: thread, process, code; of a fork: the parent's thread and
+    /// process, then the child's.
+    fn event(&self) -> Option<ProcessEvent> {
         match self.what {
             FORK => {
                 let pid = self.word(3)?;
-                (self.word(2)? == pid).then_some(Event::Began { pid })
+                (self.word(2)? == pid).then_some(ProcessEvent::Started { pid })
             }
-            EXEC => Some(Event::Began { pid: self.word(1)? }),
-            EXIT => Some(Event::Exit { pid: self.word(1)?, code: self.word(2)? }),
+            EXEC => Some(ProcessEvent::Started { pid: self.word(1)? }),
+            EXIT => Some(ProcessEvent::Exit { pid: self.word(1)?, code: self.word(2)? }),
             _ => None,
         }
     }
@@ -224,13 +231,16 @@ mod tests {
     }
 
     #[test]
-    fn events_are_read_and_torn_ones_are_none() {
+    fn truncated_events_are_rejected() {
         let whole = message(EXIT, 1, 7, &[41, 40, 0x300, 17]);
-        assert_eq!(Message::parse(&whole).unwrap().event(), Some(Event::Exit { pid: 40, code: 0x300 }));
+        assert_eq!(
+            Message::parse(&whole).unwrap().event(),
+            Some(ProcessEvent::Exit { pid: 40, code: 0x300 })
+        );
         let exec = message(EXEC, 0, 0, &[5, 5]);
-        assert_eq!(Message::parse(&exec).unwrap().event(), Some(Event::Began { pid: 5 }));
+        assert_eq!(Message::parse(&exec).unwrap().event(), Some(ProcessEvent::Started { pid: 5 }));
         let fork = message(FORK, 0, 0, &[5, 5, 6, 6]);
-        assert_eq!(Message::parse(&fork).unwrap().event(), Some(Event::Began { pid: 6 }));
+        assert_eq!(Message::parse(&fork).unwrap().event(), Some(ProcessEvent::Started { pid: 6 }));
         let thread = message(FORK, 0, 0, &[5, 5, 6, 5]);
         assert_eq!(Message::parse(&thread).unwrap().event(), None);
         for length in 0..HEADERS + 16 + 12 {
@@ -243,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_are_counted_per_processor() {
+    fn lost_events_counted_per_processor() {
         let socket = rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap();
         let mut connector = Connector { socket, next: BTreeMap::new(), lost: 0 };
         for (cpu, sequence) in
@@ -255,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_tells_how_a_child_ended() {
+    fn exit_event_carries_status_of_child() {
         let mut connector = Connector::open().expect("process events: root in the initial namespaces");
         let mut child = std::process::Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
         let handle = crate::process::open(child.id()).unwrap();
@@ -265,7 +275,7 @@ mod tests {
             assert!(rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).unwrap() > 0);
             while let Some(event) = connector.next() {
                 match event {
-                    Event::Exit { pid, code } if pid == child.id() => codes.push(code),
+                    ProcessEvent::Exit { pid, code } if pid == child.id() => codes.push(code),
                     _ => {}
                 }
             }

@@ -1,4 +1,5 @@
-//! The calls of Kata's agent that concern OOM kills, for runtimes that poll it: docs/agent-protocol.md, "Kata's calls".
+//! Kata's calls about OOM kills, for runtimes that poll them: docs/reference/agent-protocol.md,
+//! "Kata's calls".
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,35 +13,36 @@ use tokio::time::{Instant, timeout_at};
 use ttrpc::asynchronous::TtrpcContext;
 use ttrpc::{Code, Error, get_status};
 
+use crate::kata_cursors::ConsumerId;
 use crate::log::log;
-use crate::polls;
-use crate::shared::Shared;
+use crate::shared_state::SharedState;
 
-/// A reply this shortly before the caller's own deadline may find it gone.
-const MARGIN: Duration = Duration::from_millis(100);
-/// Without a deadline of the caller's: a day. Kata's shims wait for as long as the pod lives.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// Subtracted from the caller's deadline: a reply closer to it may arrive after the caller gave up.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(100);
+/// Longest wait for a caller without a deadline. Kata's shims wait for as long as the pod lives.
+const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// One connection's consumer.
+/// Serves GetOOMEvent on one connection.
 #[derive(Debug)]
-pub(crate) struct Consumer {
-    shared: Arc<Shared>,
+pub(crate) struct KataService {
+    shared: Arc<SharedState>,
     waiting: Arc<Semaphore>,
     cursor: Mutex<Cursor>,
 }
 
-/// Who it is once it has polled. Kills up to `taken` are the consumer's; `given` was told, and is taken when it asks again.
+/// The connection's cursor. Kills up to `consumed` are acknowledged; `sent` was answered, and
+/// counts as consumed at the next call.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cursor {
-    consumer: Option<polls::Consumer>,
-    taken: u64,
-    given: u64,
-    /// When whoever was told `given` may have given the call up, if it has a deadline.
-    doubt: Option<Instant>,
+    consumer: Option<ConsumerId>,
+    consumed: u64,
+    sent: u64,
+    /// When the caller of the last answer may have given up, if it has a deadline.
+    expires: Option<Instant>,
 }
 
-impl Consumer {
-    pub(crate) fn new(shared: Arc<Shared>, waiting: Arc<Semaphore>) -> Self {
+impl KataService {
+    pub(crate) fn new(shared: Arc<SharedState>, waiting: Arc<Semaphore>) -> Self {
         Self { shared, waiting, cursor: Mutex::default() }
     }
 
@@ -48,85 +50,86 @@ impl Consumer {
         change(&mut self.cursor.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What the last call told is taken, unless its caller may have given up before the answer came: that is told once more. The first call
-    /// goes on where a consumer ended.
-    fn begin(&self) -> u64 {
-        let (taken, lost) = self.with(|cursor| {
+    /// Acknowledges the last answer, unless its caller may have timed out before it arrived: then
+    /// it is sent once more. The first call connects a consumer. Returns the cursor.
+    fn acknowledge_last(&self) -> u64 {
+        let (consumed, lost) = self.with(|cursor| {
             self.shared.with(|state| {
                 if let Some(consumer) = cursor.consumer {
-                    if cursor.doubt.take().is_none_or(|doubt| Instant::now() < doubt) {
-                        cursor.taken = cursor.given;
+                    if cursor.expires.take().is_none_or(|expires| Instant::now() < expires) {
+                        cursor.consumed = cursor.sent;
                     }
-                    state.polls.took(consumer, cursor.taken);
+                    state.kata_cursors.advance(consumer, cursor.consumed);
                 } else {
-                    let (consumer, from) = state.polls.begin();
-                    (cursor.consumer, cursor.taken, cursor.given) = (Some(consumer), from, from);
+                    let (consumer, from) = state.kata_cursors.connect();
+                    (cursor.consumer, cursor.consumed, cursor.sent) = (Some(consumer), from, from);
                 }
-                (cursor.taken, state.polls.lost())
+                (cursor.consumed, state.kata_cursors.take_lost())
             })
         });
         if lost > 0 {
-            log!(Warn, "kills were dropped before every poller had taken them", lost = lost);
+            log!(Warn, "kills were dropped before every consumer of GetOOMEvent had read them", lost = lost);
         }
-        taken
+        consumed
     }
 
-    /// A kill is on its way; `until`: the caller waits no longer than that.
-    fn give(&self, seq: u64, until: Option<Instant>) {
+    /// Records that a kill is being sent; `until`: the caller's deadline.
+    fn record_sent(&self, seq: u64, until: Option<Instant>) {
         self.with(|cursor| {
-            // In doubt once: a caller that takes longer over each than it waits for the next would else be told the same for ever.
-            cursor.doubt = until.filter(|_| seq > cursor.given);
-            cursor.given = cursor.given.max(seq);
+            // Repeated at most once: a caller that processes a kill for longer than its timeout
+            // would otherwise receive the same kill for ever.
+            cursor.expires = until.filter(|_| seq > cursor.sent);
+            cursor.sent = cursor.sent.max(seq);
         });
     }
 }
 
-impl Drop for Consumer {
+impl Drop for KataService {
     fn drop(&mut self) {
         if let Some(consumer) = self.with(|cursor| cursor.consumer) {
-            self.shared.with(|state| state.polls.end(consumer));
+            self.shared.with(|state| state.kata_cursors.disconnect(consumer));
         }
     }
 }
 
 #[async_trait]
-impl AgentService for Consumer {
+impl AgentService for KataService {
     async fn get_oom_event(&self, context: &TtrpcContext, _: GetOOMEventRequest) -> ttrpc::Result<OOMEvent> {
         let Ok(_permit) = self.waiting.try_acquire() else {
-            return Err(refused(Code::RESOURCE_EXHAUSTED, "too many calls wait already"));
+            return Err(refused(Code::RESOURCE_EXHAUSTED, "too many calls are waiting; retry later"));
         };
         let deadline = u64::try_from(context.timeout_nano).ok().filter(|nanoseconds| *nanoseconds > 0);
-        let patience = deadline.map_or(LONGEST, |nanoseconds| {
-            let whole = Duration::from_nanos(nanoseconds);
-            whole - MARGIN.min(whole / 4)
+        let timeout = deadline.map_or(MAX_WAIT, |nanoseconds| {
+            let deadline = Duration::from_nanos(nanoseconds);
+            deadline - DEADLINE_MARGIN.min(deadline / 4)
         });
-        let until = Instant::now() + patience;
-        let mut told = self.shared.told();
-        let after = self.begin();
+        let until = Instant::now() + timeout;
+        let mut progress = self.shared.progress();
+        let after = self.acknowledge_last();
         loop {
-            told.mark_unchanged();
+            progress.mark_unchanged();
             if let Some((seq, container_id)) = self.shared.with(|state| state.next_kill(after)) {
-                self.give(seq, deadline.map(|_| until));
+                self.record_sent(seq, deadline.map(|_| until));
                 return Ok(OOMEvent { container_id, ..OOMEvent::default() });
             }
-            if told.borrow().stopping {
+            if progress.borrow().stopping {
                 return Err(refused(Code::UNAVAILABLE, "the agent is stopping"));
             }
-            match timeout_at(until, told.changed()).await {
+            match timeout_at(until, progress.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(refused(Code::UNAVAILABLE, "the agent is stopping")),
-                Err(_) => return Err(refused(Code::DEADLINE_EXCEEDED, "no OOM kill in this time")),
+                Err(_) => return Err(refused(Code::DEADLINE_EXCEEDED, "no OOM kill before the deadline")),
             }
         }
     }
 }
 
-/// Says that somebody is here.
+/// Answers Kata's health check.
 #[derive(Debug)]
-pub(crate) struct Pulse;
+pub(crate) struct HealthService;
 
 #[async_trait]
-impl Health for Pulse {
+impl Health for HealthService {
     async fn check(&self, _: &TtrpcContext, _: CheckRequest) -> ttrpc::Result<HealthCheckResponse> {
         Ok(HealthCheckResponse { status: ServingStatus::SERVING.into(), ..HealthCheckResponse::default() })
     }

@@ -1,46 +1,41 @@
-//! Tells which containers were OOM-killed and how they ended, from the kernel's own word.
+//! Reports OOM kills, exits and pressure of containers from what the kernel exposes.
 //!
 //! ```text
-//!   cgroups --inotify--> discover ---+
-//!   OOM eventfd, memory.events ------+--> watcher --> state --> server --ttrpc--> router
-//!   process events, pidfds ----------+   (one task)  (pure)  kata       Kata's runtimes
-//!   dead children, before reaped ----+
-//!   PSI triggers, memory.high -------+
-//!   /dev/kmsg: who the victim was ---+
+//!   cgroups --inotify--> cgroup_tree -+
+//!   OOM eventfd, memory.events -------+--> watcher --> state --> server --ttrpc--> router
+//!   process events, pidfds -----------+   (one task)  (pure)     kata   --ttrpc--> Kata's runtimes
+//!   zombies, before they are reaped --+
+//!   PSI triggers, memory.high --------+
+//!   /dev/kmsg: the victims -----------+
 //! ```
 //!
-//! In the order a signal meets them: `names` and `discover` find containers; `cgroup`, `kmsg`, `connector`, `child` and `process`
-//! read what the kernel says; `watcher` waits for all of it, and with `news`, `oom`, `exit`, `reap`, `pressure`, `arming` and `request` makes `state` of it, with the cursors in `polls`;
-//! `server` and `kata` let readers follow that state, `links` each reader on its own. `placement` says what can be known here, `command` is
-//! the program it may be the reaper of. [`run`] ties them together and owns the tasks.
+//! In the order a signal meets them: `container_roots` and `cgroup_tree` discover containers;
+//! `coroner-cgroup`, `kmsg`, `connector`, `zombies` and `process` read the kernel; `watcher` waits
+//! for all of them and updates `state`, with the cursors of `kata_cursors`; `server` and `kata`
+//! serve that state, `connections` accepts each reader. `placement` decides what can be known on
+//! this machine, `command` is the program the agent starts and reaps. [`run`] assembles them and
+//! owns the tasks.
 
-mod arming;
+mod cgroup_tree;
 mod check;
-mod child;
 mod command;
+mod connections;
 mod connector;
-mod discover;
-mod exit;
+mod container_roots;
+mod encoded_signal;
 mod kata;
+mod kata_cursors;
 mod kmsg;
-mod links;
 pub mod log;
-mod looks;
-mod names;
-mod news;
-mod oom;
-mod packed;
 mod placement;
-mod polls;
 mod pressure;
 mod process;
-mod reap;
-mod request;
 mod server;
-mod shared;
-mod signals;
+mod shared_state;
 mod state;
+mod unix_signals;
 mod watcher;
+mod zombies;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -49,147 +44,134 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coroner_proto::address::Address;
 use coroner_proto::agent::HelloResponse;
 use coroner_proto::agent_ttrpc::create_agent;
 use coroner_proto::kata_ttrpc::{create_agent_service, create_health};
-use coroner_proto::transport;
+use coroner_transport::Address;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-pub use crate::check::{Capability, Findings, Found, check};
-pub use crate::command::Exit;
-pub use crate::names::{DEFAULT_ROOTS, RootError};
+pub use crate::check::{Capability, Findings, FoundContainer, check};
+pub use crate::command::CommandExit;
+pub use crate::container_roots::{DEFAULT_ROOTS, RootPatternError};
 pub use crate::placement::Placement;
-pub use crate::pressure::{Rule, RuleError, Trigger};
-pub use crate::signals::Signals;
+pub use crate::pressure::{PressureRule, PressureRuleError, PsiTrigger};
+pub use crate::unix_signals::UnixSignals;
 use coroner_cgroup as cgroup;
 pub use coroner_cgroup::{Hierarchy, HierarchyError, Version};
 
-use crate::command::Running;
+use crate::cgroup_tree::CgroupTree;
+use crate::command::RunningCommand;
 use crate::connector::Connector;
-use crate::discover::Tree;
-use crate::kata::{Consumer, Pulse};
+use crate::container_roots::RootPattern;
+use crate::kata::{HealthService, KataService};
 use crate::kmsg::Kmsg;
 use crate::log::log;
-use crate::names::Root;
 use crate::server::Service;
-use crate::shared::Shared;
-use crate::watcher::{Means, Watcher};
+use crate::shared_state::SharedState;
+use crate::watcher::{KernelSources, Watcher};
 
 /// Whether this process is the machine's init.
 pub fn is_init() -> bool {
     placement::is_init()
 }
 
-/// Questions to the watcher that may wait: it answers each in some microseconds, and who asks waits for the answer.
-const QUESTIONS: usize = 16;
-/// For calls in flight and the watcher to end.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Queue size of requests to the watcher. It answers each in some microseconds, and the caller
+/// waits for the answer, so a full queue is back-pressure.
+const REQUEST_QUEUE: usize = 16;
+/// Time for calls in flight and the watcher to end at shutdown.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What to watch and where to serve it.
+/// What to watch, and where to serve.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Where readers connect to.
+    /// Addresses to listen on.
     pub listen: Vec<Address>,
-    /// Where containers are: paths below the cgroup hierarchy's root, each name of which may end in `*`.
+    /// Where containers are: paths below the cgroup hierarchy's root. Their names may end in `*`.
     pub roots: Vec<String>,
-    /// The mount of the hierarchy with the memory controller; found when none.
+    /// Mount of the hierarchy with the memory controller; none searches for it.
     pub cgroup_mount: Option<PathBuf>,
-    /// What pressure to watch; `[Trigger::DEFAULT]` is meant for a start.
-    pub pressure: Vec<Rule>,
-    /// A program to start once it listens, and to be the reaper of: itself, its arguments. At most one such agent a process: it takes
-    /// in every child of the process.
+    /// Pressure triggers; [`PsiTrigger::DEFAULT`] is a good start.
+    pub pressure: Vec<PressureRule>,
+    /// A program and its arguments, started once the agent listens and reaped by it. At most one
+    /// agent with a command per process: it reaps every child of the process.
     pub command: Vec<OsString>,
 }
 
-/// Why the agent does not run.
+/// Why the agent failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is nothing to watch.
+    /// No usable cgroup hierarchy.
     #[error(transparent)]
     Hierarchy(#[from] HierarchyError),
-    /// A root is no pattern.
+    /// A root is not a valid pattern.
     #[error(transparent)]
-    Root(#[from] RootError),
-    /// An address cannot be served.
+    RootPattern(#[from] RootPatternError),
+    /// An address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
         /// The address.
         address: Address,
-        /// Why.
+        /// The error of bind or listen.
         source: io::Error,
     },
     /// The server does not start.
     #[error("cannot serve: {0}")]
     Serve(#[source] ttrpc::Error),
-    /// The kernel gives no inotify or epoll instance.
-    #[error("cannot watch: {0}")]
+    /// The kernel refused an inotify or epoll instance.
+    #[error("cannot create an inotify or epoll instance: {0}")]
     Watch(#[source] io::Error),
     /// The command does not start.
     #[error("cannot start {}: {source}", .command.display())]
     Command {
-        /// Its first word.
+        /// The program.
         command: OsString,
-        /// Why.
+        /// The error of its start.
         source: io::Error,
     },
-    /// The watcher ended by itself.
-    #[error("the watcher ended early: {0}")]
+    /// The watcher ended unexpectedly.
+    #[error("the watcher ended unexpectedly: {0}")]
     Ended(String),
 }
 
-/// Serves until `shutdown`, or until the command ends, and says how that did. Calls `ready` once it listens, everything that is there is
-/// watched and the command runs.
+/// Serves until `shutdown` resolves or the command ends, and returns the command's exit. Calls
+/// `ready` once it listens, watches the existing containers and the command runs.
 ///
-/// Kills from before are no signals. Runs on the caller's runtime, a single thread included.
+/// Kills from before the start are not signals. A current-thread runtime is enough.
 pub async fn run(
     options: Options,
     ready: impl FnOnce(),
     shutdown: impl Future<Output = ()>,
-) -> Result<Option<Exit>, Error> {
+) -> Result<Option<CommandExit>, Error> {
     let hierarchy = hierarchy(options.cgroup_mount)?;
-    let roots = options.roots.iter().map(|root| Root::parse(root)).collect::<Result<Vec<_>, _>>()?;
-    let tree = Tree::new(hierarchy.clone(), roots).map_err(|error| Error::Watch(error.into()))?;
+    let roots = options.roots.iter().map(|root| RootPattern::parse(root)).collect::<Result<Vec<_>, _>>()?;
+    let tree = CgroupTree::new(hierarchy.clone(), roots).map_err(|error| Error::Watch(error.into()))?;
     let connector = Connector::open();
     let reaps = placement::is_init() || !options.command.is_empty();
     let placement = Placement::of(reaps, connector.as_ref().map(drop));
-    let connector = connector.map_err(|error| log!(Warn, "no process events here", error = error)).ok();
-    log!(Info, "placed", placement = placement, so = placement.meaning());
-    let kmsg = Kmsg::open().map_err(|error| log!(Warn, "victims are not known here", error = error)).ok();
+    let connector =
+        connector.map_err(|error| log!(Warn, "process events are not available", error = error)).ok();
+    log!(Info, "placement", placement = placement, meaning = placement.meaning());
+    let kmsg = Kmsg::open()
+        .map_err(|error| log!(Warn, "victims are not available: cannot read /dev/kmsg", error = error))
+        .ok();
     let hello = hello(&hierarchy, placement, kmsg.is_some());
-    let shared = Arc::new(Shared::new());
+    let shared = Arc::new(SharedState::new());
     let pressure = options.pressure;
-    let means = Means { hierarchy: hierarchy.clone(), tree, connector, kmsg, placement, pressure };
-    let watcher = Watcher::start(means, Arc::clone(&shared)).map_err(Error::Watch)?;
+    let sources = KernelSources { hierarchy: hierarchy.clone(), tree, connector, kmsg, placement, pressure };
+    let watcher = Watcher::start(sources, Arc::clone(&shared)).map_err(Error::Watch)?;
 
-    let (requests, asked) = mpsc::channel(QUESTIONS);
+    let (requests, queue) = mpsc::channel(REQUEST_QUEUE);
     let waiting = Arc::new(Semaphore::new(server::MAX_WAITING));
     let service = Service::new(Arc::clone(&shared), hierarchy, hello, requests.clone(), Arc::clone(&waiting));
     let service = Arc::new(service);
     let mut tasks = JoinSet::new();
     for address in &options.listen {
-        let incoming = transport::incoming(address)
-            .map_err(|source| Error::Listen { address: address.clone(), source })?;
-        let (agent, shared) = (service.clone(), Arc::clone(&shared));
-        let (waiting, told) = (Arc::clone(&waiting), shared.told());
-        let services = move || {
-            let agent: Arc<dyn coroner_proto::agent_ttrpc::Agent + Send + Sync> = agent.clone();
-            let consumer = Consumer::new(Arc::clone(&shared), Arc::clone(&waiting));
-            let mut services = create_agent(agent);
-            services.extend(create_agent_service(Arc::new(consumer)));
-            services.extend(create_health(Arc::new(Pulse)));
-            services
-        };
-        tasks.spawn(async move {
-            links::serve(incoming, services, told).await;
-            Ok(())
-        });
-        log!(Info, "listening", address = address);
+        listen(address, &service, &shared, &waiting, &mut tasks)?;
     }
     drop(service);
-    tasks.spawn(watcher.run(asked));
-    let mut command = Running::start(&options.command, &requests).await?;
+    tasks.spawn(watcher.run(queue));
+    let mut command = RunningCommand::start(&options.command, &requests).await?;
     drop(requests);
     ready();
 
@@ -197,7 +179,7 @@ pub async fn run(
         () = shutdown => Ok(None),
         exit = command.ended() => Ok(Some(exit)),
         Some(ended) = tasks.join_next() => Err(Error::Ended(match ended {
-            Ok(Ok(())) => "nobody can ask it any more".to_owned(),
+            Ok(Ok(())) => "its request queue was closed".to_owned(),
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         })),
@@ -207,16 +189,50 @@ pub async fn run(
         other => other,
     };
     shared.stop();
-    let stopped = tokio::time::timeout(LAST_WORDS, async { while tasks.join_next().await.is_some() {} });
+    drain(tasks, &options.listen).await;
+    ended
+}
+
+/// Starts the server of one address.
+fn listen(
+    address: &Address,
+    service: &Arc<Service>,
+    shared: &Arc<SharedState>,
+    waiting: &Arc<Semaphore>,
+    tasks: &mut JoinSet<io::Result<()>>,
+) -> Result<(), Error> {
+    let incoming = coroner_transport::incoming(address)
+        .map_err(|source| Error::Listen { address: address.clone(), source })?;
+    let (agent, shared) = (Arc::clone(service), Arc::clone(shared));
+    let (waiting, progress) = (Arc::clone(waiting), shared.progress());
+    let services = move || {
+        let agent: Arc<dyn coroner_proto::agent_ttrpc::Agent + Send + Sync> = agent.clone();
+        let consumer = KataService::new(Arc::clone(&shared), Arc::clone(&waiting));
+        let mut services = create_agent(agent);
+        services.extend(create_agent_service(Arc::new(consumer)));
+        services.extend(create_health(Arc::new(HealthService)));
+        services
+    };
+    tasks.spawn(async move {
+        connections::serve(incoming, services, progress).await;
+        Ok(())
+    });
+    log!(Info, "listening", address = address);
+    Ok(())
+}
+
+/// Waits for the tasks up to [`SHUTDOWN_TIMEOUT`], and removes the sockets.
+async fn drain(mut tasks: JoinSet<io::Result<()>>, addresses: &[Address]) {
+    let stopped =
+        tokio::time::timeout(SHUTDOWN_TIMEOUT, async { while tasks.join_next().await.is_some() {} });
     if stopped.await.is_err() {
-        log!(Warn, "calls were cut off at the stop");
+        log!(Warn, "calls in flight were cancelled at shutdown");
     }
-    for address in &options.listen {
+    for address in addresses {
         if let Address::Unix(path) = address {
             std::fs::remove_file(path).ok();
         }
     }
-    ended
 }
 
 fn hierarchy(mount: Option<PathBuf>) -> Result<Hierarchy, HierarchyError> {
@@ -224,7 +240,7 @@ fn hierarchy(mount: Option<PathBuf>) -> Result<Hierarchy, HierarchyError> {
 }
 
 fn hello(hierarchy: &Hierarchy, placement: Placement, victims: bool) -> HelloResponse {
-    // A random number of the kernel's own making, new at each read, and one that is new at each boot.
+    // `uuid` is new at each read, `boot_id` at each boot.
     let random = |name: &str| {
         let text = std::fs::read_to_string(format!("/proc/sys/kernel/random/{name}")).unwrap_or_default();
         text.trim().to_owned()
@@ -233,7 +249,7 @@ fn hello(hierarchy: &Hierarchy, placement: Placement, victims: bool) -> HelloRes
     let optional = [(exits, "exit-status"), (victims, "victim"), (hierarchy.has_pressure(), "pressure")];
     let capabilities = ["kill-count", "memory"].into_iter();
     let capabilities =
-        capabilities.chain(optional.into_iter().filter(|(there, _)| *there).map(|(_, name)| name));
+        capabilities.chain(optional.into_iter().filter(|(available, _)| *available).map(|(_, name)| name));
     HelloResponse {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         boot_id: random("boot_id"),

@@ -1,12 +1,12 @@
-//! Lines on standard error: a constant message, then fields. Apart because a tracing crate alone would be a third of
-//! the agent's memory.
+//! Log lines on standard error: a constant message, then fields. The agent has its own logger
+//! because a tracing crate alone would be a third of its memory.
 
 use std::fmt::Display;
 use std::io::Write as _;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// How much is told.
+/// Severity of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// An operator must act.
@@ -28,15 +28,15 @@ impl FromStr for Level {
             "warn" => Ok(Self::Warn),
             "info" => Ok(Self::Info),
             "debug" | "trace" => Ok(Self::Debug),
-            other => Err(format!("`{other}` is no log level: error, warn, info, debug, trace")),
+            other => Err(format!("unknown log level `{other}`: use error, warn, info, debug or trace")),
         }
     }
 }
 
-/// Embedded, the agent tells what was lost and nothing else.
+/// The default, warn, is for the embedded agent: it logs losses only.
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Warn as u8);
 
-/// Sets how much is told.
+/// Sets the level: lines above it are dropped.
 pub fn set_level(level: Level) {
     LEVEL.store(level as u8, Ordering::Relaxed);
 }
@@ -56,7 +56,7 @@ pub(crate) fn write(level: Level, message: &'static str, fields: &[(&str, &dyn D
         line.push_str(&format!(" {key}={}", value.to_string().escape_debug()));
     }
     line.push('\n');
-    // With standard error closed there is nobody to tell.
+    // Ignored: standard error may be closed.
     drop(std::io::stderr().lock().write_all(line.as_bytes()));
 }
 

@@ -1,4 +1,4 @@
-//! The command line: arguments, then the library, then an exit code.
+//! The command line: parses arguments, runs the library, returns an exit code.
 
 mod arguments;
 
@@ -6,21 +6,21 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use coroner_agent::{Exit, Findings, Options, Signals, Version, log};
+use coroner_agent::{CommandExit, Findings, Options, UnixSignals, Version, log};
 
 use crate::arguments::{Command, parse};
 
-/// It puts what is freed together at once, and has no settings: with glibc's allocator, whose caches no call can turn off, the agent took 50 KiB
-/// more after a storm.
+/// It merges freed memory at once and has no settings. glibc's allocator has caches that cannot be
+/// turned off: with it the agent used 50 KiB more after a burst.
 #[global_allocator]
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
-/// docs/cli.md.
+/// Exit codes: docs/reference/cli.md.
 const FAILED: u8 = 1;
-const WRONG_USAGE: u8 = 2;
-/// Sources that tokio hears of at once: links and one epoll. Its own default takes 12 KiB.
+const USAGE_ERROR: u8 = 2;
+/// I/O events per tokio tick: one per link and one for the epoll. tokio's default takes 12 KiB.
 const IO_EVENTS: usize = 64;
-/// Of the thread that waits where the kernel makes it wait, and how long it stays with nothing to do.
+/// Stack of the blocking thread, and how long it is kept idle.
 const STACK: usize = 16 << 10;
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -31,26 +31,26 @@ fn main() -> ExitCode {
             command
         }
         Err(error) => {
-            say(
+            print(
                 std::io::stderr(),
-                &format!("coroner-agent: {error}\n\n`coroner-agent --help` tells what it takes.\n"),
+                &format!("coroner-agent: {error}\n\nRun `coroner-agent --help` for the arguments.\n"),
             );
-            return ExitCode::from(WRONG_USAGE);
+            return ExitCode::from(USAGE_ERROR);
         }
     };
     match command {
-        Command::Help => say(std::io::stdout(), arguments::HELP),
+        Command::Help => print(std::io::stdout(), arguments::HELP),
         Command::Version => {
-            say(std::io::stdout(), concat!("coroner-agent ", env!("CARGO_PKG_VERSION"), "\n"))
+            print(std::io::stdout(), concat!("coroner-agent ", env!("CARGO_PKG_VERSION"), "\n"))
         }
         Command::Check { roots } => match coroner_agent::check(&roots, None) {
-            Ok(findings) => say(std::io::stdout(), &shown(&findings)),
+            Ok(findings) => print(std::io::stdout(), &shown(&findings)),
             Err(error) => return failed(&error),
         },
         Command::Run { listen, roots, pressure, command } => {
-            raise_descriptors();
+            raise_descriptor_limit();
             match serve(Options { listen, roots, cgroup_mount: None, pressure, command }) {
-                Ok(ended) => return over(ended),
+                Ok(ended) => return finish(ended),
                 Err(error) => return failed(&*error),
             }
         }
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn serve(options: Options) -> Result<Option<Exit>, Box<dyn std::error::Error>> {
+fn serve(options: Options) -> Result<Option<CommandExit>, Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_io_events_per_tick(IO_EVENTS)
@@ -67,14 +67,15 @@ fn serve(options: Options) -> Result<Option<Exit>, Box<dyn std::error::Error>> {
         .thread_keep_alive(IDLE)
         .build()?;
     runtime.block_on(async {
-        let ends = Signals::of(&[libc::SIGTERM, libc::SIGINT])?;
-        let shutdown = ends.came();
-        Ok(coroner_agent::run(options, go_first, shutdown).await?)
+        let signals = UnixSignals::register(&[libc::SIGTERM, libc::SIGINT])?;
+        let shutdown = signals.received();
+        Ok(coroner_agent::run(options, raise_priority, shutdown).await?)
     })
 }
 
-/// The command's end is the agent's. An init must not end: the kernel would panic.
-fn over(ended: Option<Exit>) -> ExitCode {
+/// The agent exits with the command's status. As init it powers off instead: the kernel panics when
+/// init ends.
+fn finish(ended: Option<CommandExit>) -> ExitCode {
     use rustix::system::{RebootCommand, reboot};
     if coroner_agent::is_init() {
         rustix::fs::sync();
@@ -85,19 +86,20 @@ fn over(ended: Option<Exit>) -> ExitCode {
     ended.map_or(ExitCode::SUCCESS, |exit| exit.status.into())
 }
 
-/// A container takes two descriptors, and the usual limit is 1,024.
-fn raise_descriptors() {
+/// Raises the limit on descriptors: a container takes two, and the usual limit is 1,024.
+fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // What cannot be raised is met when it is reached, and told then.
+    // Without the right to raise it, the error is logged when the limit is reached.
     setrlimit(Resource::Nofile, limit).ok();
 }
 
-/// What is not looked at in time is gone: of 100 containers that lived for a millisecond on two busy processors, 18 ended with
-/// an unknown status at the usual priority and none at this one. The agent runs for microseconds at a time.
-fn go_first() {
-    // Without the right to, it is as late as everybody.
+/// Raises the agent's priority, since what is not read in time is lost: of 100 containers that
+/// lived for a millisecond on two busy processors, 18 ended with an unknown status at the usual
+/// priority and none at this one. The agent runs for microseconds at a time.
+fn raise_priority() {
+    // Without the right to raise it the agent runs at the usual priority.
     rustix::process::setpriority_process(None, -15).ok();
 }
 
@@ -115,7 +117,7 @@ fn shown(findings: &Findings) -> String {
         });
     }
     lines.push(match findings.containers.len() {
-        0 => "no containers seen below the roots".to_owned(),
+        0 => "no containers found below the roots".to_owned(),
         count => format!("containers: {count}"),
     });
     for container in &findings.containers {
@@ -131,11 +133,11 @@ fn shown(findings: &Findings) -> String {
 }
 
 fn failed(error: &(impl std::fmt::Display + ?Sized)) -> ExitCode {
-    say(std::io::stderr(), &format!("coroner-agent: {error}\n"));
+    print(std::io::stderr(), &format!("coroner-agent: {error}\n"));
     ExitCode::from(FAILED)
 }
 
-/// A closed pipe is nobody to tell.
-fn say(mut to: impl Write, text: &str) {
+/// Errors are ignored: a closed pipe has no reader.
+fn print(mut to: impl Write, text: &str) {
     to.write_all(text.as_bytes()).ok();
 }

@@ -1,22 +1,24 @@
-//! How this process stands beside the containers, and so what it can know of exits: docs/guest.md, "Three ways to run".
+//! Placement: how the agent relates to the containers' processes, which decides what it can report
+//! of exits. docs/operating/guest.md, "Three ways to run".
 
 use std::fmt;
 
 use crate::connector::ConnectorError;
 
-/// The three ways.
+/// How the agent relates to the containers' processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// Processes whose parents ended become its children: it reads what they were before it reaps them.
+    /// Orphaned processes become its children: it reads their cgroup before it reaps them.
     Reaper,
-    /// It is in the initial namespaces, where the kernel tells how processes end that are nobody's child here.
+    /// It runs in the initial namespaces, where the kernel's process connector reports how
+    /// processes end that are not its children.
     Sidecar,
-    /// It sees that containers end, never how.
+    /// It detects that containers end, without a status.
     Namespaced,
 }
 
 impl Placement {
-    /// `reaps`: it is pid 1, or was made a reaper.
+    /// `reaps`: the agent is pid 1 or a child subreaper.
     pub(crate) fn of(reaps: bool, connector: Result<(), &ConnectorError>) -> Self {
         match connector {
             _ if reaps => Self::Reaper,
@@ -25,7 +27,7 @@ impl Placement {
         }
     }
 
-    /// As the protocol names it.
+    /// Name in the protocol.
     pub fn name(self) -> &'static str {
         match self {
             Self::Reaper => "reaper",
@@ -34,14 +36,16 @@ impl Placement {
         }
     }
 
-    /// What it means, for a person.
+    /// Description for `check` and the log.
     pub fn meaning(self) -> &'static str {
         match self {
-            Self::Reaper => "every process that becomes its child has a status, others as a sidecar's",
-            Self::Sidecar => {
-                "inits of containers with a pid namespace of their own, and what Watch names, have a status"
+            Self::Reaper => {
+                "every process that becomes its child has an exit status; others as for a sidecar"
             }
-            Self::Namespaced => "exits are told without a status: run it in the init namespaces, or as pid 1",
+            Self::Sidecar => {
+                "inits of containers with their own pid namespace, and processes named by Watch, have an exit status"
+            }
+            Self::Namespaced => "exits have no status: run the agent in the initial namespaces, or as pid 1",
         }
     }
 }
@@ -55,8 +59,8 @@ impl fmt::Display for Placement {
 /// The initial pid namespace: PROC_PID_INIT_INO in include/linux/proc_ns.h.
 const INITIAL: &str = "pid:[4026531836]";
 
-/// Whether this process is the machine's init: orphans become its children without being asked for. That of a namespace of its own is
-/// no ancestor of the containers beside it.
+/// Whether this process is the machine's init, so that orphans become its children. The init of an
+/// inner pid namespace is not an ancestor of the containers beside it.
 pub(crate) fn is_init() -> bool {
     std::process::id() == 1
         && std::fs::read_link("/proc/self/ns/pid").is_ok_and(|space| space.as_os_str() == INITIAL)

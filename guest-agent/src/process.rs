@@ -1,4 +1,4 @@
-//! What /proc says of one process, and a handle on its end that no reuse of its number can fool.
+//! One process: its /proc files, and a pidfd that stays valid when the pid is reused.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -8,35 +8,36 @@ use rustix::process::{Pid, PidfdFlags};
 
 use crate::cgroup::{Hierarchy, read};
 
-/// Bytes read of a file in /proc/PID: `status` is some 1,500.
+/// Bytes read of a file in /proc/PID; `status` has some 1,500.
 const MAX_FILE: u64 = 16 << 10;
 
-/// Opens a handle on a process's end, readable when its last thread has ended. None: there is no such process.
+/// Opens a pidfd, readable when the last thread has ended. None: there is no such process.
 pub(crate) fn open(pid: u32) -> Option<OwnedFd> {
     let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
     rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).ok()
 }
 
-/// Whether the process behind a handle has ended.
+/// Whether the process behind a pidfd has ended.
 pub(crate) fn has_ended(handle: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(handle, PollFlags::IN)];
     rustix::event::poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
-/// How deep below this process's pid namespace `pid` is the init of its own; none if it is none.
+/// The depth of `pid`'s pid namespace below the agent's, if `pid` is the init of that namespace.
 pub(crate) fn init_depth(pid: u32) -> Option<usize> {
     let status = read(Path::new(&format!("/proc/{pid}/status")), MAX_FILE).ok()?;
     depth(&status)
 }
 
-/// The cgroup a process is in, as a path below the hierarchy's root.
+/// The cgroup of a process, as a path below the hierarchy's root.
 pub(crate) fn cgroup(pid: u32, hierarchy: &Hierarchy) -> Option<String> {
     let text = read(Path::new(&format!("/proc/{pid}/cgroup")), MAX_FILE).ok()?;
     hierarchy.membership(&text).map(str::to_owned)
 }
 
-/// `NSpid` lists a process's numbers from the reader's namespace inwards: proc_pid_status(5). The init of an inner one
-/// ends in 1. A single number is a process of our own namespace, whatever it is.
+/// `NSpid` lists a process's pids from the reader's namespace inwards: proc_pid_status(5). For the
+/// init of an inner namespace the last is 1. A single pid is a process of the agent's own
+/// namespace.
 fn depth(status: &str) -> Option<usize> {
     let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     let count = numbers.split_whitespace().count();
@@ -48,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_init_of_an_inner_namespace_is_told_from_other_processes() {
+    fn depth_known_only_for_inits_of_inner_namespaces() {
         for (status, expect) in [
             ("Name:\tsh\nNSpid:\t4711\t1\n", Some(1)),
             ("NSpid:\t4711\t20\t1\n", Some(2)),
@@ -63,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_tells_the_living_from_the_dead() {
+    fn has_ended_reports_end_of_process() {
         let mut child =
             std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         let handle = open(child.id()).unwrap();

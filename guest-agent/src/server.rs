@@ -1,4 +1,5 @@
-//! Answers the calls of docs/agent-protocol.md. It checks what a stranger sends; the state and the watcher trust it.
+//! Serves the calls of docs/reference/agent-protocol.md. It validates requests; the state and the
+//! watcher rely on that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,36 +11,36 @@ use coroner_proto::agent::{
     WatchRequest, WatchResponse,
 };
 use coroner_proto::agent_ttrpc::Agent;
-use coroner_proto::limits::{MAX_ANSWER, MAX_CONTAINER_ID, valid_container_id};
+use coroner_transport::limits::{MAX_ANSWER, MAX_CONTAINER_ID, valid_container_id};
 use protobuf::MessageField;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use ttrpc::asynchronous::TtrpcContext;
 use ttrpc::{Code, Error, get_status};
 
 use crate::cgroup::Hierarchy;
-use crate::pressure::{LINES, Trigger};
-use crate::request::{Refusal, Request, Watch};
-use crate::shared::Shared;
+use crate::pressure::{MAX_TRIGGERS, PsiTrigger};
+use crate::shared_state::SharedState;
+use crate::watcher::requests::{ContainerWatch, Request, WatchRefusal};
 
-/// The longest a call waits for something to tell.
+/// Longest wait of a call for signals.
 const MAX_WAIT: Duration = Duration::from_secs(300);
-/// Signals in one answer, which is made whole, three times over, before it is sent: a reader could otherwise have the agent grow by as many
-/// as there are.
+/// Signals in one answer. ttrpc holds an answer in memory three times before it is sent: without a
+/// limit a reader could make the agent grow by as many as there are.
 const MAX_SIGNALS: usize = 64;
-/// Their field of an answer: agent.proto.
-const SIGNALS: u32 = 2;
-/// Calls that may wait at once; one more is answered at once. Each is a task and its request: a peer could otherwise leave as
-/// many behind as it can send.
+/// Field number of `signals` in an answer: agent.proto.
+const SIGNALS_FIELD: u32 = 2;
+/// Calls that may wait at once; a further one is answered at once. Each is a task and its request:
+/// without a limit a peer could leave behind as many as it can send.
 pub(crate) const MAX_WAITING: usize = 64;
-/// Bytes of a cgroup path and of an exec id: the kernel's PATH_MAX and containerd's limit for identifiers. Both are kept,
-/// and told to every reader.
+/// Bytes of a cgroup path and of an exec id: the kernel's PATH_MAX and containerd's limit for
+/// identifiers. Both are stored and sent to every reader.
 const MAX_CGROUP: usize = 4096;
 const MAX_EXEC: usize = 76;
 
-/// The protocol's server side.
+/// Server of the agent protocol.
 #[derive(Debug)]
 pub(crate) struct Service {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<SharedState>,
     pub(crate) hierarchy: Hierarchy,
     pub(crate) hello: HelloResponse,
     pub(crate) requests: mpsc::Sender<Request>,
@@ -48,7 +49,7 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<SharedState>,
         hierarchy: Hierarchy,
         hello: HelloResponse,
         requests: mpsc::Sender<Request>,
@@ -57,7 +58,7 @@ impl Service {
         Self { shared, hierarchy, hello, requests, waiting }
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> ttrpc::Result<T> {
+    async fn request<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> ttrpc::Result<T> {
         let (answer, answered) = oneshot::channel();
         let stopping = || refused(Code::UNAVAILABLE, "the agent is stopping");
         self.requests.send(request(answer)).await.map_err(|_| stopping())?;
@@ -88,38 +89,39 @@ impl Agent for Service {
         } else {
             Duration::ZERO
         };
-        let mut told = self.shared.told();
+        let mut progress = self.shared.progress();
         self.shared.with(|state| state.ack(ack));
-        let look = || self.shared.with(|state| state.next(after, most, MAX_ANSWER));
-        let mut news = look();
-        // What is not asked for is never another one.
-        let known = request.appeared.unwrap_or(told.borrow().appeared);
-        let nothing = news.signals.is_empty() && news.lost == 0 && told.borrow().appeared == known;
-        if nothing && !wait.is_zero() {
-            let asked = request.appeared.is_some();
-            let heard =
-                told.wait_for(|told| told.stopping || told.seq > after || asked && told.appeared != known);
-            // Time is up, or the agent stops: there is nothing to tell, and that is told.
-            drop(tokio::time::timeout(wait, heard).await);
-            news = look();
+        let read = || self.shared.with(|state| state.next(after, most, MAX_ANSWER));
+        let mut batch = read();
+        // A reader that does not send `appeared` does not wait for it.
+        let known = request.appeared.unwrap_or(progress.borrow().appeared);
+        let empty = batch.signals.is_empty() && batch.lost == 0 && progress.borrow().appeared == known;
+        if empty && !wait.is_zero() {
+            let awaits_appeared = request.appeared.is_some();
+            let changed = progress.wait_for(|progress| {
+                progress.stopping || progress.seq > after || awaits_appeared && progress.appeared != known
+            });
+            // At the timeout, or when the agent stops, the answer is empty.
+            drop(tokio::time::timeout(wait, changed).await);
+            batch = read();
         }
         let mut answer = NextSignalsResponse {
             stream_id: self.hello.stream_id.clone(),
-            lost: news.lost,
-            pressure_lost: news.pressure_lost,
-            appeared: told.borrow().appeared,
+            lost: batch.lost,
+            pressure_lost: batch.pressure_lost,
+            appeared: progress.borrow().appeared,
             ..NextSignalsResponse::default()
         };
-        // On the link a field is its number and its bytes, known or not.
+        // The encoded signals are added as raw fields: the wire format is the same.
         let fields = answer.special_fields.mut_unknown_fields();
-        news.signals.into_iter().for_each(|signal| fields.add_length_delimited(SIGNALS, signal));
+        batch.signals.into_iter().for_each(|signal| fields.add_length_delimited(SIGNALS_FIELD, signal));
         Ok(answer)
     }
 
     async fn snapshot(&self, _: &TtrpcContext, request: SnapshotRequest) -> ttrpc::Result<SnapshotResponse> {
         let after = request.after_container_id;
         if after.len() > MAX_CONTAINER_ID {
-            return Err(refused(Code::INVALID_ARGUMENT, "after_container_id is no container id"));
+            return Err(refused(Code::INVALID_ARGUMENT, "after_container_id is not a container id"));
         }
         let mut page = self.shared.with(|state| state.page(&after, MAX_ANSWER));
         for container in &mut page.containers {
@@ -134,8 +136,8 @@ impl Agent for Service {
     }
 
     async fn settle(&self, _: &TtrpcContext, request: SettleRequest) -> ttrpc::Result<SettleResponse> {
-        let id = checked(request.container_id)?;
-        let known = self.ask(|answer| Request::Settle { id, answer }).await?;
+        let id = valid_id(request.container_id)?;
+        let known = self.request(|answer| Request::FinalCount { id, answer }).await?;
         Ok(SettleResponse {
             seq: known.seq,
             kills_total: known.kills_total,
@@ -145,21 +147,23 @@ impl Agent for Service {
     }
 
     async fn watch(&self, _: &TtrpcContext, request: WatchRequest) -> ttrpc::Result<WatchResponse> {
-        let watch = checked_watch(request)?;
-        let answer = self.ask(|answer| Request::Watch { watch, answer }).await?;
-        // NOT_FOUND would say that the call itself is not there.
-        let code = |refusal: &Refusal| match refusal {
-            Refusal::NoCgroup(_) => Code::FAILED_PRECONDITION,
-            Refusal::Elsewhere { .. } | Refusal::Taken { .. } | Refusal::PidTaken(_) => Code::ALREADY_EXISTS,
-            Refusal::Full => Code::RESOURCE_EXHAUSTED,
+        let watch = valid_watch(request)?;
+        let answer = self.request(|answer| Request::ContainerWatch { watch, answer }).await?;
+        // Not NOT_FOUND, which means that the call itself does not exist.
+        let code = |refusal: &WatchRefusal| match refusal {
+            WatchRefusal::NoCgroup(_) => Code::FAILED_PRECONDITION,
+            WatchRefusal::Elsewhere { .. } | WatchRefusal::Taken { .. } | WatchRefusal::PidTaken(_) => {
+                Code::ALREADY_EXISTS
+            }
+            WatchRefusal::Full => Code::RESOURCE_EXHAUSTED,
         };
         answer.map_err(|refusal| refused(code(&refusal), refusal))?;
         Ok(WatchResponse::default())
     }
 
     async fn unwatch(&self, _: &TtrpcContext, request: UnwatchRequest) -> ttrpc::Result<UnwatchResponse> {
-        let id = checked(request.container_id)?;
-        self.ask(|answer| Request::Unwatch { id, answer }).await?;
+        let id = valid_id(request.container_id)?;
+        self.request(|answer| Request::Unwatch { id, answer }).await?;
         Ok(UnwatchResponse::default())
     }
 }
@@ -168,45 +172,46 @@ fn refused(code: Code, message: impl ToString) -> Error {
     Error::RpcStatus(get_status(code, message.to_string()))
 }
 
-fn checked(id: String) -> ttrpc::Result<String> {
+fn valid_id(id: String) -> ttrpc::Result<String> {
     if valid_container_id(&id) {
         return Ok(id);
     }
-    Err(refused(Code::INVALID_ARGUMENT, "container_id is no container id"))
+    Err(refused(Code::INVALID_ARGUMENT, "container_id is not a container id"))
 }
 
-fn checked_watch(request: WatchRequest) -> ttrpc::Result<Watch> {
+fn valid_watch(request: WatchRequest) -> ttrpc::Result<ContainerWatch> {
     let invalid = |message: &str| refused(Code::INVALID_ARGUMENT, message);
-    let cgroup = checked_cgroup(&request.cgroup)
-        .ok_or_else(|| invalid("cgroup is no path below the hierarchy's root: names without `.` and `..`"))?;
+    let cgroup = valid_cgroup(&request.cgroup).ok_or_else(|| {
+        invalid("cgroup is not a path below the hierarchy's root: its names must not be `.` or `..`")
+    })?;
     if let Some(exec) = &request.exec_id {
         if exec.len() > MAX_EXEC || !valid_container_id(exec) {
-            return Err(invalid("exec_id is no identifier"));
+            return Err(invalid("exec_id is not a valid identifier"));
         }
         if request.init_pid.is_none() {
-            return Err(invalid("exec_id takes an init_pid: the exec's process"));
+            return Err(invalid("exec_id requires init_pid: the exec's process"));
         }
     }
     if request.init_pid.is_some_and(|pid| pid == 0 || i32::try_from(pid).is_err()) {
-        return Err(invalid("init_pid is no process id"));
+        return Err(invalid("init_pid is not a process id"));
     }
-    if request.pressure.len() > LINES {
+    if request.pressure.len() > MAX_TRIGGERS {
         return Err(invalid("pressure has more than 6 triggers"));
     }
     let trigger = |it: &PressureTrigger| {
         let of = it.of.enum_value().unwrap_or(PressureOf::PRESSURE_OF_UNKNOWN);
-        let trigger = Trigger { of, full: it.full, stall_us: it.stall_us, window_us: it.window_us };
+        let trigger = PsiTrigger { of, full: it.full, stall_us: it.stall_us, window_us: it.window_us };
         trigger
-            .wrong()
-            .map_or(Ok(trigger), |why| Err(invalid(&format!("a pressure trigger is wrong: {why}"))))
+            .invalid_because()
+            .map_or(Ok(trigger), |why| Err(invalid(&format!("invalid pressure trigger: {why}"))))
     };
     let pressure = request.pressure.iter().map(trigger).collect::<Result<Vec<_>, _>>()?;
     let (pid, exec) = (request.init_pid, request.exec_id);
-    Ok(Watch { id: checked(request.container_id)?, cgroup, pid, exec, pressure })
+    Ok(ContainerWatch { id: valid_id(request.container_id)?, cgroup, pid, exec, pressure })
 }
 
-/// The path with one leading slash and no trailing one; empty stays empty. The root itself is no container.
-fn checked_cgroup(path: &str) -> Option<String> {
+/// Normalizes a path: one leading slash, no trailing one; empty stays empty. The root is refused.
+fn valid_cgroup(path: &str) -> Option<String> {
     if path.is_empty() {
         return Some(String::new());
     }
@@ -225,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cgroups_stay_below_the_hierarchy() {
+    fn cgroup_outside_hierarchy_refused() {
         for (path, expect) in [
             ("", Some("")),
             ("/a/b", Some("/a/b")),
@@ -239,21 +244,24 @@ mod tests {
             ("/a\0b", None),
             (&"/a".repeat(2049), None),
         ] {
-            assert_eq!(checked_cgroup(path).as_deref(), expect, "{path:?}");
+            assert_eq!(valid_cgroup(path).as_deref(), expect, "{path:?}");
         }
     }
 
     #[test]
-    fn a_watch_is_refused_for_what_it_names() {
+    fn watch_with_invalid_field_refused() {
         let good =
             WatchRequest { container_id: "c".to_owned(), cgroup: "/c".to_owned(), ..WatchRequest::default() };
-        assert!(checked_watch(good.clone()).is_ok());
+        assert!(valid_watch(good.clone()).is_ok());
         let check = |change: &dyn Fn(&mut WatchRequest)| {
             let mut request = good.clone();
             change(&mut request);
-            let Err(Error::RpcStatus(status)) = checked_watch(request.clone()) else { panic!("{request:?}") };
+            let Err(Error::RpcStatus(status)) = valid_watch(request.clone()) else { panic!("{request:?}") };
             assert_eq!(status.code(), Code::INVALID_ARGUMENT);
-            assert!(!status.message().contains("does not exist"), "that would say the call is not there");
+            assert!(
+                !status.message().contains("does not exist"),
+                "the router reads that as: the call does not exist"
+            );
         };
         check(&|request| request.container_id = "../x".to_owned());
         check(&|request| request.container_id = String::new());

@@ -1,4 +1,5 @@
-//! Carries rulings out: what the mode lets the router publish goes to the sinks' lanes, everything to the audit.
+//! Delivery: writes rulings to the journal, sends what the mode allows to the lanes of the sinks,
+//! and everything to the audit.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -8,40 +9,40 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::arrival::{Ack, unix_ms};
-use crate::audit::{Planned, PlannedState, Record, Resumed, Ruled};
-use crate::case::Case;
-use crate::config::Mode;
 use crate::counts::Count;
-use crate::holds::Holds;
-use crate::journal::{self, Accepting, Journal, Undelivered};
-use crate::ruling::{Action, TaskEvent};
-use crate::signal::{Event, Signal};
-use crate::sink::{Outlets, Planning, Publish, Task};
 use crate::worker::Verdict;
+use coroner_containerd::holds::{Holds, Input};
+use coroner_core::audit::{Planned, PlannedState, Record, Resumed, Ruled};
+use coroner_core::case::Case;
+use coroner_core::mode::Mode;
+use coroner_core::ruling::{Action, TaskEvent};
+use coroner_core::signal::{Event, Signal};
+use coroner_journal::{Accepting, Journal, Undelivered};
+use coroner_sinks::{Fanout, PlannedDelivery, Publish, Task};
+use coroner_sources::envelope::{Ack, unix_ms};
 
-/// Rulings carried out at once: what has come meanwhile is written together.
+/// Rulings per batch: what arrives meanwhile shares one write.
 const AT_ONCE: usize = 256;
 
-/// The lane of the one sink that publishes, and what it is called.
+/// The lane of the lifecycle sink, and its properties.
 #[derive(Debug)]
-pub struct Lifecycle {
+pub struct LifecycleLane {
     /// The sink's name.
     pub sink: String,
-    /// For containers whose containerd namespace is not known.
+    /// For containers without a known containerd namespace.
     pub namespace: String,
-    /// Its file is in a container's bundle, and it tells nothing but TaskOOM.
+    /// An `oom-file` sink: it writes into the container's bundle and takes TaskOOM only.
     pub is_oom_file: bool,
-    /// Its lane.
+    /// The lane's channel.
     pub lane: mpsc::Sender<Task>,
 }
 
-impl Lifecycle {
+impl LifecycleLane {
     fn namespace<'a>(&'a self, signal: &'a Signal) -> &'a str {
         signal.target.containerd_namespace.as_ref().unwrap_or(&self.namespace)
     }
 
-    /// Why it does not take an event, if so.
+    /// Why the sink does not take an event; `None`: it does.
     fn refuses(&self, event: &TaskEvent, bundle: Option<&str>) -> Option<&'static str> {
         match event {
             _ if !self.is_oom_file => None,
@@ -58,6 +59,7 @@ impl Lifecycle {
             signal: signal.id.clone(),
             container: signal.target.container_id.to_string(),
             namespace: self.namespace(signal).to_owned(),
+            exec: signal.target.exec_id.clone(),
             event,
             ruled: Instant::now(),
             repeat: false,
@@ -66,22 +68,22 @@ impl Lifecycle {
     }
 }
 
-/// Carries out rulings in the order they come.
+/// Delivers rulings in order.
 #[derive(Debug)]
 pub struct Delivery {
     /// From every worker.
     pub rulings: mpsc::Receiver<Verdict>,
-    /// Where records go, and events beside containerd.
-    pub outlets: Outlets,
-    /// Where rulings are written before they are delivered.
+    /// For audit records, and for events besides containerd.
+    pub fanout: Fanout,
+    /// Write-ahead log: a ruling is written before it is delivered.
     pub journal: Option<Journal>,
-    /// Ruled by an earlier run of this router, and not delivered.
+    /// Rulings that an earlier run of this router did not deliver.
     pub resumed: Vec<Undelivered>,
-    /// Where TaskOOM and TaskExit go.
-    pub lifecycle: Option<Lifecycle>,
-    /// Exits that somebody waits for.
+    /// For TaskOOM and TaskExit.
+    pub lifecycle: Option<LifecycleLane>,
+    /// Exits held by a waiting shim.
     pub holds: Holds,
-    /// Kills that came after their container's exit.
+    /// Counts kills that came after their container's exit.
     pub late_kills: Arc<Count>,
 }
 
@@ -107,10 +109,10 @@ impl Delivery {
                 planned.push((verdict, events, beside));
             }
             if let Some(journal) = &self.journal {
-                // What is not written is counted there, and delivered all the same.
+                // An unwritten ruling is counted there and delivered all the same.
                 let written = journal.write(lines).await;
                 for (verdict, ..) in &planned {
-                    // It would else be taken for one whose end nobody saw.
+                    // Otherwise recovery would take it for a container that has not ended.
                     if verdict.ended() && !(written && verdict.ack.number().is_some()) {
                         journal.gone(verdict.record.signal.target.container_id.clone());
                     }
@@ -128,7 +130,7 @@ impl Delivery {
         let (Some(journal), Some(n)) = (&self.journal, verdict.ack.number()) else { return };
         let signal = &verdict.record.signal;
         let namespace = self.lifecycle.as_ref().map_or("", |lifecycle| lifecycle.namespace(signal));
-        let ruled = journal::Ruled {
+        let ruled = coroner_journal::RulingRecord {
             n,
             id: Cow::Borrowed(&signal.id),
             source: Cow::Borrowed(&verdict.record.source),
@@ -142,7 +144,12 @@ impl Delivery {
     }
 
     /// False: the lane is gone, which ends the router.
-    async fn carry_out(&self, verdict: Verdict, events: Vec<TaskEvent>, beside: Vec<Planning>) -> bool {
+    async fn carry_out(
+        &self,
+        verdict: Verdict,
+        events: Vec<TaskEvent>,
+        beside: Vec<PlannedDelivery>,
+    ) -> bool {
         let ended = verdict.case.oom_sent && verdict.ended();
         let Verdict { record, ack, case } = verdict;
         let bundle = bundle(&case, Some(&record.signal));
@@ -154,24 +161,24 @@ impl Delivery {
                 Action::TaskExit(status) => Some(*status),
                 Action::TaskOom | Action::Report(_) => None,
             });
-            self.holds.reached(&record.signal.id, ruled.flatten());
+            self.holds.apply(&record.signal.id, Input::Reached(ruled.flatten()));
         }
         if !matches!(record.signal.event, Event::Forwarded(_)) {
-            self.outlets.tell(Record::Ruled(Box::new(record)));
+            self.fanout.record(Record::Ruled(Box::new(record)));
         }
-        beside.iter().for_each(|planned| self.outlets.send(planned));
+        beside.iter().for_each(|planned| self.fanout.send(planned));
         let alive = self.publish(publishes, ack).await;
         match &self.lifecycle {
-            // Whose TaskOOM may have to be sent again, for how long yet.
+            // The lane may have to repeat its TaskOOM, and learns here for how long.
             Some(lifecycle) if alive && ended => lifecycle.lane.send(Task::Ended(container)).await.is_ok(),
             _ => alive,
         }
     }
 
-    /// Delivers what was ruled before, as it was ruled.
+    /// Delivers a recovered ruling unchanged.
     async fn resume(&self, Undelivered { ruled, signal }: Undelivered) -> bool {
         if !ruled.events.iter().all(|event| matches!(event, TaskEvent::Forwarded(_))) {
-            self.outlets.tell(Record::Resumed(Box::new(Resumed {
+            self.fanout.record(Record::Resumed(Box::new(Resumed {
                 at_ms: unix_ms(),
                 id: ruled.id.clone().into_owned(),
                 container: ruled.container.to_string(),
@@ -185,23 +192,25 @@ impl Delivery {
             container: ruled.container.to_string(),
             namespace: ruled.namespace.clone().into_owned(),
             bundle: bundle(&ruled.case, signal.as_ref()).map(PathBuf::from),
+            exec: exec(event, signal.as_ref()).map(str::to_owned),
             event: event.clone(),
             ruled: Instant::now(),
             repeat: false,
             ack: None,
         };
         let publishes: VecDeque<Publish> = ruled.events.iter().map(publish).collect();
-        let ack = self.journal.as_ref().map_or_else(Ack::nobody, |it| Ack::resumed(ruled.n, it.clone()));
+        let ack = self.journal.as_ref().map_or_else(Ack::none, |it| Ack::resumed(ruled.n, it.clone()));
         if self.lifecycle.is_none() {
-            // The sink was taken out of the configuration meanwhile.
+            // The sink was removed from the configuration meanwhile.
             ack.done();
             return true;
         }
         self.publish(publishes, ack).await
     }
 
-    /// Says what becomes of each action, and gives the events to publish, and what goes to other sinks.
-    fn plan(&self, ruled: &mut Ruled, bundle: Option<&str>) -> (Vec<TaskEvent>, Vec<Planning>) {
+    /// Plans the delivery of each action; returns the events to publish, and the deliveries to
+    /// other sinks.
+    fn plan(&self, ruled: &mut Ruled, bundle: Option<&str>) -> (Vec<TaskEvent>, Vec<PlannedDelivery>) {
         let (mut events, mut beside) = (Vec::new(), Vec::new());
         let signal = &ruled.signal;
         if let (Event::Forwarded(event), Some(lifecycle)) = (&signal.event, &self.lifecycle)
@@ -225,7 +234,7 @@ impl Delivery {
                     continue;
                 }
             };
-            let others = self.outlets.plan(signal, at, action, event.as_ref().and_then(TaskEvent::status));
+            let others = self.fanout.plan(signal, at, action, event.as_ref().and_then(TaskEvent::status));
             let report = event.is_none();
             let published = event.zip(self.lifecycle.as_ref());
             match (&published, &others) {
@@ -241,20 +250,21 @@ impl Delivery {
                     None => planned(Some(&lifecycle.sink), None),
                     Some(because) => planned(None, Some(because)),
                 }
-                // An exit all the same: who waits for it is answered behind the kills before it.
+                // A withheld exit goes to the lane too: the waiting shim is answered after the
+                // kills before it.
                 if refused.is_none() || matches!(event, TaskEvent::Exit { .. }) {
                     events.push(event);
                 }
             }
             if let Ok(others) = others {
-                self.outlets.sinks(&others).for_each(|sink| planned(Some(sink), None));
+                self.fanout.sinks(&others).for_each(|sink| planned(Some(sink), None));
                 beside.push(others);
             }
         }
         (events, beside)
     }
 
-    /// Queues the events in order. False: the lane is gone, which ends the router.
+    /// Queues events in order. False: the lane is gone, which ends the router.
     async fn publish(&self, mut events: VecDeque<Publish>, ack: Ack) -> bool {
         match events.back_mut() {
             Some(last) => last.ack = Some(ack),
@@ -270,14 +280,23 @@ impl Delivery {
     }
 }
 
-/// Where a container's shim said its bundle is; no agent says that of one.
+/// The container's bundle, where its shim reported it; agents never do.
 fn bundle<'a>(case: &'a Case, signal: Option<&'a Signal>) -> Option<&'a str> {
-    let said = case.attributes.iter().chain(signal.into_iter().flat_map(|signal| &signal.attributes));
-    said.filter(|(key, _)| key == "bundle").map(|(_, bundle)| bundle.as_str()).next()
+    let attributes = case.attributes.iter().chain(signal.into_iter().flat_map(|signal| &signal.attributes));
+    attributes.filter(|(key, _)| key == "bundle").map(|(_, bundle)| bundle.as_str()).next()
 }
 
-/// A guest's clock may be wrong by this much, and is taken at its word: a retold exit then has the time it had. Further off it would date a
-/// container's end into the past or the future, for everybody to see.
+/// The exec that an event of an earlier run is about, as far as the journal contains it.
+fn exec<'a>(event: &'a TaskEvent, signal: Option<&'a Signal>) -> Option<&'a str> {
+    match event {
+        TaskEvent::Exit { exec_id, .. } => exec_id.as_deref(),
+        TaskEvent::Oom | TaskEvent::Forwarded(_) => signal?.target.exec_id.as_deref(),
+    }
+}
+
+/// Tolerance of a guest's clock, in milliseconds. Within it the guest's own time is used, so that a
+/// repeated exit keeps its time. Beyond it a guest could date a container's end into the past or
+/// the future.
 const CLOCK: u64 = 60_000;
 
 fn exited_at_ms(signal: &Signal) -> u64 {
@@ -286,7 +305,8 @@ fn exited_at_ms(signal: &Signal) -> u64 {
     signal.at.wall_ms.filter(near).unwrap_or(received)
 }
 
-/// The event an action becomes in this mode; `Ok(None)`: a report is none. Else why it goes nowhere.
+/// The event of an action in this mode; `Ok(None)`: a report has none. The error is the reason why
+/// it is withheld.
 fn event(action: &Action, signal: &Signal, mode: Mode) -> Result<Option<TaskEvent>, &'static str> {
     match (action, mode) {
         (Action::TaskOom, Mode::Beside | Mode::Wrapped | Mode::Proxy | Mode::Sole) => {

@@ -1,4 +1,5 @@
-//! Guests that come and go while the router runs: follows each by one task, and keeps those that were added over restarts.
+//! Guests at run time: one task for each, started and stopped by request. Added guests are kept in
+//! a file over restarts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,55 +8,55 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::arrival::{Arrival, Guest};
-use crate::claims::Registered;
-use crate::config::{Config, Mistake, Mode, Source, SourceKind};
-use crate::counts::{Counts, SourceCounts};
-use crate::source::agent::AgentSource;
-use crate::source::kata::KataSource;
-use crate::source::{Orders, Past, Settlers};
+use crate::config::{Config, Mistake, Source};
+use crate::counts::{Counts, LinkState, SourceCounts};
+use crate::source_factory::SourceFactory;
+use coroner_core::mode::Mode;
+use coroner_sources::envelope::Guest;
+use coroner_sources::ownership::Registered;
 
-/// Questions that may wait; each is answered in microseconds.
-const QUESTIONS: usize = 16;
-/// Guests followed at once: each takes some 30 KiB. Who may add guests could otherwise fill the node's memory.
+/// Requests in the channel; each is answered in microseconds.
+const REQUESTS: usize = 16;
+/// Guests at once: each takes some 30 KiB. Without a bound a program that adds guests could fill
+/// the node's memory.
 const MOST: usize = 10_000;
 
 /// Why a guest was not added or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
-    /// What was said of it is wrong.
+    /// Its keys are invalid.
     #[error("{}", list(.0))]
     Wrong(Vec<Mistake>),
-    /// Another has the name.
-    #[error("a guest or source is named {0} already; `coroner guest list` shows them")]
+    /// Another source has the name.
+    #[error("a guest or source is named {0} already")]
     Taken(String),
-    /// Nobody has the name.
-    #[error("no guest is named {name}; there are {}", if .there.is_empty() { "none".to_owned() } else { .there.join(", ") })]
+    /// There is no guest of this name.
+    #[error("no guest is named {name}; there are {}", if .existing.is_empty() { "none".to_owned() } else { .existing.join(", ") })]
     Unknown {
-        /// Which.
+        /// The requested name.
         name: String,
-        /// Those there are.
-        there: Vec<String>,
+        /// The existing names.
+        existing: Vec<String>,
     },
-    /// The configuration file has it.
-    #[error("guest {0} is in the configuration file: remove it there, and restart the router")]
+    /// The guest is in the configuration file.
+    #[error("guest {0} is in the configuration file")]
     Configured(String),
-    /// There are too many.
+    /// The limit of guests is reached.
     #[error("there are {MOST} guests already")]
     Full,
-    /// It could not be kept.
-    #[error("guest not kept in {path} (guests.directory): {source}")]
+    /// The file of added guests cannot be written.
+    #[error("cannot write the guest to {path} (guests.directory): {source}")]
     Keep {
-        /// Where.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
-    /// The router stops.
+    /// The router is stopping.
     #[error("the router is stopping")]
     Stopping,
 }
@@ -65,67 +66,80 @@ fn list(mistakes: &[Mistake]) -> String {
 }
 
 /// One guest, as `coroner guest list` shows it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct GuestStatus {
-    guest: String,
-    r#type: &'static str,
-    mode: Mode,
-    address: String,
-    configured: bool,
-    state: &'static str,
-    containers: u64,
-    signals: u64,
-    lost: u64,
-    refused: u64,
-    held_back: u64,
-    links: u64,
-    problem: Option<String>,
+    /// Its name.
+    pub guest: String,
+    /// `agent` or `kata`.
+    pub r#type: String,
+    /// Its mode.
+    pub mode: Mode,
+    /// The address of its agent.
+    pub address: String,
+    /// Whether the configuration file has it.
+    pub configured: bool,
+    /// The state of its link.
+    pub state: LinkState,
+    /// Number of containers that it reports for.
+    pub containers: u64,
+    /// Signals received.
+    pub signals: u64,
+    /// Signals that its agent dropped before they were read.
+    pub lost: u64,
+    /// Signals of containers that are not its own, or malformed.
+    pub refused: u64,
+    /// Pressure signals dropped by the rate limit.
+    pub held_back: u64,
+    /// Connections that were made.
+    pub links: u64,
+    /// Why the last connection ended.
+    pub problem: Option<String>,
 }
 
-type Answer<T> = oneshot::Sender<Result<T, GuestError>>;
+type Reply<T> = oneshot::Sender<Result<T, GuestError>>;
 
-/// A question to the guests' keeper.
+/// A request to the guest manager.
 #[derive(Debug)]
-pub enum Ask {
-    /// Follow one more.
-    Add(Box<(String, Source)>, Answer<GuestStatus>),
-    /// Follow it no more.
-    Remove(String, Answer<GuestStatus>),
-    /// Which there are.
-    List(Answer<Vec<GuestStatus>>),
+pub enum GuestRequest {
+    /// Add a guest.
+    Add(Box<(String, Source)>, Reply<GuestStatus>),
+    /// Remove a guest.
+    Remove(String, Reply<GuestStatus>),
+    /// List all guests.
+    List(Reply<Vec<GuestStatus>>),
 }
 
-/// Where guests can be asked for.
+/// The client of the guest manager.
 #[derive(Clone, Debug)]
-pub struct Guests(mpsc::Sender<Ask>);
+pub struct GuestClient(mpsc::Sender<GuestRequest>);
 
-impl Guests {
-    /// An end to ask, and one to answer.
-    pub fn channel() -> (Self, mpsc::Receiver<Ask>) {
-        let (asks, asked) = mpsc::channel(QUESTIONS);
-        (Self(asks), asked)
+impl GuestClient {
+    /// Both ends of the channel.
+    pub fn channel() -> (Self, mpsc::Receiver<GuestRequest>) {
+        let (sender, requests) = mpsc::channel(REQUESTS);
+        (Self(sender), requests)
     }
 
-    /// Follows one more guest: its keys as a JSON object.
+    /// Adds a guest; `json` has its keys.
     pub async fn add(&self, json: String) -> Result<GuestStatus, GuestError> {
         let source = Config::guest(&json).map_err(GuestError::Wrong)?;
-        self.ask(|answer| Ask::Add(Box::new((json, source)), answer)).await
+        self.request(|answer| GuestRequest::Add(Box::new((json, source)), answer)).await
     }
 
-    /// Follows a guest no more: what lives in it is told lost.
+    /// Removes a guest and reports `guest-lost` for its running containers.
     pub async fn remove(&self, name: String) -> Result<GuestStatus, GuestError> {
-        self.ask(|answer| Ask::Remove(name, answer)).await
+        self.request(|answer| GuestRequest::Remove(name, answer)).await
     }
 
-    /// All of them, by name.
+    /// All guests, by name.
     pub async fn list(&self) -> Result<Vec<GuestStatus>, GuestError> {
-        self.ask(Ask::List).await
+        self.request(GuestRequest::List).await
     }
 
-    async fn ask<T>(&self, ask: impl FnOnce(Answer<T>) -> Ask) -> Result<T, GuestError> {
+    async fn request<T>(&self, request: impl FnOnce(Reply<T>) -> GuestRequest) -> Result<T, GuestError> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(ask(answer)).await.map_err(|_| GuestError::Stopping)?;
+        self.0.send(request(answer)).await.map_err(|_| GuestError::Stopping)?;
         answered.await.map_err(|_| GuestError::Stopping)?
     }
 }
@@ -142,7 +156,7 @@ impl Followed {
         let counts = &self.counts;
         GuestStatus {
             guest: self.source.name.clone(),
-            r#type: self.source.kind.name(),
+            r#type: self.source.kind.name().to_owned(),
             mode: self.source.mode,
             address: self.source.address.to_string(),
             configured: self.configured,
@@ -158,83 +172,67 @@ impl Followed {
     }
 }
 
-/// Follows guests.
-#[expect(missing_debug_implementations, reason = "its tasks have no form to show")]
-pub struct Keeper {
-    node: String,
+/// Starts and stops the guests' sources.
+#[expect(missing_debug_implementations, reason = "its tasks have no debug format")]
+pub struct GuestManager {
     directory: PathBuf,
-    /// Names that sources have.
+    /// Names in use by other sources.
     taken: Vec<String>,
-    arrivals: mpsc::Sender<Arrival>,
     counts: Arc<Counts>,
     registered: Registered,
-    settlers: Settlers,
-    past: Past,
-    stop: watch::Receiver<bool>,
+    sources: SourceFactory,
     followed: BTreeMap<String, Followed>,
-    /// The only tasks that are not the router's own: they come and go, and one that fails ends nobody else.
+    /// Tasks outside of the router's own set: they come and go, and a failed one ends no other.
     tasks: JoinSet<()>,
 }
 
-impl Keeper {
-    /// Of a router with this configuration. To be called on the runtime.
-    pub fn new(
-        config: &Config,
-        arrivals: mpsc::Sender<Arrival>,
-        counts: Arc<Counts>,
-        registered: Registered,
-        settlers: Settlers,
-        past: Past,
-        stop: watch::Receiver<bool>,
-    ) -> Self {
-        let mut keeper = Self {
-            node: config.node.clone(),
+impl GuestManager {
+    /// The manager of a configuration. Must be called on the runtime.
+    pub fn new(config: &Config, counts: Arc<Counts>, registered: Registered, sources: SourceFactory) -> Self {
+        let mut manager = Self {
             directory: config.guests_directory.clone(),
             taken: config.sources.iter().map(|it| it.name.clone()).collect(),
-            arrivals,
             counts,
             registered,
-            settlers,
-            past,
-            stop,
+            sources,
             followed: BTreeMap::new(),
             tasks: JoinSet::new(),
         };
         for guest in &config.guests {
-            keeper.follow(guest.clone(), true);
+            manager.follow(guest.clone(), true);
         }
-        keeper.take_kept();
-        keeper.past.forget(|source| {
-            keeper.taken.iter().any(|it| it == source) || keeper.followed.contains_key(source)
+        manager.resume_kept();
+        manager.sources.recovered.forget(|source| {
+            manager.taken.iter().any(|it| it == source) || manager.followed.contains_key(source)
         });
-        keeper
+        manager
     }
 
-    /// Answers until the router stops, then waits for every guest's task.
-    pub async fn run(mut self, mut asked: mpsc::Receiver<Ask>) {
-        let mut stop = self.stop.clone();
+    /// Answers requests until the shutdown, then waits for every guest's task.
+    pub async fn run(mut self, mut requests: mpsc::Receiver<GuestRequest>) {
+        let mut stop = self.sources.stop.clone();
         loop {
             tokio::select! {
-                ask = asked.recv() => match ask {
-                    Some(ask) => self.answer(ask),
+                request = requests.recv() => match request {
+                    Some(request) => self.answer(request),
                     None => break,
                 },
                 Some(ended) = self.tasks.join_next() => ended_early(ended),
                 _ = stop.wait_for(|it| *it) => break,
             }
         }
-        drop((self.arrivals, self.past));
+        drop(self.sources);
         while let Some(ended) = self.tasks.join_next().await {
             ended_early(ended);
         }
     }
 
-    fn answer(&mut self, ask: Ask) {
-        // Who no longer waits for an answer gets none.
-        match ask {
-            Ask::Add(guest, answer) => drop(answer.send(self.add(&guest.0, guest.1))),
-            Ask::Remove(name, answer) => drop(answer.send(self.remove(&name))),
-            Ask::List(answer) => {
+    fn answer(&mut self, request: GuestRequest) {
+        // A requester that is gone gets no answer.
+        match request {
+            GuestRequest::Add(guest, answer) => drop(answer.send(self.add(&guest.0, guest.1))),
+            GuestRequest::Remove(name, answer) => drop(answer.send(self.remove(&name))),
+            GuestRequest::List(answer) => {
                 drop(answer.send(Ok(self.followed.values().map(Followed::status).collect())));
             }
         }
@@ -255,8 +253,8 @@ impl Keeper {
 
     fn remove(&mut self, name: &str) -> Result<GuestStatus, GuestError> {
         let Some(guest) = self.followed.get(name) else {
-            let there = self.followed.keys().cloned().collect();
-            return Err(GuestError::Unknown { name: name.to_owned(), there });
+            let existing = self.followed.keys().cloned().collect();
+            return Err(GuestError::Unknown { name: name.to_owned(), existing });
         };
         if guest.configured {
             return Err(GuestError::Configured(name.to_owned()));
@@ -280,23 +278,8 @@ impl Keeper {
         let containers = source.machine.as_ref().and_then(|machine| machine.containers.clone());
         let guest = Arc::new(Guest { name: source.name.clone(), containers, counts: Arc::clone(&counts) });
         self.registered.add(&guest);
-        let (removed, heard) = watch::channel(false);
-        let orders = Orders { stop: self.stop.clone(), removed: Some(heard) };
-        let (node, arrivals) = (self.node.clone(), self.arrivals.clone());
-        let settlers = self.settlers.clone();
-        let (followed, told, past) = (source.clone(), Arc::clone(&counts), self.past.of(&source.name));
-        match source.kind {
-            SourceKind::Agent => {
-                let agent = AgentSource::new(followed, node, arrivals, told, Some(guest), past, settlers);
-                self.tasks.spawn(agent.run(orders));
-            }
-            // The configuration's check lets no guest be one.
-            SourceKind::Shim => {}
-            SourceKind::Kata => {
-                let kata = KataSource::new(followed, node, arrivals, told, Some(guest));
-                self.tasks.spawn(kata.run(orders));
-            }
-        }
+        let (removed, receiver) = watch::channel(false);
+        self.tasks.spawn(self.sources.task(&source, Arc::clone(&counts), Some((guest, receiver))));
         self.counts.guests.add(&source.name, Arc::clone(&counts));
         let name = source.name.clone();
         let followed = Followed { source, configured, counts, removed };
@@ -309,8 +292,8 @@ impl Keeper {
         self.directory.join(name).with_extension("json")
     }
 
-    /// Guests that were added to an earlier run of this router.
-    fn take_kept(&mut self) {
+    /// Adds the guests that the file has from an earlier run of this router.
+    fn resume_kept(&mut self) {
         let Ok(entries) = fs::read_dir(&self.directory) else { return };
         let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         paths.sort();
@@ -321,10 +304,10 @@ impl Keeper {
                 Ok(source)
                     if self.taken.contains(&source.name) || self.followed.contains_key(&source.name) =>
                 {
-                    tracing::warn!(path = %path.display(), "guest passed over: the configuration file has its name");
+                    tracing::warn!(path = %path.display(), "guest skipped: the configuration file has its name");
                 }
                 Ok(source) => drop(self.follow(source, false)),
-                Err(error) => tracing::error!(path = %path.display(), error, "guest not taken up again"),
+                Err(error) => tracing::error!(path = %path.display(), error, "cannot resume the guest"),
             }
         }
     }
@@ -336,10 +319,11 @@ fn ended_early(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-/// Written beside and renamed: what is there is whole. For root and the router's own user alone.
+/// Writes a temporary file and renames it, so that the file is always whole. Readable by root and
+/// the router's own user only.
 fn keep(directory: &Path, path: &Path, json: &str) -> io::Result<()> {
     if !directory.is_dir() {
-        // Those above it are for others too: the control socket is there.
+        // The parents are shared with others, such as the control socket: default rights.
         directory.parent().map_or(Ok(()), fs::create_dir_all)?;
         fs::DirBuilder::new().mode(0o700).create(directory)?;
     }

@@ -1,5 +1,7 @@
-//! Between sources and workers: refuses what a guest may not say, writes down what is accepted, says who a signal is about, and sends it to the worker
-//! that owns its container.
+//! The intake, between sources and workers: admits, persists, enriches and dispatches signals.
+//! Refuses what a guest may not report, deduplicates by id, writes to the journal, adds the owner,
+//! and sends each signal to its container's worker.
+//! The field's name: acknowledge after write.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -9,201 +11,204 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::arrival::{Arrival, Origin};
-use crate::case::Known;
-use crate::claims::{Claims, Foreign, Speaker, Standing};
-use crate::config::Mode;
-use crate::identity::{Answer, Identities, Identity};
-use crate::journal::{Accepted, Accepting, Journal};
-use crate::signal::{ContainerId, Event};
+use coroner_containerd::{Identities, Identity, LookupResult};
+use coroner_core::mode::Known;
+use coroner_core::mode::Mode;
+use coroner_core::signal::{ContainerId, Event};
+use coroner_journal::{AcceptedSignal, Accepting, Journal};
+use coroner_sources::envelope::{Envelope, Origin};
+use coroner_sources::ownership::{Authority, NotOwner, Ownership, SignalReporter};
 
-/// Signals taken at once: what has come meanwhile is written together.
-const AT_ONCE: usize = 256;
-/// Signals that may wait for names. A guest that makes up names, each asked for at containerd, could otherwise have the router hold as many as it can
-/// send in the time that containerd takes.
-const WAITING: usize = 8192;
+/// Signals per batch: what arrives meanwhile shares one write.
+const BATCH: usize = 256;
+/// Signals that may wait for a look-up. Without this limit a guest that makes up names, each looked
+/// up at containerd, could have the router hold as many signals as it can send until containerd
+/// answers.
+const WAITING_MAX: usize = 8192;
 
 /// A signal with everything a worker needs.
 #[derive(Debug)]
-pub struct Named {
-    /// The signal, its owner filled in.
-    pub arrival: Arrival,
-    /// What can be known about it and changed by a ruling.
+pub struct NamedSignal {
+    /// The signal with its owner.
+    pub envelope: Envelope,
+    /// What can be known about it, and what a ruling can change.
     pub known: Vec<Known>,
     /// Bytes, from the OCI spec.
     pub memory_limit: Option<u64>,
 }
 
-/// What a worker is handed.
+/// A message for a worker.
 #[derive(Debug)]
-pub enum Task {
-    /// A signal to rule on.
-    Rule(Box<Named>),
-    /// The lineup may be another: an idle worker lets go of what it no longer uses.
-    Look,
+pub enum WorkerTask {
+    /// Rule on a signal.
+    Rule(Box<NamedSignal>),
+    /// Check for a new chain snapshot: an idle worker drops policies it no longer uses.
+    CheckChain,
 }
 
-/// Where what is accepted is written, and what an earlier run of this router had accepted.
+/// The journal, and what it recovered for the intake.
 #[derive(Debug, Default)]
-pub struct Earlier {
+pub struct IntakeRecovery {
     /// `None`: sources keep their signals until they are delivered.
     pub journal: Option<Journal>,
-    /// What was not ruled.
-    pub resumed: Vec<Arrival>,
-    /// Ids of all of it: a source may tell them again.
-    pub taken: HashSet<String>,
+    /// Signals that were accepted and not ruled.
+    pub resumed: Vec<Envelope>,
+    /// Ids of accepted signals, for deduplication: a source may send them again.
+    pub seen: HashSet<String>,
 }
 
-/// Names signals and shards them by container.
+/// Adds owners to signals and shards them by container.
 #[derive(Debug)]
 pub struct Intake {
-    arrivals: mpsc::Receiver<Arrival>,
-    claims: Claims,
-    earlier: Earlier,
+    envelopes: mpsc::Receiver<Envelope>,
+    ownership: Ownership,
+    recovery: IntakeRecovery,
     identities: Identities,
-    workers: Vec<mpsc::Sender<Task>>,
-    /// Signals of containers whose name is asked for, in order, and how many. While they wait the others go on: a guest that makes up names would
-    /// otherwise hold up everybody.
-    waiting: HashMap<ContainerId, Vec<Arrival>>,
+    workers: Vec<mpsc::Sender<WorkerTask>>,
+    /// Signals that wait for the look-up of their container, in order, and their number. Other
+    /// signals pass meanwhile: otherwise a guest that makes up names would block all sources.
+    waiting: HashMap<ContainerId, Vec<Envelope>>,
     held: usize,
-    asked: JoinSet<Answer>,
+    lookups: JoinSet<LookupResult>,
 }
 
-/// The worker has ended, which ends the router; what was not accepted is told again.
+/// A worker has ended, which ends the router. Signals that were not accepted are sent again by
+/// their sources.
 struct Ended;
 
 impl Intake {
-    /// Between sources and workers, one channel a worker: a container's signals always go to the same one, so they stay in order.
+    /// The intake has one channel per worker. A container's signals all go to the same worker, so
+    /// they stay in order.
     pub fn new(
-        arrivals: mpsc::Receiver<Arrival>,
-        claims: Claims,
+        envelopes: mpsc::Receiver<Envelope>,
+        ownership: Ownership,
         identities: Identities,
-        workers: Vec<mpsc::Sender<Task>>,
-        earlier: Earlier,
+        workers: Vec<mpsc::Sender<WorkerTask>>,
+        recovery: IntakeRecovery,
     ) -> Self {
-        let (waiting, asked) = (HashMap::new(), JoinSet::new());
-        Self { arrivals, claims, earlier, identities, workers, waiting, held: 0, asked }
+        let (waiting, lookups) = (HashMap::new(), JoinSet::new());
+        Self { envelopes, ownership, recovery, identities, workers, waiting, held: 0, lookups }
     }
 
     /// Runs until every source has ended.
     pub async fn run(mut self) {
-        // A part that ended ends the router, which says so.
-        let (Ok(()) | Err(Ended)) = self.take_all().await;
+        // The task's end ends the router, which logs it.
+        let (Ok(()) | Err(Ended)) = self.run_until_closed().await;
     }
 
-    async fn take_all(&mut self) -> Result<(), Ended> {
-        for arrival in std::mem::take(&mut self.earlier.resumed) {
-            self.take(arrival).await?;
+    async fn run_until_closed(&mut self) -> Result<(), Ended> {
+        for envelope in std::mem::take(&mut self.recovery.resumed) {
+            self.enrich(envelope).await?;
         }
-        let mut batch = Vec::with_capacity(AT_ONCE);
+        let mut batch = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
-                count = self.arrivals.recv_many(&mut batch, AT_ONCE), if self.held < WAITING => {
+                count = self.envelopes.recv_many(&mut batch, BATCH), if self.held < WAITING_MAX => {
                     if count == 0 {
                         break;
                     }
-                    for arrival in self.accept(&mut batch).await {
-                        self.take(arrival).await?;
+                    for envelope in self.accept(&mut batch).await {
+                        self.enrich(envelope).await?;
                     }
                 }
-                Some(answer) = self.asked.join_next() => self.answered(answer).await?,
+                Some(answer) = self.lookups.join_next() => self.looked_up(answer).await?,
             }
         }
-        while let Some(answer) = self.asked.join_next().await {
-            self.answered(answer).await?;
+        while let Some(answer) = self.lookups.join_next().await {
+            self.looked_up(answer).await?;
         }
         Ok(())
     }
 
-    /// What may be said and is new, written down.
-    async fn accept(&mut self, batch: &mut Vec<Arrival>) -> Vec<Arrival> {
+    /// Admits signals, and persists those that are new.
+    async fn accept(&mut self, batch: &mut Vec<Envelope>) -> Vec<Envelope> {
         let mut kept = Vec::with_capacity(batch.len());
-        for mut arrival in batch.drain(..) {
-            let target = &arrival.signal.target;
-            let speaker = match &arrival.origin.guest {
-                Some(guest) => Speaker::Guest(guest),
-                None if arrival.origin.shim => {
-                    Speaker::Shim(target.sandbox_id.as_deref(), arrival.origin.mode)
+        for mut envelope in batch.drain(..) {
+            let target = &envelope.signal.target;
+            let reporter = match &envelope.origin.guest {
+                Some(guest) => SignalReporter::Guest(guest),
+                None if envelope.origin.shim => {
+                    SignalReporter::Shim(target.sandbox_id.as_deref(), envelope.origin.mode)
                 }
-                None => Speaker::Node,
+                None => SignalReporter::Node,
             };
-            let standing = match self.claims.check(&target.container_id, speaker) {
-                Ok(standing) => standing,
-                Err(foreign) => {
-                    refuse(arrival, &foreign);
+            let authority = match self.ownership.check(&target.container_id, reporter) {
+                Ok(authority) => authority,
+                Err(not_owner) => {
+                    refuse(envelope, &not_owner);
                     continue;
                 }
             };
-            let is_known = self.earlier.taken.remove(&arrival.signal.id);
-            let mode = match (standing, &arrival.signal.event) {
+            let is_known = self.recovery.seen.remove(&envelope.signal.id);
+            let mode = match (authority, &envelope.signal.event) {
                 _ if is_known => None,
-                (Standing::Own, _) => Some(arrival.origin.mode),
-                (Standing::BesideShim(_), Event::Exited(_)) => None,
-                // Its shim tells that end too.
-                (Standing::BesideShim(_), Event::GuestLost(_)) => Some(Mode::Beside),
-                // What is published of kills is the router's, as of all its shim tells.
-                (Standing::BesideShim(mode), _) => Some(mode),
+                (Authority::Own, _) => Some(envelope.origin.mode),
+                (Authority::BesideShim(_), Event::Exited(_)) => None,
+                // The shim reports that end too.
+                (Authority::BesideShim(_), Event::GuestLost(_)) => Some(Mode::Beside),
+                // Kills are published in the shim's mode, as everything its shim reports.
+                (Authority::BesideShim(mode), _) => Some(mode),
             };
             let Some(mode) = mode else {
-                arrival.ack.done();
+                envelope.ack.done();
                 continue;
             };
-            if mode != arrival.origin.mode {
-                arrival.origin = Arc::new(Origin { mode, ..Origin::clone(&arrival.origin) });
+            if mode != envelope.origin.mode {
+                envelope.origin = Arc::new(Origin { mode, ..Origin::clone(&envelope.origin) });
             }
-            kept.push(arrival);
+            kept.push(envelope);
         }
-        let Some(journal) = &self.earlier.journal else { return kept };
+        let Some(journal) = &self.recovery.journal else { return kept };
         let mut lines = Accepting::default();
         let numbers: Vec<u64> =
-            kept.iter().map(|arrival| journal.accept(&mut lines, |n| accepted(n, arrival))).collect();
+            kept.iter().map(|envelope| journal.accept(&mut lines, |n| accepted(n, envelope))).collect();
         if journal.write(lines).await {
-            for (arrival, n) in kept.iter_mut().zip(numbers) {
-                arrival.ack.journaled(n, journal.clone());
+            for (envelope, n) in kept.iter_mut().zip(numbers) {
+                envelope.ack.journaled(n, journal.clone());
             }
         }
         kept
     }
 
-    async fn take(&mut self, arrival: Arrival) -> Result<(), Ended> {
-        let id = &arrival.signal.target.container_id;
+    async fn enrich(&mut self, envelope: Envelope) -> Result<(), Ended> {
+        let id = &envelope.signal.target.container_id;
         if let Some(waiting) = self.waiting.get_mut(id) {
-            waiting.push(arrival);
+            waiting.push(envelope);
             self.held += 1;
             return Ok(());
         }
-        if arrival.signal.target.owner.is_some() {
-            // Its source knows.
-            return self.hand_on(arrival, &Identity::default()).await;
+        if envelope.signal.target.owner.is_some() {
+            // The source knows the owner.
+            return self.dispatch(envelope, &Identity::default()).await;
         }
         match self.identities.of(id) {
-            Ok(identity) => self.hand_on(arrival, &identity).await,
-            Err(question) => {
-                self.waiting.insert(id.clone(), vec![arrival]);
+            Ok(identity) => self.dispatch(envelope, &identity).await,
+            Err(lookup) => {
+                self.waiting.insert(id.clone(), vec![envelope]);
                 self.held += 1;
-                self.asked.spawn(question.ask());
+                self.lookups.spawn(lookup.run());
                 Ok(())
             }
         }
     }
 
-    async fn answered(&mut self, answer: Result<Answer, tokio::task::JoinError>) -> Result<(), Ended> {
-        // What a look-up that failed was for would wait for ever.
+    async fn looked_up(&mut self, answer: Result<LookupResult, tokio::task::JoinError>) -> Result<(), Ended> {
+        // Without an answer the waiting signals would wait for ever.
         let answer = answer.map_err(|_| Ended)?;
         let waiting = self.waiting.remove(&answer.id).unwrap_or_default();
         self.held -= waiting.len();
-        let identity = self.identities.learn(answer);
-        for arrival in waiting {
-            self.hand_on(arrival, &identity).await?;
+        let identity = self.identities.insert(answer);
+        for envelope in waiting {
+            self.dispatch(envelope, &identity).await?;
         }
         Ok(())
     }
 
-    async fn hand_on(&self, mut arrival: Arrival, identity: &Identity) -> Result<(), Ended> {
-        let target = &mut arrival.signal.target;
-        let mut known = arrival.origin.known.clone();
-        known.extend_from_slice(arrival.origin.mode.writable());
-        // A recording tells who its containers were; a live source never does.
+    async fn dispatch(&self, mut envelope: Envelope, identity: &Identity) -> Result<(), Ended> {
+        let target = &mut envelope.signal.target;
+        let mut known = envelope.origin.known.clone();
+        known.extend_from_slice(envelope.origin.mode.writable());
+        // A recording has the owners; a live source never does.
         if target.owner.is_none() {
             let namespace = &mut target.containerd_namespace;
             *namespace = namespace.take().or_else(|| identity.containerd_namespace.clone());
@@ -214,37 +219,37 @@ impl Intake {
             known.push(Known::Owner);
         }
         let worker = &self.workers[shard(&target.container_id, self.workers.len())];
-        let memory_limit = arrival.memory_limit.or(identity.memory_limit);
-        let named = Named { arrival, known, memory_limit };
-        worker.send(Task::Rule(Box::new(named))).await.map_err(|_| Ended)
+        let memory_limit = envelope.memory_limit.or(identity.memory_limit);
+        let named = NamedSignal { envelope, known, memory_limit };
+        worker.send(WorkerTask::Rule(Box::new(named))).await.map_err(|_| Ended)
     }
 }
 
-fn accepted(n: u64, arrival: &Arrival) -> Accepted<'_> {
-    Accepted {
+fn accepted(n: u64, envelope: &Envelope) -> AcceptedSignal<'_> {
+    AcceptedSignal {
         n,
-        source: Cow::Borrowed(&arrival.origin.source),
-        mode: arrival.origin.mode,
-        known: Cow::Borrowed(&arrival.origin.known),
-        usage_bytes: arrival.usage_bytes,
-        signal: Cow::Borrowed(&arrival.signal),
+        source: Cow::Borrowed(&envelope.origin.source),
+        mode: envelope.origin.mode,
+        known: Cow::Borrowed(&envelope.origin.known),
+        usage_bytes: envelope.usage_bytes,
+        signal: Cow::Borrowed(&envelope.signal),
     }
 }
 
-/// Dealt with: the guest is not to tell it again.
-fn refuse(arrival: Arrival, foreign: &Foreign) {
-    let Some(guest) = &arrival.origin.guest else { return };
-    let container = &arrival.signal.target.container_id;
-    // The first says it; a guest could otherwise fill the log.
+/// Acknowledges a refused signal, so that the guest does not send it again.
+fn refuse(envelope: Envelope, not_owner: &NotOwner) {
+    let Some(guest) = &envelope.origin.guest else { return };
+    let container = &envelope.signal.target.container_id;
+    // Only the first refusal is a warning: a guest could otherwise fill the log.
     if guest.counts.refused.one() == 0 {
-        tracing::warn!(guest = guest.name, %container, because = %foreign, "a guest spoke for a container that is not its own; counting from now on");
+        tracing::warn!(guest = guest.name, %container, because = %not_owner, "signal refused: the container does not belong to this guest; further ones are only counted");
     } else {
-        tracing::debug!(guest = guest.name, %container, because = %foreign, "signal refused");
+        tracing::debug!(guest = guest.name, %container, because = %not_owner, "signal refused");
     }
-    arrival.ack.done();
+    envelope.ack.done();
 }
 
-/// Which worker has this container.
+/// The worker of this container.
 pub(crate) fn shard(container: &ContainerId, workers: usize) -> usize {
     let mut hasher = DefaultHasher::new();
     container.as_str().hash(&mut hasher);
@@ -256,11 +261,11 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
-    use crate::arrival::Ack;
-    use crate::claims::Registered;
-    use crate::signal::{Moment, Other, Signal, Target};
+    use coroner_core::signal::{Moment, Other, Signal, Target};
+    use coroner_sources::envelope::Ack;
+    use coroner_sources::ownership::Registered;
 
-    fn arrival(container: &str, seq: u64) -> Arrival {
+    fn envelope(container: &str, seq: u64) -> Envelope {
         let origin =
             Origin { source: "s".to_owned(), mode: Mode::Sole, known: Vec::new(), guest: None, shim: false };
         let target = Target {
@@ -276,42 +281,42 @@ mod tests {
         let at = Moment { boot_ns: None, wall_ms: None, received_ms: 0 };
         let id = format!("{container}:{seq}");
         let signal = Signal { id, at, target, event, attributes: Vec::new() };
-        Arrival {
+        Envelope {
             signal,
             origin: Arc::new(origin),
             usage_bytes: None,
             memory_limit: None,
             attributes: Vec::new(),
-            ack: Ack::nobody(),
+            ack: Ack::none(),
         }
     }
 
     #[tokio::test]
-    async fn who_waits_for_a_name_holds_up_no_other_and_stays_in_order() {
+    async fn lookup_delays_only_its_container_in_order() {
         let folder = tempfile::tempdir().unwrap();
-        // A containerd that takes links and never says a word.
+        // A containerd that accepts connections and never answers.
         let _silent = UnixListener::bind(folder.path().join("containerd.sock")).unwrap();
         let mut identities = Identities::new(Some(folder.path().join("containerd.sock")));
         let known = ContainerId::try_from("known".to_owned()).unwrap();
-        identities.learn(Answer::unknown(known));
-        let (arrivals, from_sources) = mpsc::channel(16);
+        identities.insert(LookupResult::unknown(known));
+        let (envelopes, from_sources) = mpsc::channel(16);
         let (worker, mut tasks) = mpsc::channel(16);
-        for (container, seq) in [("asked", 1), ("known", 2), ("asked", 3), ("known", 4)] {
-            arrivals.send(arrival(container, seq)).await.unwrap();
+        for (container, seq) in [("unknown", 1), ("known", 2), ("unknown", 3), ("known", 4)] {
+            envelopes.send(envelope(container, seq)).await.unwrap();
         }
-        drop(arrivals);
+        drop(envelopes);
         let intake = Intake::new(
             from_sources,
-            Claims::new(Registered::default()),
+            Ownership::new(Registered::default()),
             identities,
             vec![worker],
-            Earlier::default(),
+            IntakeRecovery::default(),
         );
         intake.run().await;
         let mut order = Vec::new();
-        while let Some(Task::Rule(named)) = tasks.recv().await {
-            order.push(named.arrival.signal.id);
+        while let Some(WorkerTask::Rule(named)) = tasks.recv().await {
+            order.push(named.envelope.signal.id);
         }
-        assert_eq!(order, ["known:2", "known:4", "asked:1", "asked:3"]);
+        assert_eq!(order, ["known:2", "known:4", "unknown:1", "unknown:3"]);
     }
 }

@@ -1,76 +1,83 @@
-//! Coroner decides, and tells, why containers died.
+//! Coroner is a node daemon that determines why a container died, classifies it with sandboxed
+//! WebAssembly policies, and publishes the result to containerd, an audit log and your own sinks.
 //!
 //! ```text
-//! source -> Signal -> intake (who is it?) -> worker (policy chain) -> delivery -> sink
-//!   agent                identity               case, .wasm                        containerd, jsonl
+//! source -> Signal -> intake (identity) -> worker (policy chain) -> delivery -> sink
+//!   agent                                    case, .wasm              containerd, jsonl
 //! ```
 //!
-//! [`run`] is the whole router: give it a checked [`config::Config`] and something that resolves when it shall stop.
-//! A shim that embeds it gets a [`Handle`] and asks, in process, what others ask over a socket:
+//! This library is for a shim that embeds the router: the shim reports what happens to its
+//! containers, and receives the status to reply. The daemon is the command `coroner`.
 //!
 //! ```
-//! use std::time::SystemTime;
+//! use std::time::Duration;
 //!
-//! use coroner::config::Config;
-//! use coroner::{Exit, Router};
+//! use coroner::{Exit, OomKill, Router};
 //!
-//! # let folder = tempfile::tempdir().unwrap();
-//! # let audit = folder.path().join("audit.jsonl");
-//! let text = format!(
-//!     "[guests]\n[journal]\ndirectory = \"{0}/journal\"\n[policies]\ncache = \"{0}/cache\"\n\
-//!      [[sink]]\nname = \"audit\"\ntype = \"jsonl\"\npath = \"{0}/audit.jsonl\"",
-//!     folder.path().display()
+//! # let folder = tempfile::tempdir()?;
+//! # let folder = folder.path();
+//! let config = format!(
+//!     "[[sink]]\nname = \"audit\"\ntype = \"jsonl\"\npath = \"{}/audit.jsonl\"",
+//!     folder.display()
 //! );
-//! let config = Config::parse(&text).expect("the text above is a configuration");
 //! let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
 //! runtime.block_on(async {
-//!     let mut router = Router::start(&config)?;
-//!     let shim = router.handle("shim", "k8s.io");
-//!     let work = async {
-//!         shim.created("web-1", "/run/my-shim/web-1", None).await?;
-//!         // What Wait is answered with, once the container's OOM kills are delivered.
-//!         let exit = Exit { container_id: "web-1".into(), exec_id: None, pid: Some(7), status: 3, at: SystemTime::now() };
-//!         shim.exit(exit).await
-//!     };
-//!     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-//!     let (ended, ruled) = tokio::join!(router.until(async { drop(stopped.await) }), async {
-//!         let ruled = work.await;
-//!         drop(stop);
-//!         ruled
-//!     });
-//!     ended?;
-//!     assert_eq!(ruled?, 3);
-//!     Ok::<_, Box<dyn std::error::Error>>(())
+//!     let router = Router::builder().config(config).directory(folder.join("router")).start()?;
+//!     router.created("web-1", "/run/my-shim/web-1", None).await?;
+//!     router.oom_kill(OomKill::new("web-1").total(1)).await?;
+//!     // Fail open: without a ruling in time, reply with the real status.
+//!     let exit = router.exit(Exit::new("web-1", 137).pid(7));
+//!     let status = tokio::time::timeout(Duration::from_secs(5), exit).await??;
+//!     assert_eq!(status, 137);
+//!     router.shutdown(Duration::from_secs(5)).await
+//! #   .map_err(Box::<dyn std::error::Error>::from)
 //! })?;
-//! # assert!(std::fs::read_to_string(audit)?.contains(":shim:web-1:exit-init-7"));
+//! # let audit = std::fs::read_to_string(folder.join("audit.jsonl"))?;
+//! # assert!(audit.contains(":shim:web-1:kill-1") && audit.contains(":shim:web-1:exit-init-7"));
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The modules below stand in the order a signal meets them.
+//! A program that loads policies calls [`compile_process`] first in `main`; `examples/embed` is
+//! one.
+//!
+//! The modules are listed in the order in which a signal passes through them.
 
-pub mod signal;
-pub mod case;
-pub mod ruling;
-pub mod config;
-pub mod journal;
-pub mod arrival;
-pub mod source;
-pub mod holds;
-pub mod shares;
-pub mod claims;
-pub mod identity;
-pub mod intake;
-pub mod policy;
-pub mod worker;
-pub mod delivery;
-pub mod audit;
-pub mod tap;
-pub mod sink;
-pub mod counts;
-pub mod guests;
-pub mod control;
-pub mod metrics;
-mod run;
+mod config;
+mod source_factory;
+mod intake;
+mod worker;
+mod delivery;
+mod counts;
+mod guests;
+mod admin;
+mod assembly;
+mod embed;
+#[cfg(test)]
+mod simulation;
 
-pub use run::{Router, RunError, run};
-pub use source::shim::{Exit, Handle, HandleError};
+pub use admin::Status;
+pub use coroner_core::mode::Mode;
+pub use coroner_sources::shim::{Exit, OomKill};
+pub use embed::{Error, Handle, Router, RouterBuilder, compile_process};
+
+/// The parts of the daemon: what the command `coroner`, the suites and the benches use. Not stable.
+#[doc(hidden)]
+pub mod node {
+    pub use crate::assembly::*;
+    pub use crate::counts::*;
+    pub use crate::delivery::*;
+    pub use crate::guests::*;
+    pub use crate::intake::*;
+    pub use crate::source_factory::*;
+    pub use crate::worker::*;
+
+    /// The documents of the admin server.
+    pub mod admin {
+        pub use crate::admin::*;
+    }
+
+    /// The configuration file.
+    pub mod config {
+        pub use crate::config::*;
+    }
+}

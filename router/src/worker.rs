@@ -1,146 +1,177 @@
-//! One OS thread that owns its containers' cases and its own instances of the policies, and rules on each signal.
+//! A worker: one OS thread that owns the cases of its containers and its instances of the policies,
+//! and rules on each signal.
+//! The field's name: sharding, partitioning.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::arrival::Ack;
-use crate::audit::Ruled;
-use crate::case::Case;
-use crate::intake::{Named, Task};
-use crate::policy::{Chain, Host, Lineups};
-use crate::ruling::Outcome;
-use crate::shares::Shares;
-use crate::signal::{ContainerId, Event, Signal};
+use crate::intake::{NamedSignal, WorkerTask};
+use coroner_core::audit::Ruled;
+use coroner_core::case::Case;
+use coroner_core::fair_map::FairMap;
+use coroner_core::mode::Known;
+use coroner_core::ruling::Outcome;
+use coroner_core::signal::{ContainerId, Event, Evidence, KILLS_UNKNOWN, OomKilled, Signal};
+use coroner_policy::{ActiveChain, Chain, Host};
+use coroner_sources::envelope::Ack;
 
-/// Cases kept of containers that have exited, for kills that are told late. Without a bound a node that runs short
-/// jobs for a year would keep the case of every one.
+/// Cases kept of containers that have exited, for late kills. Without a bound a node that runs
+/// short jobs for a year would keep the case of each one.
 const DEPARTED: usize = 1024;
-/// Cases kept in all. A container whose exit is never told would else be kept for good. Past either bound the source that has most gives way: a guest
-/// could otherwise make up names until the kills of another's containers are forgotten before their exits come.
+/// Cases kept in all. Without a bound the case of a container would stay for good if its exit is
+/// never reported. Eviction is fair: a guest could otherwise make up names until the kills of
+/// another's containers are forgotten before their exits come.
 const CASES: usize = 16_384;
 
-/// A ruled signal on its way to delivery.
+/// A ruled signal, for delivery.
 #[derive(Debug)]
 pub struct Verdict {
-    /// What the audit tells of it; where its actions go is not filled in yet.
+    /// The audit record, without its deliveries.
     pub record: Ruled,
-    /// What is known of its container after it.
+    /// The container's case after the ruling.
     pub case: Case,
-    /// How the source hears of it.
+    /// Acknowledges the signal.
     pub ack: Ack,
 }
 
 impl Verdict {
-    /// Whether it is the end of its container.
+    /// Whether the signal ended its container.
     pub fn ended(&self) -> bool {
         self.record.case.exit.is_none() && self.case.exit.is_some()
     }
 }
 
-/// A container that an earlier run of the router knew, its source, and its case.
-pub type Known = (ContainerId, String, Case);
+/// A container's id, source and case, recovered from the journal.
+pub type RecoveredCase = (ContainerId, String, Case);
 
 /// Rules on the signals of its containers.
 #[derive(Debug)]
 pub struct Worker {
-    /// Its own policies.
+    /// The worker's own instances.
     chain: Chain,
-    lineups: Lineups,
+    active_chain: ActiveChain,
     cases: HashMap<ContainerId, Case>,
-    shares: Shares,
-    departed: Shares,
+    /// Containers whose case comes from the journal and has had no kill since: a crash may have
+    /// lost the ruling of its last one.
+    recovered: HashSet<ContainerId>,
+    by_owner: FairMap,
+    departed: FairMap,
 }
 
 impl Worker {
-    /// A worker that knows these containers.
-    pub fn new(host: Arc<Host>, lineups: Lineups, cases: Vec<Known>) -> Self {
-        let chain = Chain::new(host, &lineups.now());
-        let (mut shares, mut departed) = (Shares::new(CASES), Shares::new(DEPARTED));
+    /// A worker that starts with the recovered cases.
+    pub fn new(host: Arc<Host>, active_chain: ActiveChain, cases: Vec<RecoveredCase>) -> Self {
+        let chain = Chain::new(host, &active_chain.now());
+        let (mut by_owner, mut departed) = (FairMap::new(CASES), FairMap::new(DEPARTED));
         for (id, source, case) in &cases {
             // The journal keeps no more of them than this.
-            shares.add(id, source);
+            by_owner.add(id, source);
             if case.exit.is_some() {
                 departed.add(id, source);
             }
         }
-        let cases = cases.into_iter().map(|(id, _, case)| (id, case)).collect();
-        Self { chain, lineups, cases, shares, departed }
+        let cases: HashMap<_, _> = cases.into_iter().map(|(id, _, case)| (id, case)).collect();
+        let recovered = cases.keys().cloned().collect();
+        Self { chain, active_chain, cases, recovered, by_owner, departed }
     }
 
     /// Rules until the channel closes. Blocks: it runs on its own thread.
-    pub fn run(mut self, mut tasks: mpsc::Receiver<Task>, rulings: &mpsc::Sender<Verdict>) {
+    pub fn run(mut self, mut tasks: mpsc::Receiver<WorkerTask>, rulings: &mpsc::Sender<Verdict>) {
         while let Some(task) = tasks.blocking_recv() {
-            // Between two signals: each is ruled by one generation.
-            if let Some(lineup) = self.lineups.after(self.chain.generation) {
-                self.chain.swap(&lineup);
-            }
-            let Task::Rule(named) = task else { continue };
-            if self.has_ruled(&named.arrival.signal) {
-                tracing::debug!(id = named.arrival.signal.id, "another source told this kill");
-                named.arrival.ack.done();
-                continue;
-            }
-            let verdict = self.rule(*named);
-            if rulings.blocking_send(verdict).is_err() {
+            if let Some(verdict) = self.step(task)
+                && rulings.blocking_send(verdict).is_err()
+            {
                 return;
             }
         }
     }
 
-    /// Whether this is a kill that was ruled on: an agent and a shim's source may read one counter. Once the container has ended it may have begun anew, with
-    /// a counter that begins anew.
+    /// Handles one message. `None`: there is nothing to deliver.
+    pub(crate) fn step(&mut self, task: WorkerTask) -> Option<Verdict> {
+        // Between two signals: each signal is ruled by one generation.
+        if let Some(snapshot) = self.active_chain.after(self.chain.generation) {
+            self.chain.swap(&snapshot);
+        }
+        let WorkerTask::Rule(named) = task else { return None };
+        if self.has_ruled(&named.envelope.signal) {
+            tracing::debug!(
+                id = named.envelope.signal.id,
+                "duplicate kill skipped: another source reported it"
+            );
+            named.envelope.ack.done();
+            return None;
+        }
+        Some(self.rule(*named))
+    }
+
+    /// Deduplicates kills: an agent and a shim's source may read the same counter. Not after the
+    /// container's end: a restart begins a new counter. Nor a kill whose ruling a crash lost.
     fn has_ruled(&self, signal: &Signal) -> bool {
         match (&signal.event, self.cases.get(&signal.target.container_id)) {
             (Event::OomKill(kill), Some(case)) if case.exit.is_none() => {
-                kill.total.is_some() && kill.total == case.kills_total()
+                is_counted(kill, case) && !counts(&self.recovered, case, signal)
             }
             _ => false,
         }
     }
 
-    /// Rules on one signal and remembers it.
-    pub fn rule(&mut self, named: Named) -> Verdict {
-        let Named { arrival, known, memory_limit } = named;
-        let mut signal = arrival.signal;
+    /// Rules on one signal and updates its case.
+    pub fn rule(&mut self, named: NamedSignal) -> Verdict {
+        let NamedSignal { envelope, known, memory_limit } = named;
+        let mut signal = envelope.signal;
         let id = signal.target.container_id.clone();
-        let source = &arrival.origin.source;
+        let source = &envelope.origin.source;
         if !self.cases.contains_key(&id)
-            && let Some(gone) = self.shares.add(&id, source)
+            && let Some(gone) = self.by_owner.add(&id, source)
         {
             self.cases.remove(&gone);
             self.departed.remove(&gone);
         }
         let case = self.cases.entry(id.clone()).or_default();
         if case.exit.is_some() && matches!(&signal.event, Event::Forwarded(event) if event.is_creation()) {
-            // It runs once more, under the id it had.
+            // The container runs again, under the same id.
             *case = Case::default();
             self.departed.remove(&id);
         }
-        case.know(&known);
+        let uncounted = signal.attributes.iter().any(|(key, _)| key == KILLS_UNKNOWN);
+        let is_exit = matches!(signal.event, Event::Exited(_));
+        if is_exit && !uncounted && known.contains(&Known::KillCount) {
+            // The counter was read at this exit, whatever an earlier run's was.
+            case.known.push(Known::KillCount);
+        }
+        case.set_known(&known);
         case.memory_limit = case.memory_limit.or(memory_limit);
-        case.memory_last = arrival.usage_bytes.or(case.memory_last);
-        case.describe(&arrival.attributes);
+        case.memory_last = envelope.usage_bytes.or(case.memory_last);
+        case.describe(&envelope.attributes);
+        if is_exit && uncounted {
+            case.forget_kill_count();
+        }
         relate(&mut signal, case);
         let outcome = match &signal.event {
-            // Published as it came: there is nothing to rule.
+            // Forwarded unchanged: there is nothing to rule on.
             Event::Forwarded(_) => Outcome::default(),
             _ => self.chain.rule(&signal, case),
         };
         let before = case.clone();
-        case.learn(&signal, &outcome.actions);
+        let counted = counts(&self.recovered, case, &signal).then_some(case.kills);
+        case.update(&signal, &outcome.actions);
+        case.kills = counted.unwrap_or(case.kills);
+        if matches!(signal.event, Event::OomKill(_)) {
+            self.recovered.remove(&id);
+        }
         let after = case.clone();
         if before.exit.is_none()
             && case.exit.is_some()
             && let Some(gone) = self.departed.add(&id, source)
         {
             self.cases.remove(&gone);
-            self.shares.remove(&gone);
+            self.by_owner.remove(&gone);
         }
         let record = Ruled {
-            source: arrival.origin.source.clone(),
-            mode: arrival.origin.mode,
+            source: envelope.origin.source.clone(),
+            mode: envelope.origin.mode,
             generation: self.chain.generation,
             signal,
             case: before,
@@ -151,11 +182,37 @@ impl Worker {
             illegal: outcome.illegal,
             delivery: Vec::new(),
         };
-        Verdict { record, case: after, ack: arrival.ack }
+        Verdict { record, case: after, ack: envelope.ack }
     }
 }
 
-/// Fills in what only the case tells: how far the counter rose since the last ruling, and whether the kill is late.
+/// Whether the case has this kill by its count. Without the container's counter a witness may count
+/// fewer: the kernel's log has one record for a group of processes.
+fn is_counted(kill: &OomKilled, case: &Case) -> bool {
+    match (kill.total, case.kills_total()) {
+        (Some(total), Some(known)) if kill.evidence == Evidence::Announced => total <= known,
+        (total, known) => total.is_some() && total == known,
+    }
+}
+
+/// Whether the recovered case has counted this very kill: its ruling could not be written, the
+/// case was, with a later signal, and the router died. The kill was not published, so it is ruled
+/// once more. Never of a case that is not recovered: two sources may report one kill within one
+/// millisecond.
+fn counts(recovered: &HashSet<ContainerId>, case: &Case, signal: &Signal) -> bool {
+    match (&signal.event, &case.last_kill) {
+        (Event::OomKill(kill), Some((at, last))) => {
+            kill.total.is_some()
+                && kill.total == last.total
+                && *at == signal.at
+                && recovered.contains(&signal.target.container_id)
+        }
+        _ => false,
+    }
+}
+
+/// Adds what only the case knows: the counter's increase since the last ruling, and whether the
+/// kill is late.
 fn relate(signal: &mut Signal, case: &Case) {
     if let Event::OomKill(kill) = &mut signal.event {
         if let (Some(total), Some(before)) = (kill.total, case.kills_total())
@@ -164,5 +221,62 @@ fn relate(signal: &mut Signal, case: &Case) {
             kill.added = Some(total - before);
         }
         kill.late = case.exit.is_some();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use coroner_core::mode::Mode;
+    use coroner_policy::Settings;
+    use coroner_sources::envelope::{Envelope, Origin};
+    use serde_json::json;
+
+    /// The kill that raises the counter of container `c1` to 3, as the report of this moment.
+    fn kill(received_ms: u64) -> WorkerTask {
+        let kill = json!({
+            "added": 1, "total": 3, "evidence": "counter", "level": "container", "late": false,
+        });
+        let signal = json!({
+            "id": format!("n::s:c1:{received_ms}"),
+            "at": { "received-ms": received_ms },
+            "target": { "node": "n", "container-id": "c1" },
+            "event": { "oom-kill": kill },
+            "attributes": [],
+        });
+        let known = Mode::Sole.knowable();
+        let origin = Origin {
+            source: "s".to_owned(),
+            mode: Mode::Sole,
+            known: known.clone(),
+            guest: None,
+            shim: false,
+        };
+        let envelope = Envelope {
+            signal: serde_json::from_value(signal).unwrap(),
+            origin: Arc::new(origin),
+            usage_bytes: None,
+            memory_limit: None,
+            attributes: Vec::new(),
+            ack: Ack::none(),
+        };
+        WorkerTask::Rule(Box::new(NamedSignal { envelope, known, memory_limit: None }))
+    }
+
+    #[test]
+    fn kill_is_ruled_again_after_a_crash_lost_its_ruling() {
+        let host = Arc::new(Host::new(Settings::default()).unwrap());
+        let worker = |cases| Worker::new(Arc::clone(&host), ActiveChain::fixed(Vec::new()), cases);
+        let mut first = worker(Vec::new());
+        let ruled = first.step(kill(7)).unwrap();
+        assert!(first.step(kill(8)).is_none(), "another source reports the same kill");
+        assert!(first.step(kill(7)).is_none(), "another does so within the same millisecond");
+        let id = ruled.record.signal.target.container_id.clone();
+        let mut second = worker(vec![(id, "s".to_owned(), ruled.case.clone())]);
+        let again = second.step(kill(7)).expect("its ruling was not written");
+        assert_eq!(again.record.actions, ruled.record.actions);
+        assert_eq!(again.case.kills, ruled.case.kills, "it is counted once");
+        assert!(second.step(kill(7)).is_none());
+        assert!(second.step(kill(8)).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! The Rust face of `wit/policy.wit`, generated; apart, because the lints of this workspace are not meant for it.
+//! The generated Rust types of `wit/policy.wit`, apart because the lints do not apply to them.
 
 wit_bindgen::generate!({
     path: "wit",

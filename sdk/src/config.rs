@@ -14,8 +14,8 @@ pub fn none(json: &str) -> Result<(), Mistakes> {
     Err(keys.into_iter().map(|key| (key.to_owned(), "this policy has no configuration".to_owned())).collect())
 }
 
-/// The top keys of a JSON object, which the router wrote: it is well-formed. A JSON parser would double the
-/// size of a policy that wants none of it.
+/// The top keys of a JSON object, which the router wrote: it is well-formed. A JSON parser would
+/// double the size of a policy that wants none of it.
 fn keys(json: &str) -> Vec<&str> {
     let bytes = json.as_bytes();
     let (mut keys, mut depth, mut before, mut at) = (vec![], 0, b' ', 0);
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_without_configuration_refuses_each_key_by_name() {
+    fn policy_without_configuration_names_each_refused_key() {
         let cases: [(&str, &[&str]); 8] = [
             ("{}", &[]),
             (" { } ", &[]),

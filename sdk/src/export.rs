@@ -6,8 +6,8 @@ use crate::{Action, CaseFile, Description, Mistakes, Policy, Ruling, Signal, log
 
 /// Makes a type that implements [`Policy`](crate::Policy) the component's policy. Once per crate.
 ///
-/// Its version is that of its package, unless given: `export_policy!(Mine, version = "1.2.3")`. When it panics, the panic's
-/// text and place go to the router's log. Off wasm this does nothing.
+/// Its version is that of its package, unless given: `export_policy!(Mine, version = "1.2.3")`.
+/// When it panics, the panic's text and place go to the router's log. Off wasm this does nothing.
 #[macro_export]
 macro_rules! export_policy {
     ($policy:ty) => {
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_of_one_function_wants_everything_and_needs_nothing() {
+    fn policy_by_default_wants_all_and_needs_nothing() {
         let description = Description {
             name: "passes".to_owned(),
             version: "1.2.3".to_owned(),
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_rules_once_it_is_configured_and_is_configured_once() {
+    fn policy_rules_after_being_configured_once() {
         let policy = OnceLock::<Passes>::new();
         assert_eq!(rule(&policy, &lost(), &testing::case(), &[]), Err("called before configure".to_owned()));
         assert_eq!(

@@ -1,4 +1,4 @@
-//! What a policy author depends on: types of the policy contract, the [`Policy`] trait, [`export_policy!`].
+//! The crate for policy authors: the contract's types, the [`Policy`] trait, [`export_policy!`].
 //!
 //! ```text
 //!   signal ──► rule(signal, case, draft) ──► Ruling ──► the next policy's draft
@@ -6,10 +6,10 @@
 //!              └─ log ──► the router's log, under the policy's name
 //! ```
 //!
-//! A policy is a struct with one function. It is handed a raw fact about a container ([`Signal`]), what was known
-//! of that container before ([`CaseFile`]), and the ruling so far (the draft); it passes, or decides. It has no clock,
-//! no files and no network, and the router may start it anew between any two signals: what it would remember
-//! is in the case file. This is a complete one:
+//! A policy is a struct with one function. Its arguments are a raw fact about a container
+//! ([`Signal`]), what was known of it before ([`CaseFile`]), and the ruling so far (the draft); it
+//! passes, or decides. It has no clock, no files and no network, and the router may restart it
+//! between any two signals: state from earlier signals is in the case file. A complete one:
 //!
 //! ```
 //! use coroner_sdk::prelude::*;
@@ -44,15 +44,15 @@
 //! assert_eq!(ruling, Ok(Ruling::decide([Action::TaskOom], "it exited with 42").by_rule("exit-code-42")));
 //! ```
 //!
-//! Its `Cargo.toml` says `crate-type = ["cdylib", "rlib"]`: the first makes the `.wasm`, the second the tests. It is
-//! built for `wasm32-unknown-unknown` and wrapped into a component, which imports `coroner:policy/log` and nothing else.
+//! Its `Cargo.toml` has `crate-type = ["cdylib", "rlib"]`, for the `.wasm` and the tests. It is
+//! built for `wasm32-unknown-unknown`, as a component that imports only `coroner:policy/log`.
 //!
-//! In the order a policy meets them: [`Policy`] is what it implements, [`export_policy!`] what makes a component of it,
-//! `config` reads its `[config]` table, [`log`] writes to the router's log, [`time`] tells how long things took, and
-//! [`testing`] makes signals for its tests.
+//! In the order a policy meets them: [`Policy`] is what it implements, [`export_policy!`] what
+//! makes a component of it, `config` reads its `[config]` table, [`log`] writes to the router's
+//! log, [`time`] measures between moments, and [`testing`] makes signals for its tests.
 //!
-//! **Unknown is not zero.** `None` in any field means "not seen", or "cannot be known here", never 0, false or
-//! empty; [`CaseFile::known`] says what can be known at all.
+//! **Unknown is not zero.** `None` in any field means "not seen", or "cannot be known here", never
+//! 0, false or empty; [`CaseFile::known`] lists what can be known at all.
 
 #[doc(hidden)]
 pub mod bindings;

@@ -10,12 +10,12 @@ pub fn warn(text: impl AsRef<str>) {
     write(Severity::Warn, text.as_ref());
 }
 
-/// Writes what belongs to its life cycle.
+/// Writes an event of the policy's life cycle.
 pub fn info(text: impl AsRef<str>) {
     write(Severity::Info, text.as_ref());
 }
 
-/// Writes what only somebody who debugs the policy reads.
+/// Writes a line for debugging the policy.
 pub fn debug(text: impl AsRef<str>) {
     write(Severity::Debug, text.as_ref());
 }

@@ -2,13 +2,13 @@
 
 use crate::{Action, CaseFile, Kinds, Known, Ruling, Signal, config};
 
-/// Keys of `[config]` that are wrong, each with a message. A key within a table is written `table.key`.
+/// Wrong keys of `[config]`, each with a message. A key within a table is `table.key`.
 pub type Mistakes = Vec<(String, String)>;
 
 /// An exit-reason policy.
 ///
-/// It answers from its arguments alone: at load the router runs it on a used and on fresh instances, and refuses it when
-/// their answers differ.
+/// It answers from its arguments alone: at load the router runs it on a used and on fresh
+/// instances, and refuses it when their answers differ.
 pub trait Policy: Default + Send + Sync + 'static {
     /// Its name in logs and audit records: lower case words with dashes between.
     const NAME: &str;
@@ -18,7 +18,7 @@ pub trait Policy: Default + Send + Sync + 'static {
         Kinds::all()
     }
 
-    /// What it cannot work without; an operator whose sources do not know it is warned. By default nothing.
+    /// Facts it requires; the router warns of sources without one. By default nothing.
     fn needs() -> Known {
         Known::empty()
     }
@@ -28,10 +28,10 @@ pub trait Policy: Default + Send + Sync + 'static {
         None
     }
 
-    /// Starts it from the `[config]` table as JSON, `{}` where there is none. Called once, before the first signal.
+    /// Starts it from the `[config]` table as JSON, or `{}`. Called once, before any signal.
     ///
-    /// By default a policy has no configuration and refuses every key. A policy with one turns the feature `config` on,
-    /// derives `Deserialize`, and answers `config::parse(json)`.
+    /// By default a policy has no configuration and refuses every key. A policy with one turns the
+    /// feature `config` on, derives `Deserialize`, and answers `config::parse(json)`.
     ///
     /// # Errors
     /// The keys that are wrong, all of them at once.
@@ -40,10 +40,10 @@ pub trait Policy: Default + Send + Sync + 'static {
         Ok(Self::default())
     }
 
-    /// Rules on a signal. `case` is what was known of the container before it, `draft` the ruling so far:
-    /// [`Ruling::Pass`] leaves it, [`Ruling::decide`] replaces it.
+    /// Rules on a signal. `case` is what was known of the container before it, `draft` the ruling
+    /// so far: [`Ruling::Pass`] leaves it, [`Ruling::decide`] replaces it.
     ///
     /// # Errors
-    /// Why it cannot rule. The draft stands and the text is audited, as if it had failed.
+    /// Why it cannot rule. The draft is kept and the text is audited, as after a fault.
     fn rule(&self, signal: &Signal, case: &CaseFile, draft: &[Action]) -> Result<Ruling, String>;
 }

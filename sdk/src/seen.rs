@@ -1,4 +1,4 @@
-//! Questions policies ask of what was seen, answered without taking unknown for no.
+//! Queries on signals and case files that distinguish unknown from no.
 
 use crate::{CaseFile, Event, Evidence, Exited, Moment, OomKill, Signal};
 
@@ -9,8 +9,8 @@ const REQUESTS_KEPT: usize = 16;
 const SIGKILL: u8 = 9;
 
 impl Signal {
-    /// The exit of the container itself: of its init process, and not of an exec. Most exits of which that is not known
-    /// are of init.
+    /// The exit of the container itself: of its init process, and not of an exec. Most exits of
+    /// which that is not known are of init.
     #[must_use]
     pub fn exit_of_init(&self) -> Option<&Exited> {
         match &self.event {
@@ -23,7 +23,7 @@ impl Signal {
 }
 
 impl OomKill {
-    /// Whether it killed the init process that then `exited`. `None` where nobody saw its victim, nor how init ended.
+    /// Whether it killed the init that then `exited`. `None`: victim and status are unknown.
     #[must_use]
     pub fn hit_init(&self, exited: &Exited) -> Option<bool> {
         let alone = self.added == Some(1) && self.group != Some(true);
@@ -37,8 +37,8 @@ impl OomKill {
 }
 
 impl Exited {
-    /// Whether a signal ended it, as far as that is known: from the signal, else from a status of 128 + signal, as which
-    /// a shell also reports its child's end. `None` where neither was seen.
+    /// Whether a signal ended it, as far as that is known: from the signal, else from a status of
+    /// 128 + signal, as which a shell also reports its child's end. `None` where neither was seen.
     #[must_use]
     pub fn ended_by(&self, signal: u8) -> Option<bool> {
         match (self.signal, self.status) {
@@ -48,7 +48,7 @@ impl Exited {
         }
     }
 
-    /// Its status as containerd counts: as it was seen, else 128 + signal. `None` where neither was.
+    /// Its status as containerd counts: as seen, else 128 + signal. `None`: neither was seen.
     #[must_use]
     pub fn code(&self) -> Option<u32> {
         self.status.or(self.signal.map(|signal| 128 + u32::from(signal)))
@@ -56,8 +56,8 @@ impl Exited {
 }
 
 impl CaseFile {
-    /// The last OOM kill, if there is proof of one: it was counted, or it was announced and no counter that is read
-    /// says that nothing was killed.
+    /// The last OOM kill, if there is proof of one: it was counted, or it was announced and no
+    /// counter is read that contradicts it.
     #[must_use]
     pub fn proven_kill(&self) -> Option<(&Moment, &OomKill)> {
         let (at, kill) = self.last_kill.as_ref()?;
@@ -75,8 +75,8 @@ impl CaseFile {
         requests.iter().rev().find(|(_, request)| request.signal == signal).map(|(at, _)| at)
     }
 
-    /// Whether somebody sent this signal through the runtime. `None` where kill requests are not seen, and where so
-    /// many others followed that this one may have been forgotten.
+    /// Whether this signal was sent through the runtime. `None` where kill requests are not seen,
+    /// and where so many others followed that this one may have been evicted.
     #[must_use]
     pub fn kill_requested(&self, signal: u8) -> Option<bool> {
         let requests = self.requests.as_ref()?;
@@ -91,7 +91,7 @@ mod tests {
     use crate::{GuestLost, KillRequest, Victim, testing};
 
     #[test]
-    fn an_end_by_signal_is_read_from_the_signal_and_else_from_the_status() {
+    fn end_by_signal_read_from_signal_or_else_status() {
         let cases = [
             (Some(9), Some(137), Some(true)),
             (Some(9), None, Some(true)),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_request_is_unknown_where_none_is_seen_or_some_are_forgotten() {
+    fn kill_request_unknown_where_unseen_or_evicted() {
         let request = |signal| (testing::moment(), KillRequest { signal, all: false });
         let cases = [
             (None, None),
@@ -124,7 +124,7 @@ mod tests {
         }
     }
     #[test]
-    fn the_exit_of_an_exec_is_not_that_of_the_container() {
+    fn exit_of_exec_is_not_exit_of_container() {
         let cases = [
             (Some(true), None, true),
             (None, None, true),
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_hit_init_when_its_victim_or_else_inits_end_says_so() {
+    fn kill_hit_init_by_its_victim_or_else_by_init_status() {
         let cases = [
             (Some(true), Some(1), None, Some(1), Some(true)),
             (Some(false), Some(1), None, Some(137), Some(false)),
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_is_the_status_and_else_made_of_the_signal() {
+    fn code_is_status_or_else_from_signal() {
         let cases = [
             (Some(1), Some(9), Some(1)),
             (None, Some(9), Some(137)),
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_is_proven_by_a_counter_and_announced_where_none_says_no() {
+    fn kill_proven_by_counter_or_by_announcement_without_counter() {
         let cases = [
             (Some(1), Evidence::Counter, Some(1), true),
             (Some(1), Evidence::Inferred, None, true),
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_request_for_a_signal_is_found_among_others() {
+    fn last_request_of_signal_found_among_others() {
         let request = |signal, received_ms| {
             (Moment { received_ms, ..testing::moment() }, KillRequest { signal, all: false })
         };

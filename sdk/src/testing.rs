@@ -1,4 +1,4 @@
-//! Signals and case files for a policy's own tests, to be filled in with `..`: in all of them nothing is known.
+//! Signals and case files for a policy's tests, to be filled in with `..`: nothing is known.
 //!
 //! ```
 //! use coroner_sdk::prelude::*;

@@ -1,13 +1,13 @@
-//! Time between moments, in texts and in configurations, by integers: what a float prints need not replay byte for byte.
+//! Time between moments and in texts, in integers: printed floats may differ in a replay.
 
 use std::time::Duration;
 
 use crate::Moment;
 
 impl Moment {
-    /// How long it is after `earlier`: by the boot clock where both have one, else by the source's wall clock, else by the
-    /// router's. `None` where it lies before it. Moments of two sources have no boot clock in common, and cannot be told
-    /// from such that do.
+    /// How long it is after `earlier`: by the boot clock where both have one, else by the source's
+    /// wall clock, else by the router's. `None` where it lies before it. Boot clocks of two sources
+    /// are not comparable: compare moments of one source only.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Option<Duration> {
         if let (Some(at), Some(from)) = (self.boot_ns, earlier.boot_ns) {
@@ -21,8 +21,8 @@ impl Moment {
     }
 }
 
-/// Reads `"250ms"`, `"5s"` or `"2m"`, as it stands in a `[config]` table. With the feature `config`, a field that is
-/// `#[serde(deserialize_with = "time::deserialize")]` is read so.
+/// Parses `"250ms"`, `"5s"` or `"2m"`, as written in a `[config]` table. With the feature `config`,
+/// a field with `#[serde(deserialize_with = "time::deserialize")]` is parsed so.
 ///
 /// # Errors
 /// What is expected, as a message for the operator.
@@ -38,7 +38,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     duration.ok_or_else(|| format!("{text:?} is no duration: a number and ms, s or m, as in \"5s\""))
 }
 
-/// For a `because` or a report: `"40 ms"`, and from a second on `"2.5 s"`; what is left over is cut off.
+/// For a `because` or a report: `"40 ms"`, and from a second on `"2.5 s"`, rounded down.
 #[must_use]
 pub fn shown(duration: Duration) -> String {
     match duration.as_secs() {
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_is_a_number_and_a_unit() {
+    fn duration_is_a_number_and_a_unit() {
         let cases = [
             ("0s", Some(0)),
             ("250ms", Some(250)),

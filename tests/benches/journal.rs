@@ -1,15 +1,15 @@
-//! What the journal adds to a signal's way, and how many signals a second go along it.
+//! What the journal adds to the latency of a signal, and how many signals a second it lets through.
 
 mod paired;
 #[expect(dead_code, reason = "shared with another benchmark, which uses the rest")]
-mod way;
+mod signal_path;
 
 use std::sync::Arc;
 
-use coroner::policy::Host;
+use coroner_policy::Host;
 use paired::Pairs;
-use way::running::Places;
-use way::{EXITS, RUN, Way};
+use signal_path::running::Places;
+use signal_path::{EXITS, RUN, SignalPath};
 
 /// Pairs of each kind.
 const RUNS: u64 = 41;
@@ -23,8 +23,8 @@ fn main() {
     let peers = peers.expect("a runtime can be made");
     let host = Arc::new(Host::new(Places::new().config("sole").policies).expect("the engine runs here"));
     let (run, burst, fastest) = peers.block_on(async {
-        let mut without = Way::start(&routers, &host, &[], "sole", false).await;
-        let mut with = Way::start(&routers, &host, &[], "sole", true).await;
+        let mut without = SignalPath::start(&routers, &host, &[], "sole", false).await;
+        let mut with = SignalPath::start(&routers, &host, &[], "sole", true).await;
         let mut run = Pairs::new("a kill right after another", "no journal");
         for _ in 0..RUNS {
             let (baseline, other) = if run.baseline_first() {

@@ -1,36 +1,39 @@
-//! What a signal's way through the router takes, socket to socket: with the bundled policy, and with none.
+//! How long a signal takes through the router, socket to socket: with the bundled policy, and with
+//! none.
 
 mod paired;
-mod way;
+mod signal_path;
 
 use std::sync::Arc;
 
-use coroner::policy::{Host, Keeper, Policy};
+use coroner_policy::{Host, Policy, PolicyManager};
 use paired::Pairs;
+use signal_path::running::Places;
+use signal_path::{EXITS, RUN, SignalPath};
 use tokio::runtime::Runtime;
-use way::running::Places;
-use way::{EXITS, RUN, Way};
 
 /// Pairs of single kills. A kill takes as long as a core takes to wake, and that varies.
 const KILLS: u64 = 401;
 /// Pairs of runs.
 const RUNS: u64 = 61;
-/// Pairs of bursts: some 300,000 exits each way, in bursts short enough that both of a pair meet the same machine.
+/// Pairs of bursts: some 300,000 exits for each variant, in bursts short enough that both of a pair
+/// meet the same machine.
 const BURSTS: u64 = 61;
 /// Pairs before anything is measured: connections are made, and policies started.
 const WARM_UP: u64 = 20;
 
 fn main() {
-    // As `coroner run` has it. The peers have the main thread to themselves, as processes of their own would.
+    // As `coroner run` has it. The peers have the main thread to themselves, as processes of their
+    // own would.
     let routers = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let routers = routers.expect("a runtime can be made");
     let peers = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let peers = peers.expect("a runtime can be made");
     let settings = Places::new().config("beside").policies;
     let host = Arc::new(Host::new(settings).expect("the engine runs on this machine"));
-    let keeper = Keeper::start(Arc::clone(&host));
-    assert_eq!(keeper.refused(), []);
-    let policies = &keeper.lineups().now().policies;
+    let manager = PolicyManager::start(Arc::clone(&host));
+    assert_eq!(manager.refused(), []);
+    let policies = &manager.active_chain().now().policies;
     let comparisons = peers.block_on(async {
         let (mut native, mut wasm) = pair(&routers, &host, policies, "beside").await;
         let single = single(&mut native, &mut wasm).await;
@@ -50,12 +53,20 @@ fn main() {
     );
 }
 
-async fn pair(routers: &Runtime, host: &Arc<Host>, policies: &[Arc<Policy>], mode: &str) -> (Way, Way) {
-    (Way::start(routers, host, &[], mode, true).await, Way::start(routers, host, policies, mode, true).await)
+async fn pair(
+    routers: &Runtime,
+    host: &Arc<Host>,
+    policies: &[Arc<Policy>],
+    mode: &str,
+) -> (SignalPath, SignalPath) {
+    (
+        SignalPath::start(routers, host, &[], mode, true).await,
+        SignalPath::start(routers, host, policies, mode, true).await,
+    )
 }
 
-/// Single kills, each told when all is quiet after the one before.
-async fn single(native: &mut Way, wasm: &mut Way) -> Pairs {
+/// Single kills, each emitted when the router is idle after the one before.
+async fn single(native: &mut SignalPath, wasm: &mut SignalPath) -> Pairs {
     for _ in 0..WARM_UP {
         native.kill().await;
         wasm.kill().await;
@@ -74,8 +85,8 @@ async fn single(native: &mut Way, wasm: &mut Way) -> Pairs {
     pairs
 }
 
-/// Kills one at a time, each told as soon as containerd has the one before.
-async fn run(native: &mut Way, wasm: &mut Way) -> Pairs {
+/// Kills one at a time, each emitted as soon as containerd has the one before.
+async fn run(native: &mut SignalPath, wasm: &mut SignalPath) -> Pairs {
     let mut pairs = Pairs::new("a kill right after another", "no policies");
     for _ in 0..RUNS {
         let (native, wasm) = if pairs.baseline_first() {
@@ -91,7 +102,7 @@ async fn run(native: &mut Way, wasm: &mut Way) -> Pairs {
 }
 
 /// Exits as fast as they are taken.
-async fn burst(native: &mut Way, wasm: &mut Way) -> Pairs {
+async fn burst(native: &mut SignalPath, wasm: &mut SignalPath) -> Pairs {
     native.exits().await;
     wasm.exits().await;
     let mut pairs = Pairs::new(format!("each of {EXITS} exits at once"), "no policies");

@@ -1,4 +1,5 @@
-//! What one ruling takes: the native default, a chain without policies, and a chain with the bundled policy.
+//! What one ruling takes: the native default, a chain without policies, and a chain with the
+//! bundled policy.
 
 mod paired;
 
@@ -6,12 +7,14 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coroner::case::{Case, Known};
-use coroner::policy::{Chain, Compile, Host, Keeper, Lineup, Settings};
-use coroner::ruling::{Action, default_ruling};
-use coroner::signal::{
-    ContainerId, Event, Evidence, Exited, Level, Moment, OomKill, Owner, Signal, Target, Victim,
+use coroner_core::case::Case;
+use coroner_core::mode::Known;
+use coroner_core::native_default::default_ruling;
+use coroner_core::ruling::Action;
+use coroner_core::signal::{
+    ContainerId, Event, Evidence, Exited, Level, Moment, OomKilled, Owner, Signal, Target, Victim,
 };
+use coroner_policy::{Chain, ChainSnapshot, CompileSettings, Host, PolicyManager, Settings};
 use coroner_tests::binary;
 use criterion::Criterion;
 use paired::Pairs;
@@ -19,18 +22,21 @@ use paired::Pairs;
 const PAIRS: usize = 101;
 /// Rulings on end are timed together: a native one takes less than reading the clock twice.
 const ON_END: u32 = 1000;
-/// Before a ruling that is timed alone. Others use the core and its caches meanwhile, as on a node whose signals are
-/// rare.
+/// The pause before a ruling that is timed alone. Other processes use the core and its caches
+/// meanwhile, as on a node where signals are rare.
 const QUIET: Duration = Duration::from_millis(20);
 
 fn main() {
-    let program = Some(binary::find("coroner", "coroner").expect("the workspace is built"));
-    let settings = Settings { compile: Compile { program, ..Compile::default() }, ..Settings::default() };
+    let program = Some(binary::find("coroner", "coroner-cli").expect("the workspace is built"));
+    let settings = Settings {
+        compile: CompileSettings { program, ..CompileSettings::default() },
+        ..Settings::default()
+    };
     let host = Arc::new(Host::new(settings).expect("the engine runs on this machine"));
-    let keeper = Keeper::start(Arc::clone(&host));
-    assert_eq!(keeper.refused(), []);
-    let mut empty = Chain::new(Arc::clone(&host), &Lineup { generation: 1, policies: Vec::new() });
-    let mut bundled = Chain::new(Arc::clone(&host), &keeper.lineups().now());
+    let manager = PolicyManager::start(Arc::clone(&host));
+    assert_eq!(manager.refused(), []);
+    let mut empty = Chain::new(Arc::clone(&host), &ChainSnapshot { generation: 1, policies: Vec::new() });
+    let mut bundled = Chain::new(Arc::clone(&host), &manager.active_chain().now());
     let mut criterion = Criterion::default().without_plots().configure_from_args();
     let mut comparisons = Vec::new();
     for (name, signal, case) in [("kill", kill(8), case()), ("exit", exit(), case())] {
@@ -62,7 +68,7 @@ fn main() {
     );
 }
 
-/// Has a way of ruling run, and says how long it took.
+/// Runs a variant of ruling, and returns how long it took.
 type Timer = fn(&mut dyn FnMut() -> Vec<Action>) -> Duration;
 
 /// `times` is how many rulings `time` times together.
@@ -119,12 +125,12 @@ fn case() -> Case {
         Known::StatusWritable,
     ]);
     case.memory_last = Some(133 << 20);
-    case.learn(&kill(7), &[Action::TaskOom]);
+    case.update(&kill(7), &[Action::TaskOom]);
     case
 }
 
 fn kill(total: u64) -> Signal {
-    signal(Event::OomKill(OomKill {
+    signal(Event::OomKill(OomKilled {
         added: Some(1),
         total: Some(total),
         evidence: Evidence::Counter,

@@ -50,7 +50,7 @@ static void answer(int link) {
 }
 
 __attribute__((noreturn)) static void serve(int port) {
-    // Orphans that come here are nobody's concern.
+    // Orphans that are reparented to this process are reaped by the kernel.
     signal(SIGCHLD, SIG_IGN);
     int server = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
     struct sockaddr_vm address = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = port};

@@ -1,23 +1,22 @@
-//! A containerd of its own: stock binary, stock runc shim, private root, state, sockets and cgroup; where a suite asks for it,
-//! Coroner's wrapper of the shim beside the stock one, or another Debian's binaries.
+//! A containerd of its own: stock binary, stock runc shim, private root, state, sockets and cgroup;
+//! at the request of a suite, Coroner's wrapper of the shim beside the stock one, or another
+//! Debian's binaries.
 
 mod config;
+mod programs;
 mod setting;
 
-use std::env;
-use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 pub use self::config::Version;
+use self::programs::Programs;
 pub use self::setting::{Release, STOCK, Setting, WRAPPED};
 use crate::cri::{Container, Cri};
 use crate::process::{Process, logged};
-use crate::root::Root;
 use crate::scratch::Scratch;
 use crate::wait::until;
 use crate::{binary, image, program};
@@ -33,12 +32,13 @@ const WRAPPER: &str = "containerd-shim-coroner-v2";
 const READY: Duration = Duration::from_secs(30);
 const STOP: Duration = Duration::from_secs(20);
 
-/// A private containerd with its CRI plugin and the images loaded. Dropped, it and all its containers are ended.
+/// A private containerd with its CRI plugin and the images loaded. Dropped, it and all its
+/// containers are ended.
 #[derive(Debug)]
 pub struct Containerd {
     // Before the folder: what runs is ended before its files go.
     process: Option<Process>,
-    root: Option<Root>,
+    programs: Programs,
     version: Version,
     scratch: Scratch,
 }
@@ -49,20 +49,18 @@ impl Containerd {
         Self::start_as(&Setting::default()).await
     }
 
-    /// Starts it as `setting` says, and waits until CRI answers.
+    /// Starts it with a `setting`, and waits until CRI answers.
     pub async fn start_as(setting: &Setting) -> Result<Self> {
         let scratch = Scratch::new()?;
         for directory in ["cni", "logs", "bin"] {
             fs::create_dir(scratch.path(directory))?;
         }
-        let root = match setting.release.folder()? {
-            Some(folder) => Some(Root::start(&folder, &scratch.path("root.log")).await?),
-            None => None,
-        };
-        let version = Version::of(&mut command("containerd", root.as_ref()))?;
+        let release = Release::of_environment()?.unwrap_or_else(|| setting.release.clone());
+        let programs = Programs::of(&release, &scratch.path("root.log")).await?;
+        let version = Version::of(&mut programs.command("containerd"))?;
         let config = config::text(version, scratch.directory(), SANDBOX_IMAGE, setting.handlers());
         fs::write(scratch.path("config.toml"), config)?;
-        let mut containerd = Self { process: None, root, version, scratch };
+        let mut containerd = Self { process: None, programs, version, scratch };
         if let Some(toml) = setting.shim_config() {
             containerd.configure_shim(toml)?;
         }
@@ -78,11 +76,11 @@ impl Containerd {
     /// Starts it after `stop` or `kill`, on the state it left.
     pub async fn start_again(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "containerd runs already");
-        let mut command = self.command("containerd");
+        let mut command = self.programs.command("containerd");
         command
             .arg("--config")
             .arg(self.scratch.path("config.toml"))
-            .env("PATH", self.search_path()?)
+            .env("PATH", self.programs.search_path(self.scratch.path("bin"))?)
             .env("CORONER_SHIM_CONFIG", self.shim_config());
         let process = self.process.insert(Process::start("containerd", &mut command, &self.log())?);
         let socket = self.scratch.path("containerd.sock");
@@ -108,7 +106,8 @@ impl Containerd {
         Ok(())
     }
 
-    /// Writes the wrapper's configuration, in which `@DIR@` stands for containerd's folder. It holds for pods started from now on.
+    /// Writes the wrapper's configuration, in which `@DIR@` stands for containerd's folder. It
+    /// holds for pods started from now on.
     pub fn configure_shim(&self, toml: &str) -> Result<()> {
         let toml = toml.replace("@DIR@", &self.scratch.directory().to_string_lossy());
         Ok(fs::write(self.shim_config(), toml)?)
@@ -119,7 +118,7 @@ impl Containerd {
         Cri::connect(&self.socket()).await
     }
 
-    /// Waits until its CRI plugin says, in the log, that it took `times` TaskOOM of a container in.
+    /// Waits until the log of its CRI plugin shows `times` TaskOOM events received for a container.
     pub async fn wait_oom_taken_in(
         &self,
         container: &Container,
@@ -136,12 +135,13 @@ impl Containerd {
         self.scratch.path("containerd.sock")
     }
 
-    /// The version it tells of itself.
+    /// The version it reports.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// A file in its folder: `state` holds its shims' bundles, `shim.toml` the wrapper's configuration.
+    /// A file in its folder: `state` holds its shims' bundles, `shim.toml` the wrapper's
+    /// configuration.
     pub fn path(&self, name: &str) -> PathBuf {
         self.scratch.path(name)
     }
@@ -164,13 +164,8 @@ impl Containerd {
         self.scratch.path("shim.toml")
     }
 
-    /// Where it and its shims look for programs: the wrapper's folder before all others. Both of them look there for the shim.
-    fn search_path(&self) -> Result<OsString> {
-        let usual = env::var_os("PATH").context("PATH is not set")?;
-        Ok(env::join_paths([self.scratch.path("bin")].into_iter().chain(env::split_paths(&usual)))?)
-    }
-
-    /// Puts the wrapper into a folder of this containerd's own, once under the name of each handler, which it is configured by.
+    /// Puts the wrapper into a folder of this containerd's own, once under the name of each
+    /// handler, which it is configured by.
     fn install_wrapper(&self, handlers: &[String]) -> Result<()> {
         let built = binary::find(WRAPPER, WRAPPER)?;
         for handler in handlers {
@@ -180,14 +175,11 @@ impl Containerd {
         Ok(())
     }
 
-    fn command(&self, program: &str) -> Command {
-        command(program, self.root.as_ref())
-    }
-
     fn import(&self, reference: &str, entrypoint: &[&str]) -> Result<()> {
         let archive = self.scratch.path("image.tar");
         fs::write(&archive, image::archive(reference, "oomtest", program::oomtest()?, entrypoint)?)?;
         let output = self
+            .programs
             .command("ctr")
             .arg("--address")
             .arg(self.socket())
@@ -202,9 +194,4 @@ impl Containerd {
         );
         Ok(())
     }
-}
-
-/// A program of this machine's, or of another root.
-fn command(program: &str, root: Option<&Root>) -> Command {
-    root.map_or_else(|| Command::new(program), |root| root.command(program))
 }

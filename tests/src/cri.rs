@@ -1,4 +1,4 @@
-//! Pods and containers through CRI, asked for the way a kubelet asks.
+//! Pods and containers through CRI, with the requests that a kubelet sends.
 
 use std::collections::HashMap;
 use std::fs;
@@ -191,7 +191,8 @@ impl Cri {
     }
 }
 
-/// The host's network, a pid namespace for each container: a kubelet's default but for the network, which needs no CNI.
+/// The host's network, a pid namespace for each container: a kubelet's default but for the network,
+/// which needs no CNI.
 fn namespaces() -> api::NamespaceOption {
     api::NamespaceOption {
         network: NamespaceMode::Node.into(),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
-use containerd_client::events::{ContainerCreate, TaskExit, TaskOom};
+use containerd_client::events::{ContainerCreate, TaskExecAdded, TaskExecStarted, TaskExit, TaskOom};
 use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1::{PublishRequest, SubscribeRequest};
 use containerd_client::to_any;
@@ -20,7 +20,11 @@ use tonic::transport::Channel;
 pub const OOM: &str = "/tasks/oom";
 /// The topic of a process's end.
 pub const EXIT: &str = "/tasks/exit";
-/// Published by the subscriber itself, to know when its subscription stands.
+/// The topic of an exec that was created.
+pub const EXEC_ADDED: &str = "/tasks/exec-added";
+/// The topic of an exec that was started.
+pub const EXEC_STARTED: &str = "/tasks/exec-started";
+/// Published by the subscriber itself, to know when its subscription is active.
 const PROBE: &str = "/coroner-test/probe";
 
 const SUBSCRIBED: Duration = Duration::from_secs(10);
@@ -28,21 +32,25 @@ const SUBSCRIBED: Duration = Duration::from_secs(10);
 /// One event about a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// `/tasks/oom`, say.
+    /// Such as `/tasks/oom`.
     pub topic: String,
     /// containerd's namespace.
     pub namespace: String,
     /// The container it is about; empty where the topic is not decoded here.
     pub container: String,
+    /// The exec it is about; `None`: the container's init, or the container.
+    pub exec: Option<String>,
+    /// The process's id, where the topic carries one.
+    pub pid: Option<u32>,
     /// The exit status of a `/tasks/exit`.
     pub status: Option<u32>,
-    /// When its publisher says it was published.
+    /// The time of publication according to its publisher.
     pub published: Option<SystemTime>,
     /// When it arrived.
     pub received: Instant,
 }
 
-/// A standing subscription.
+/// An active subscription.
 #[derive(Debug)]
 pub struct Events {
     seen: watch::Receiver<Vec<Event>>,
@@ -57,16 +65,17 @@ impl Events {
         let mut reader = JoinSet::new();
         reader.spawn(read(client.clone(), sender));
         let mut events = Self { seen, _reader: reader };
-        // containerd answers a subscription with its first event, so a lone subscriber cannot tell when it stands.
+        // containerd answers a subscription with its first event, so a lone subscriber cannot know
+        // when it is active.
         timeout(SUBSCRIBED, events.probe(client))
             .await
-            .context("waiting for the subscription to stand")??;
+            .context("waiting for the subscription to be active")??;
         Ok(events)
     }
 
     async fn probe(&mut self, mut client: EventsClient<Channel>) -> Result<()> {
         loop {
-            // containerd 1.6 dies of an event without a body; the topic is one that nobody listens to.
+            // containerd 1.6 dies of an event without a body; the topic is one without subscribers.
             let event =
                 PublishRequest { topic: PROBE.to_owned(), event: Some(to_any(&ContainerCreate::default())) };
             let mut request = Request::new(event);
@@ -98,10 +107,20 @@ impl Events {
         times: usize,
         deadline: Duration,
     ) -> Result<()> {
-        let enough = self.seen.wait_for(|seen| count(seen, topic, container) >= times);
+        let what = format!("{times} {topic} of {container}");
+        self.wait_until(&what, deadline, |seen| count(seen, topic, container) >= times).await
+    }
+
+    /// Waits until all that was seen so far is as `wanted`; `what` names that in the error.
+    pub async fn wait_until(
+        &mut self,
+        what: &str,
+        deadline: Duration,
+        mut wanted: impl FnMut(&[Event]) -> bool,
+    ) -> Result<()> {
+        let enough = self.seen.wait_for(|seen| wanted(seen));
         let result = timeout(deadline, enough).await;
-        result
-            .with_context(|| format!("waited {deadline:?} in vain for {times} {topic} of {container}"))??;
+        result.with_context(|| format!("timeout of {deadline:?} waiting for {what}"))??;
         Ok(())
     }
 }
@@ -116,19 +135,52 @@ async fn read(mut client: EventsClient<Channel>, sender: watch::Sender<Vec<Event
 
 fn event(envelope: Envelope) -> Event {
     let body = envelope.event.map(|event| event.value).unwrap_or_default();
-    let told = match envelope.topic.as_str() {
-        OOM => TaskOom::decode(body.as_slice()).map(|oom| (oom.container_id, None)),
-        EXIT => TaskExit::decode(body.as_slice()).map(|exit| (exit.container_id, Some(exit.exit_status))),
-        _ => Ok((String::new(), None)),
-    };
-    let (container, status) = told.unwrap_or_else(|error| (format!("undecodable: {error}"), None));
+    let subject = Subject::read(&envelope.topic, &body)
+        .unwrap_or_else(|error| Subject { container: format!("undecodable: {error}"), ..Subject::default() });
     Event {
         topic: envelope.topic,
         namespace: envelope.namespace,
-        container,
-        status,
+        container: subject.container,
+        exec: subject.exec,
+        pid: subject.pid,
+        status: subject.status,
         published: envelope.timestamp.and_then(|time| time.try_into().ok()),
         received: Instant::now(),
+    }
+}
+
+/// The process that an event is about.
+#[derive(Default)]
+struct Subject {
+    container: String,
+    exec: Option<String>,
+    pid: Option<u32>,
+    status: Option<u32>,
+}
+
+impl Subject {
+    fn read(topic: &str, body: &[u8]) -> Result<Self, prost::DecodeError> {
+        Ok(match topic {
+            OOM => Self { container: TaskOom::decode(body)?.container_id, ..Self::default() },
+            EXIT => {
+                let it = TaskExit::decode(body)?;
+                Self {
+                    exec: (it.id != it.container_id).then_some(it.id),
+                    container: it.container_id,
+                    pid: Some(it.pid),
+                    status: Some(it.exit_status),
+                }
+            }
+            EXEC_ADDED => {
+                let it = TaskExecAdded::decode(body)?;
+                Self { container: it.container_id, exec: Some(it.exec_id), ..Self::default() }
+            }
+            EXEC_STARTED => {
+                let it = TaskExecStarted::decode(body)?;
+                Self { container: it.container_id, exec: Some(it.exec_id), pid: Some(it.pid), status: None }
+            }
+            _ => Self::default(),
+        })
     }
 }
 

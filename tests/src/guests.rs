@@ -1,4 +1,5 @@
-//! Guests that are not as they should be: core modules written by hand, each with one vice, made components of the policy world.
+//! Guests that are not as they should be: core modules written by hand, each with one vice, made
+//! components of the policy world.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,15 +15,15 @@ pub fn component(name: &str) -> anyhow::Result<Vec<u8>> {
     encode(&module("", &own)?, World::Policy)
 }
 
-/// The component of `tests/guests/wasi/NAME.wat`, on the adapter that programs for WASI are made components with: its imports are those that a
-/// program's output and clocks have.
+/// The component of `tests/guests/wasi/NAME.wat`, on the adapter that programs for WASI are made
+/// components with: its imports are those that a program's output and clocks have.
 pub fn wasi_component(name: &str) -> anyhow::Result<Vec<u8>> {
     let own = text(&format!("wasi/{name}.wat"))?;
     let (imports, own) = own.split_once(";; ---").context("a line that parts imports from the rest")?;
     encode(&module(imports, own)?, World::Wasi)
 }
 
-/// A good policy that asks for a network beside.
+/// A good policy that imports a network as well.
 pub fn sockets_component() -> anyhow::Result<Vec<u8>> {
     const IMPORT: &str =
         r#"(import "wasi:sockets/instance-network@0.2.0" "instance-network" (func (result i32)))"#;
@@ -46,7 +47,7 @@ pub fn padded(component: &[u8], size: usize) -> Vec<u8> {
     padded
 }
 
-/// A good policy with many functions nobody calls, some 270 bytes each.
+/// A good policy with many unused functions, some 270 bytes each.
 pub fn large(functions: usize) -> anyhow::Result<Vec<u8>> {
     let mut own = text("passer.wat")?;
     for at in 0..functions {
@@ -60,8 +61,9 @@ pub fn large(functions: usize) -> anyhow::Result<Vec<u8>> {
     encode(&module("", &own)?, World::Policy)
 }
 
-/// A good policy beside a function no compiler is done with in a minute and a gigabyte: twenty thousand loops, each within the one before, and two
-/// thousand locals that live through all of them.
+/// A good policy beside a function no compiler is done with in a minute and a gigabyte: twenty
+/// thousand loops, each within the one before, and two thousand locals that live through all of
+/// them.
 pub fn bomb() -> anyhow::Result<Vec<u8>> {
     const LOCALS: usize = 2000;
     const BLOCKS: usize = 20_000;
@@ -109,7 +111,7 @@ fn module(imports: &str, own: &str) -> anyhow::Result<Vec<u8>> {
 #[derive(PartialEq)]
 enum World {
     Policy,
-    /// WASI by way of the adapter.
+    /// WASI through the adapter.
     Wasi,
     Sockets,
 }

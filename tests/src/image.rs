@@ -1,7 +1,7 @@
 //! Makes a container image of one file: an OCI layout archive that `ctr images import` takes.
 //!
-//! Names and media types are those of the OCI image specification 1.0; the annotation `io.containerd.image.name` is where
-//! containerd looks for the image's name.
+//! Names and media types are those of the OCI image specification 1.0; the annotation
+//! `io.containerd.image.name` is where containerd finds the image's name.
 
 use anyhow::Result;
 use serde_json::{Value, json};

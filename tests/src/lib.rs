@@ -1,18 +1,21 @@
 //! Runs the real binaries against a real containerd, and ends everything it started.
 //!
 //! ```text
-//!   containerd::Containerd ----> cri::Cri (pods, containers) ----> outcome::Reading ("OOMKilled/137")
+//!   containerd::Containerd ----> cri::Cri (pods, containers) ---> outcome::Reading ("OOMKilled/137")
 //!        |        |  ^
 //!        |        |  +---------- router::Router <--- agent::Agent
 //!        |        +------------> events::Events (what was published, in order)
 //!   scratch::Scratch: one folder, one cgroup, one name per run; swept when its owner is dead
 //! ```
 //!
-//! The order to read it in: `containerd`, `cri` and `pods` are what a suite talks to, `router` and `agent` are what it tests,
-//! the rest is below them. `root` is another Debian for containerd to be of; `arm`, `load` and `times` are for what is counted and measured. `vm` is a guest with a kernel of its own, from an `initramfs` made here. Needs root, containerd, runc and gcc; each says so where it is missing.
+//! The order to read it in: `containerd`, `cri` and `pods` are what a suite drives, `router` and
+//! `agent` are what it tests, the rest is below them. `root` is another Debian for containerd to be
+//! of; `variant`, `load` and `times` are for what is counted and measured. `vm` is a guest with a
+//! kernel of its own, from an `initramfs` made here. Needs root, containerd, runc and gcc; an error
+//! names the one that is missing.
 
 pub mod agent;
-pub mod arm;
+pub mod variant;
 pub mod binary;
 pub mod containerd;
 pub mod cri;

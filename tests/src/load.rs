@@ -4,8 +4,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-/// A loop that looks now and then whether the process $1, the test, lives: a killed test leaves no load. One that nobody has waited for
-/// yet has no program any more.
+/// A loop that checks now and then whether the process $1, the test, lives: a killed test leaves no
+/// load. A process that is dead but not yet waited for has no program any more.
 const BUSY: &str = "while [ -e /proc/$1/exe ]; do n=0; while [ $n -lt 10000 ]; do n=$((n + 1)); done; done";
 
 /// Processes that do nothing but to run. Dropped, they are ended.

@@ -1,4 +1,5 @@
-//! What CRI says of a container's end: the first read, which a kubelet may act on, and the final one.
+//! What CRI reports of a container's end: the first reading, on which a kubelet may act, and the
+//! final one.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,8 +12,8 @@ use serde_json::Value;
 use crate::cri::{Container, Cri};
 use crate::wait::{until, until_quiet};
 
-/// How long a reason must stand to be called final. Stock late news come within 10 ms, a shim that has to
-/// repeat itself needs a second.
+/// How long a reason must stay to be called final. Late events of a stock shim come within 10 ms; a
+/// shim that has to repeat itself needs a second.
 const QUIET: Duration = Duration::from_millis(1500);
 
 /// The reason and exit code CRI shows of a container that has ended; written `OOMKilled/137`.
@@ -20,7 +21,7 @@ const QUIET: Duration = Duration::from_millis(1500);
 pub struct Reading {
     /// `OOMKilled`, `Error` or `Completed`.
     pub reason: String,
-    /// As the shim's Wait told it.
+    /// As the shim's Wait reported it.
     pub code: i32,
 }
 
@@ -50,7 +51,8 @@ impl Cri {
         format!("{:?}", self.status(container, true).await)
     }
 
-    /// Whether containerd has lost a container: begun again, it could not read what the one before it had of it.
+    /// Whether containerd has lost a container: begun again, it could not read what the one before
+    /// it had of it.
     pub async fn has_lost(&mut self, container: &Container) -> bool {
         match self.status(container, false).await {
             Ok((status, _)) => status.state() == ContainerState::ContainerUnknown,

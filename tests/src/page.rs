@@ -1,4 +1,5 @@
-//! A page of docs/ as a test: its files are used, its commands are run, and its answers are what came.
+//! A page of docs/ as a test: its files are used, its commands are run, and its answers are what
+//! came.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -78,8 +79,8 @@ fn same_but_for_numbers(one: &str, other: &str) -> bool {
         // What is left of a time: its unit, which differs with it.
         let is_unit =
             |word: &str| ["us", "ms", "s"].contains(&word.trim_matches(|c: char| !c.is_alphabetic()));
-        let says = |word: &String| word.chars().any(char::is_alphabetic) && !is_unit(word);
-        words.map(plain).filter(says).collect()
+        let is_text = |word: &String| word.chars().any(char::is_alphabetic) && !is_unit(word);
+        words.map(plain).filter(is_text).collect()
     };
     words(one) == words(other)
 }

@@ -1,4 +1,4 @@
-//! What is asked of pods that run: their limit, a command in a container, their end.
+//! Requests on running pods: their limit, a command in a container, their end.
 
 use std::fs;
 use std::path::Path;
@@ -12,8 +12,8 @@ use crate::cri::{Container, Cri, Pod};
 const HIERARCHIES: &str = "/sys/fs/cgroup";
 
 impl Pod {
-    /// Limits the memory of all its containers together, as a kubelet does: that of the cgroup they are in, which a pod shares with others
-    /// unless it was started by `run_pod_as`.
+    /// Limits the memory of all its containers together, as a kubelet does: that of the cgroup they
+    /// are in, which a pod shares with others unless it was started by `run_pod_as`.
     pub fn limit_memory(&self, limit_mb: u64) -> Result<()> {
         let bytes = (limit_mb << 20).to_string();
         let version_1 = Path::new(HIERARCHIES).join("memory").join(self.cgroup());
@@ -24,7 +24,8 @@ impl Pod {
             (cgroup.join("memory.max"), cgroup.join("memory.swap.max"))
         };
         fs::write(&file, &bytes).with_context(|| format!("writing {}", file.display()))?;
-        // Version 1 limits memory and swap together, version 2 swap alone. A kernel without swap has neither file.
+        // Version 1 limits memory and swap together, version 2 swap alone. A kernel without swap
+        // has neither file.
         let swap_bytes = if version_1.is_dir() { &bytes } else { "0" };
         if swap.exists() {
             fs::write(&swap, swap_bytes).with_context(|| format!("writing {}", swap.display()))?;
@@ -34,7 +35,8 @@ impl Pod {
 }
 
 impl Cri {
-    /// Runs a command in a running container to its end, at most for `deadline`, and answers its exit code.
+    /// Runs a command in a running container to its end, at most for `deadline`, and answers its
+    /// exit code.
     pub async fn exec_sync(
         &mut self,
         container: &Container,

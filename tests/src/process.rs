@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait::until;
 
-/// Lines of a log that a failed test shows: the end tells why.
+/// Lines of a log that a failed test shows: the last ones hold the reason.
 const SHOWN: usize = 40;
 
 /// A running program.
@@ -42,7 +42,7 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, log: log.to_owned(), log_start })
     }
 
-    /// Fails, and says how it ended, when the process no longer runs.
+    /// Fails with the exit status when the process no longer runs.
     pub fn check_running(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
@@ -63,7 +63,7 @@ impl Process {
         ready.await.with_context(|| self.tail())
     }
 
-    /// Asks it to end by SIGTERM and waits for that, at most for `deadline`.
+    /// Terminates it by SIGTERM and waits for its end, at most for `deadline`.
     pub async fn terminate(&mut self, deadline: Duration) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
         let what = format!("{} to end after SIGTERM", self.name);
@@ -102,7 +102,7 @@ impl Drop for Process {
         drop(self.child.kill());
         drop(self.child.wait());
         if std::thread::panicking() {
-            crate::report::say(self.tail());
+            crate::report::print(self.tail());
         }
     }
 }

@@ -13,7 +13,7 @@ const GUEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/programs/guest.c");
 
 type Compiled = OnceLock<Result<Vec<u8>>>;
 
-/// The bytes of the program that dies in every way, compiled once per test process.
+/// The bytes of the program that covers all kinds of death, compiled once per test process.
 pub fn oomtest() -> Result<&'static [u8]> {
     static PROGRAM: Compiled = OnceLock::new();
     once(&PROGRAM, OOMTEST)

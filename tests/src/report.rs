@@ -1,16 +1,16 @@
-//! Says numbers past libtest's capture, so that a passing gate shows them too.
+//! Prints numbers past libtest's capture, so that a passing gate shows them too.
 
 use std::fmt::Display;
 use std::io::Write;
 use std::time::Instant;
 
-/// One line on standard error.
-pub fn say(line: impl Display) {
-    // A closed standard error is no reason to fail a test.
+/// Prints one line on standard error.
+pub fn print(line: impl Display) {
+    // A closed standard error does not fail a test.
     drop(writeln!(std::io::stderr().lock(), "    {line}"));
 }
 
-/// Says how many seconds a case took when it ends, passed or not.
+/// Prints how many seconds a case took when it ends, passed or not.
 #[derive(Debug)]
 pub struct Timed {
     case: &'static str,
@@ -24,6 +24,6 @@ pub fn timed(case: &'static str) -> Timed {
 
 impl Drop for Timed {
     fn drop(&mut self) {
-        say(format_args!("{}: {:.1} s", self.case, self.start.elapsed().as_secs_f64()));
+        print(format_args!("{}: {:.1} s", self.case, self.start.elapsed().as_secs_f64()));
     }
 }

@@ -1,22 +1,23 @@
-//! Another Debian's programs: a mount namespace whose root is a folder with that Debian, kept by a process that does nothing else.
+//! Another Debian's programs: a mount namespace with a folder of that Debian as its root, kept by a
+//! process that does nothing else.
 
-use std::fs;
 use std::io::{PipeWriter, pipe};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
-use crate::binary;
 use crate::process::Process;
 
 /// A dozen mounts.
 const READY: Duration = Duration::from_secs(10);
 
-/// Arguments: the folder, and the folder for temporary files. The folder is bound on itself because pivot_root(2) takes mount points alone,
-/// and read-only because runs share it. It is a root in full, and not by chroot(2): who enters a container of it by setns(2), as an exec
-/// does, would come out in the root that the chroot hides. It ends with its standard input: with the test, however that ends.
+/// Arguments: the folder, and the folder for temporary files. The folder is bound on itself because
+/// pivot_root(2) accepts mount points alone, and read-only because runs share it. It is a root in
+/// full, and not by chroot(2): a process that enters a container of it by setns(2), as an exec
+/// does, would come out in the root that the chroot hides. It ends with its standard input: with
+/// the test, however that ends.
 const KEEPER: &str = r#"set -e
 root=$1
 mount --bind "$root" "$root"
@@ -33,7 +34,8 @@ echo ready
 read line
 "#;
 
-/// A root that programs can be started in. Dropped, its mounts are gone once what was started in it has ended.
+/// A root that programs can be started in. Dropped, its mounts are gone once what was started in it
+/// has ended.
 #[derive(Debug)]
 pub struct Root {
     keeper: Process,
@@ -41,8 +43,9 @@ pub struct Root {
 }
 
 impl Root {
-    /// Makes one of `folder`. In it are the host's /proc, /sys and /dev, an empty /run, and all of the folder for temporary files, under
-    /// the same names: sockets and folders of this harness's other parts are where they are outside.
+    /// Makes one of `folder`. In it are the host's /proc, /sys and /dev, an empty /run, and all of
+    /// the folder for temporary files, under the same names: sockets and folders of this harness's
+    /// other parts are where they are outside.
     pub async fn start(folder: &Path, log: &Path) -> Result<Self> {
         let (input, end) = pipe()?;
         let mut command = Command::new("unshare");
@@ -63,11 +66,4 @@ impl Root {
         command.arg(program);
         command
     }
-}
-
-/// The folder `name` that `how` has made.
-pub fn made(name: &str, how: &str) -> Result<PathBuf> {
-    let folder = binary::target("next")?.join(name);
-    ensure!(folder.exists(), "{} is missing: run `{how}` first", folder.display());
-    fs::canonicalize(&folder).with_context(|| format!("finding {}", folder.display()))
 }

@@ -1,4 +1,5 @@
-//! The real `coroner run`, with its configuration, policies, audit file and log in a folder of its own.
+//! The real `coroner run`, with its configuration, policies, audit file and log in a folder of its
+//! own.
 
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -15,19 +16,22 @@ use crate::process::{Process, check_clean, logged};
 use crate::scratch::Scratch;
 use crate::wait::until;
 
-/// Policies are compiled before the router is ready: 15 ms each, on a machine that may be compiling Rust beside.
+/// Policies are compiled before the router is ready: 15 ms each, on a machine that may be compiling
+/// Rust beside.
 const READY: Duration = Duration::from_secs(30);
 /// The router itself gives up what has not run dry after 5 s.
 const STOP: Duration = Duration::from_secs(10);
 
 const JOURNAL: &str = "[journal]\ndirectory = \"@DIR@/journal\"\n";
 
-/// What most configurations here begin with: everything in the router's own folder, this containerd, its sink, and the audit.
+/// What most configurations here begin with: everything in the router's own folder, this
+/// containerd, its sink, and the audit.
 pub fn usual(node: &str, containerd: &Path) -> String {
     begin(node, &format!("address = \"{}\"", containerd.display()))
 }
 
-/// The same where containerd's event socket is played, as `@DIR@/containerd.sock`, and there is no other.
+/// The same where containerd's event socket is played, as `@DIR@/containerd.sock`, and there is no
+/// other.
 pub fn usual_played(node: &str) -> String {
     begin(node, "address = \"@DIR@/no-such.sock\"\nttrpc_address = \"@DIR@/containerd.sock\"")
 }
@@ -77,8 +81,9 @@ pub struct Router {
 }
 
 impl Router {
-    /// Starts it on the configuration `toml`, in which `@DIR@` stands for the router's folder, and waits until it is ready.
-    /// The folder `@DIR@/policies` is there, and empty. `audit` reads `@DIR@/audit.jsonl`.
+    /// Starts it on the configuration `toml`, in which `@DIR@` stands for the router's folder, and
+    /// waits until it is ready. The folder `@DIR@/policies` is there, and empty. `audit` reads
+    /// `@DIR@/audit.jsonl`.
     pub async fn start(toml: &str) -> Result<Self> {
         Self::start_in(Scratch::new()?, toml).await
     }
@@ -90,7 +95,7 @@ impl Router {
         let own = if toml.contains("[journal]") { "" } else { JOURNAL };
         let toml = format!("{toml}\n{own}").replace("@DIR@", &scratch.directory().to_string_lossy());
         fs::write(scratch.path("coroner.toml"), toml)?;
-        let mut router = Self { process: None, scratch, binary: binary::find("coroner", "coroner")? };
+        let mut router = Self { process: None, scratch, binary: binary::find("coroner", "coroner-cli")? };
         router.start_again().await?;
         Ok(router)
     }
@@ -116,7 +121,8 @@ impl Router {
         Ok(())
     }
 
-    /// Drops a file into the policy directory as a careful operator does: written beside, then renamed.
+    /// Drops a file into the policy directory as a careful operator does: written beside, then
+    /// renamed.
     pub fn drop_in(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let partial = self.policies().join(format!(".{name}"));
         fs::write(&partial, bytes)?;
@@ -131,7 +137,7 @@ impl Router {
     }
 
     /// The JSON document that `coroner ... --json` prints.
-    pub fn ask(&self, arguments: &[&str]) -> Result<Value> {
+    pub fn request(&self, arguments: &[&str]) -> Result<Value> {
         let output = self.command(&[arguments, &["--json"]].concat())?;
         serde_json::from_slice(&output.stdout).with_context(|| format!("{arguments:?}: {output:?}"))
     }
@@ -139,7 +145,7 @@ impl Router {
     /// Waits until `coroner policy list` is as `wanted`.
     pub async fn wait_listed(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         const DEADLINE: Duration = Duration::from_secs(30);
-        until(what, DEADLINE, async || Ok(Some(self.ask(&["policy", "list"])?).filter(&wanted))).await
+        until(what, DEADLINE, async || Ok(Some(self.request(&["policy", "list"])?).filter(&wanted))).await
     }
 
     /// Sends it a signal.
@@ -162,7 +168,8 @@ impl Router {
     pub fn cpu(&self) -> Result<Duration> {
         let process = self.process.as_ref().context("the router does not run")?;
         let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid()))?;
-        // proc(5): the name ends with the last parenthesis; user and system time are the 12th and 13th after it, in hundredths of a second.
+        // proc(5): the name ends with the last parenthesis; user and system time are the 12th and
+        // 13th after it, in hundredths of a second.
         let (_, after) = stat.rsplit_once(')').context("a name in parentheses")?;
         let ticks: Vec<u64> =
             after.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
@@ -200,7 +207,8 @@ impl Router {
         until(&what, deadline, async || Ok((self.logged(message)? >= times).then_some(()))).await
     }
 
-    /// The audit records so far, over all its starts. A last line that is not yet whole is left out.
+    /// The audit records so far, over all its starts. A last line that is not yet whole is left
+    /// out.
     pub fn audit(&self) -> Result<Vec<Value>> {
         let file = self.scratch.path("audit.jsonl");
         let text = if file.exists() { fs::read_to_string(file)? } else { String::new() };
@@ -210,10 +218,11 @@ impl Router {
             .collect()
     }
 
-    /// Waits until the audit says that the signal with this sequence number was ruled, and that containerd has what it gets of that.
+    /// Waits until the audit shows that the signal with this sequence number was ruled, and that
+    /// containerd has the events of the ruling.
     pub async fn wait_delivered(&self, seq: u64) -> Result<()> {
         const DEADLINE: Duration = Duration::from_secs(60);
-        /// As a ruling's record says that containerd's lane has an event of it.
+        /// As a ruling's record lists an event in the lane of containerd.
         const QUEUED: &str = "{\"sink\":\"containerd\",";
         /// Of a file that may be large, the end: some hundred records.
         const END: i64 = 512 << 10;

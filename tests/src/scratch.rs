@@ -1,4 +1,5 @@
-//! One folder, one cgroup and one name per thing started, so that runs beside each other never meet.
+//! One folder, one cgroup and one name per thing started, so that runs beside each other never
+//! meet.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,13 +13,15 @@ use crate::sweep;
 /// First part of every folder and cgroup name made here; the owner's pid and a number follow.
 pub const PREFIX: &str = "coroner-test-";
 
-/// Holds the pid and start time of the process that owns a folder: a pid alone may have been given to another.
+/// Holds the pid and start time of the process that owns a folder: a pid alone may have been given
+/// to another.
 const OWNER: &str = "owner";
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 static SWEPT: Once = Once::new();
 
-/// A folder under the system's temporary folder, and a cgroup name. Dropped, whatever runs in either is ended.
+/// A folder under the system's temporary folder, and a cgroup name. Dropped, whatever runs in
+/// either is ended.
 #[derive(Debug)]
 pub struct Scratch {
     name: String,
@@ -77,11 +80,12 @@ fn sweep_leftovers() {
     }
 }
 
-/// A process's pid and start time in clock ticks since boot, field 22 of `/proc/PID/stat` (proc_pid_stat(5)). None of a dead one, and one
-/// that nobody has waited for yet is dead.
+/// A process's pid and start time in clock ticks since boot, field 22 of `/proc/PID/stat`
+/// (proc_pid_stat(5)). None of a dead process, and one that is not yet waited for is dead.
 fn identity(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command name, field 2, is in parentheses and may itself hold some. After it comes the state.
+    // The command name, field 2, is in parentheses and may itself hold some. After it comes the
+    // state.
     let mut after = stat.rsplit_once(')')?.1.split_whitespace();
     let state = after.next()?;
     let start = after.nth(18)?;

@@ -1,7 +1,9 @@
-//! Ends what runs in a scratch folder and its cgroup: processes by id, cgroups, mounts, sockets, files.
+//! Ends what runs in a scratch folder and its cgroup: processes by id, cgroups, mounts, sockets,
+//! files.
 //!
-//! It trusts nothing that the ended run may have failed to write down: everything is found by the folder's name, which is
-//! unique. It runs in `Drop` and on other runs' leftovers, so it goes on past every error.
+//! It trusts nothing that the ended run may have failed to write down: everything is found by the
+//! folder's name, which is unique. It runs in `Drop` and on other runs' leftovers, so it goes on
+//! past every error.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,18 +13,20 @@ use std::time::Duration;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Programs that may be running out of a scratch folder. Others that only name it, an editor say, are left alone.
+/// Programs that may be running out of a scratch folder. Others that only name it, such as an
+/// editor, are left alone.
 const PROGRAMS: [&str; 5] =
     ["containerd", "coroner", "coroner-agent", "qemu-system-x86_64", "vhost-device-vsock"];
 
 /// How the names of shims and of their wrappers begin.
 const SHIM: &str = "containerd-shim-";
 
-/// A killed process is out of its cgroup within milliseconds; 2 s cover a core dump on a busy machine.
+/// A killed process is out of its cgroup within milliseconds; 2 s cover a core dump on a busy
+/// machine.
 const ATTEMPTS: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Ends everything of the scratch folder `directory`, whose cgroups are called `name`.
+/// Ends everything of the scratch folder `directory`, with the cgroups called `name`.
 pub fn end_everything(name: &str, directory: &Path) {
     kill_until_gone(|| processes_of(directory));
     for cgroup in cgroups_named(name) {
@@ -49,8 +53,8 @@ fn kill_until_gone(mut find: impl FnMut() -> Vec<Pid>) {
     }
 }
 
-/// Processes of ours with an argument inside `directory`, or that run in it, as a shim does: in its bundle. A zombie has neither. Seen from
-/// outside, a path in another root has that root before it.
+/// Processes of ours with an argument inside `directory`, or that run in it, as a shim does: in its
+/// bundle. A zombie has neither. Seen from outside, a path in another root has that root before it.
 fn processes_of(directory: &Path) -> Vec<Pid> {
     let directory = format!("{}/", directory.to_string_lossy());
     let ours = |process: &Path| {
@@ -107,8 +111,9 @@ fn mounts_below(directory: &Path) -> Vec<PathBuf> {
     below
 }
 
-/// What shims keep outside of containerd's state: their sockets, whose addresses the bundles hold, and, without a root in their options,
-/// runc's state. Those ids are random, so nobody else's is met.
+/// What shims keep outside of containerd's state: their sockets, with addresses that the bundles
+/// hold, and, without a root in their options, runc's state. Those ids are random, so no other
+/// owner's is met.
 fn remove_left_by_shims(directory: &Path) {
     const RUNC: &str = "/run/containerd/runc/k8s.io";
     let Ok(bundles) = fs::read_dir(directory.join("state/io.containerd.runtime.v2.task/k8s.io")) else {
@@ -117,7 +122,7 @@ fn remove_left_by_shims(directory: &Path) {
     for bundle in bundles.flatten() {
         if let Some(socket) = address(&bundle.path()).as_deref().and_then(|it| it.strip_prefix("unix://")) {
             fs::remove_file(socket).ok();
-            // A proxy's: the shim it stands before listens beside it.
+            // A proxy's: the shim behind it listens beside it.
             fs::remove_file(socket.strip_suffix(".c").unwrap_or(socket)).ok();
         }
         fs::remove_dir_all(Path::new(RUNC).join(bundle.file_name())).ok();

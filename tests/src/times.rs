@@ -21,7 +21,8 @@ impl Times {
         self.sorted.len()
     }
 
-    /// The shortest of them that `percent` of them do not exceed; 100 is the longest, 50 the median.
+    /// The shortest of them that `percent` of them do not exceed; 100 is the longest, 50 the
+    /// median.
     pub fn percentile(&self, percent: usize) -> Option<Duration> {
         let rank = (self.sorted.len() * percent.min(100)).div_ceil(100);
         self.sorted.get(rank.saturating_sub(1)).copied()
@@ -63,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn of_no_times_there_is_no_percentile() {
+    fn percentile_of_no_times_is_none() {
         let mut times = Times::default();
         assert_eq!((times.percentile(50), times.to_string().as_str()), (None, "n 0"));
         times.add(Duration::from_millis(7));

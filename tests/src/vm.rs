@@ -1,6 +1,7 @@
 //! A guest: QEMU without KVM, Debian's kernel, a real virtio-vsock, and a shell for the test.
 //!
-//! The host reaches it as it reaches a guest of Firecracker or Cloud Hypervisor: through a unix socket, by CONNECT.
+//! The host reaches it as it reaches a guest of Firecracker or Cloud Hypervisor: through a unix
+//! socket, by CONNECT.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -41,7 +42,8 @@ const MODULES: [&str; 10] = [
     "fs/overlayfs/overlay.ko",
 ];
 
-/// The first CID that is a guest's: vsock(7). Unique per machine, so told from those of other test processes by their pid.
+/// The first CID that is a guest's: vsock(7). CIDs are unique per machine, so the pid keeps those
+/// of other test processes apart.
 static NEXT_CID: AtomicU32 = AtomicU32::new(3);
 
 /// A running guest. Dropped, it is ended.
@@ -84,14 +86,15 @@ fn only_entry(folder: &Path, starts: &str) -> Result<PathBuf> {
 }
 
 impl Vm {
-    /// Boots a guest whose pid 1 is `init`, a shell command that ends in `exec`; in it are /agent, /guest and /oomtest, and what `more` adds.
-    /// Returns once its shell answers.
+    /// Boots a guest with `init` as pid 1, a shell command that ends in `exec`; in it are /agent,
+    /// /guest and /oomtest, and what `more` adds. Returns once its shell answers.
     pub async fn boot(init: &str, more: impl FnOnce(&mut Initramfs) -> Result<()>) -> Result<Self> {
         Self::start(&start_up(init), more).await
     }
 
-    /// The same with an init of its own, as it stands: nothing is mounted before it, and only the modules are loaded. It is to
-    /// start /sbin/coroner-agent and with it /sbin/guest-main, which is the shell.
+    /// The same with an init of its own, unchanged: nothing is mounted before it, and only the
+    /// modules are loaded. It is to start /sbin/coroner-agent and with it /sbin/guest-main, which
+    /// is the shell.
     pub async fn boot_image(init: &str, more: impl FnOnce(&mut Initramfs) -> Result<()>) -> Result<Self> {
         Self::start(&load_only(), |files| {
             files.file("init.image", init.as_bytes());
@@ -199,7 +202,7 @@ impl Vm {
         Ok(answer.text)
     }
 
-    /// Lets a container go on whose program was told to `await`.
+    /// Resumes a container with a program that runs `await`.
     pub fn go_on(&self, root: &str, id: &str) -> Result<()> {
         let procs = format!("/sys/fs/cgroup/{root}/{id}/cgroup.procs");
         // It must wait for the signal before it comes: rt_sigtimedwait is 128.
@@ -243,13 +246,14 @@ impl Vm {
         Ok(self.qemu.as_ref().context("it was killed")?.pid())
     }
 
-    /// Ends the machine at once. The socket to its ports stays, as it does where another process than the monitor has it.
+    /// Ends the machine at once. The socket to its ports stays, as it does where another process
+    /// than the monitor has it.
     pub fn kill(&mut self) -> Result<()> {
         self.qemu.take().context("it was killed")?.kill()?;
         Ok(())
     }
 
-    /// Ends the machine and whoever has its socket, as where that is the monitor itself.
+    /// Ends the machine and the process that owns its socket, as where that is the monitor itself.
     pub fn kill_with_socket(&mut self) -> Result<()> {
         self.kill()?;
         self.vsock.take().context("it was killed")?.kill()?;

@@ -5,10 +5,11 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use tokio::time::{Instant, sleep};
 
-/// Short against anything measured here, long enough not to load the two cores that containers start on.
+/// Short against anything measured here, long enough not to load the two cores that containers
+/// start on.
 const INTERVAL: Duration = Duration::from_millis(5);
 
-/// Asks `probe` until it answers, at most for `deadline`; `what` names the wait in the error.
+/// Polls `probe` until it answers, at most for `deadline`; `what` names the wait in the error.
 pub async fn until<T>(
     what: &str,
     deadline: Duration,
@@ -20,15 +21,15 @@ pub async fn until<T>(
             return Ok(answer);
         }
         if start.elapsed() > deadline {
-            bail!("waited {deadline:?} in vain for {what}");
+            bail!("timeout of {deadline:?} waiting for {what}");
         }
         sleep(INTERVAL).await;
     }
 }
 
-/// Asks `probe` until its answer has stayed the same for `quiet`, and returns that answer.
+/// Polls `probe` until its answer has stayed the same for `quiet`, and returns that answer.
 ///
-/// For "nothing more comes", which no event can tell.
+/// For "nothing more comes", which has no event.
 pub async fn until_quiet<T: PartialEq>(
     quiet: Duration,
     mut probe: impl AsyncFnMut() -> Result<T>,

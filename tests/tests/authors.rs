@@ -1,4 +1,5 @@
-//! docs/policy-authors.md, followed to the letter: from an empty folder to a policy that rules.
+//! docs/start/policy-authors.md, followed to the letter: from an empty folder to a policy that
+//! rules.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, in its helpers too")]
 
@@ -9,7 +10,7 @@ use std::process::{Command, Output};
 use coroner_tests::page::Page;
 use coroner_tests::router::Router;
 
-/// A router that waits for an agent: policies are all that is asked of it.
+/// A router that waits for an agent: the page needs only its policies.
 const ROUTER: &str = r#"
 node = "n"
 [policies]
@@ -30,7 +31,7 @@ path = "@DIR@/audit.jsonl"
 
 #[tokio::test]
 async fn docs_policy_authors_md_is_what_happens() {
-    let mut page = Page::open("policy-authors.md").unwrap();
+    let mut page = Page::open("start/policy-authors.md").unwrap();
     let mut router = Router::start(ROUTER).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
@@ -46,7 +47,8 @@ async fn docs_policy_authors_md_is_what_happens() {
         let content = content.replace("/usr/src/coroner", root.to_str().unwrap());
         fs::write(path, content).unwrap();
     }
-    // The same versions as here, from the same registry: whatever was published this morning is no matter of this test.
+    // The same versions as here, from the same registry: what was published this morning does not
+    // matter to this test.
     fs::copy(root.join("Cargo.lock"), folder.path().join("Cargo.lock")).unwrap();
     for command in page.commands() {
         if command == "coroner policy list" {
@@ -61,7 +63,7 @@ async fn docs_policy_authors_md_is_what_happens() {
     router.stop().await.unwrap();
 }
 
-/// As a person at a shell on Debian would have it run: what the page says under "On Debian" is the environment.
+/// Runs it as in a shell on Debian: what the page lists under "On Debian" is the environment.
 fn run(command: &str, folder: &Path, router: &Router) -> Output {
     let policies = router.policies();
     let command = command.replace("/etc/coroner/policies.d", policies.to_str().unwrap());

@@ -1,4 +1,4 @@
-//! Runs benchmarks; they print ratios, not verdicts, and are no part of the gate.
+//! Runs benchmarks; they print ratios, not verdicts, and do not belong to the gate.
 
 use anyhow::bail;
 
@@ -16,7 +16,8 @@ pub(crate) fn run(name: Option<&str>) -> anyhow::Result<()> {
         bail!("there is no benchmark in tests/benches");
     }
     for name in names {
-        // The whole workspace, as the gate does: the same features, and so no second build of the engine.
+        // The whole workspace, as the gate does: the same features, and so no second build of the
+        // engine.
         process::run(workspace::cargo().args(["bench", "--workspace", "--locked", "--bench", name]))?;
     }
     Ok(())

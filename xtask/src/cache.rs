@@ -8,10 +8,7 @@ use anyhow::{Context, bail};
 
 /// The folder `name` of the cache; `make` fills it in if it is not there.
 pub(crate) fn cached(name: &str, make: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<PathBuf> {
-    let home = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
-    let Some(home) = home else { bail!("neither XDG_CACHE_HOME nor HOME says where to keep downloads") };
-    let folder = home.join("coroner").join(name);
+    let folder = folder(name)?;
     if folder.exists() {
         println!("cached: {name}");
         return Ok(folder);
@@ -28,7 +25,19 @@ pub(crate) fn cached(name: &str, make: impl FnOnce(&Path) -> anyhow::Result<()>)
     }
 }
 
-/// Links `at`, where the suites look, to what is cached.
+/// Whether the folder `name` is there, so that [`cached`] has nothing to make.
+pub(crate) fn is_cached(name: &str) -> anyhow::Result<bool> {
+    Ok(folder(name)?.exists())
+}
+
+fn folder(name: &str) -> anyhow::Result<PathBuf> {
+    let home = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
+    let Some(home) = home else { bail!("no folder for downloads: set XDG_CACHE_HOME or HOME") };
+    Ok(home.join("coroner").join(name))
+}
+
+/// Links `at`, where the suites read it, to what is cached.
 pub(crate) fn link(to: &Path, at: &Path) -> anyhow::Result<()> {
     if at.is_symlink() {
         fs::remove_file(at)?;

@@ -1,6 +1,8 @@
-//! Fuzzes what reads a guest's bytes: builds the targets in `fuzz` with the usual compiler, and runs them beside each other.
+//! Fuzzes what reads a guest's bytes: builds the targets in `fuzz` with the usual compiler, and
+//! runs them beside each other.
 //!
-//! The layout is cargo-fuzz's, so that `cargo fuzz run NAME` works too; neither it nor another compiler is needed here.
+//! The layout is cargo-fuzz's, so that `cargo fuzz run NAME` works too; neither it nor another
+//! compiler is needed here.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,8 @@ use crate::{guest, process, workspace};
 
 /// How long the gate runs each.
 pub(crate) const SECONDS: u32 = 60;
-/// What cargo-fuzz gives a build without a sanitizer: the code here is safe Rust, in which a panic is what there is to find.
+/// What cargo-fuzz gives a build without a sanitizer: the code here is safe Rust, in which a panic
+/// is what there is to find.
 const FLAGS: &[&str] = &[
     "--cfg=fuzzing",
     "-Cpasses=sancov-module",
@@ -70,9 +73,8 @@ pub(crate) fn run(seconds: u32) -> anyhow::Result<usize> {
                 let last: Vec<&str> = text.lines().rev().take(40).collect();
                 last.iter().rev().for_each(|line| println!("{name}| {line}"));
                 let input = crashing(&text).unwrap_or("no input was kept");
-                let how = ended
-                    .err()
-                    .map_or_else(|| "it did not say what it did".to_owned(), |error| error.to_string());
+                let how =
+                    ended.err().map_or_else(|| "its log has no result".to_owned(), |error| error.to_string());
                 failed.push(format!("{name}: {how}; {input}"));
             }
         }
@@ -116,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_run_did_is_read_from_its_log() {
+    fn run_result_is_read_from_its_log() {
         let log = "#2\tINITED cov: 9 ft: 9 corp: 1/1b\n#7\tDONE   cov: 10 ft: 30 corp: 4/5b\nDone 7 runs in 61 second(s)\n";
         assert_eq!(summary(log).as_deref(), Some("7 runs in 61 s, 10 edges covered"));
         assert_eq!(summary("#2\tINITED cov: 9\n"), None, "it did not come to its end");
@@ -124,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_input_that_crashed_is_named() {
+    fn crashing_input_is_named() {
         let log =
             "SUMMARY: libFuzzer: deadly signal\nartifact_prefix='/t/'; Test unit written to /t/crash-1\n";
         assert_eq!(crashing(log), Some("/t/crash-1"));

@@ -1,4 +1,4 @@
-//! The gate: every suite in order, up to the first that fails.
+//! The gate: every suite in order. A suite that others need stops the run when it fails.
 
 mod results;
 
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use crate::{fuzz, guest, next, packages, plugins, process, workspace};
+use crate::{book, fuzz, guest, next, packages, plugins, process, workspace};
 use results::Results;
 
 /// What a suite does.
@@ -17,18 +17,32 @@ enum Step {
     Packages,
     /// Rebuilds the bundled policies; the suites after it find them.
     Plugins,
+    /// Builds the book of `docs/`.
+    Book,
     /// Gets and builds what guests are made of.
     Guest,
-    /// Gets the newer containerd that a suite runs.
-    Next,
+    /// Gets or builds the newer containerd that a suite runs.
+    Next(&'static str),
     /// Builds and runs the fuzz targets, each of which counts as a test.
     Fuzz,
     /// A cargo command.
     Cargo(Vec<String>),
-    /// A cargo command that checks without building: it has a target folder of its own, beside the release one.
+    /// A cargo command that checks without building: it has a target folder of its own, beside the
+    /// release one.
     Lint(Vec<String>),
     /// A cargo command that runs tests. None run, or one ignored, is a failure: no suite skips.
     Tests(Vec<String>),
+}
+
+impl Step {
+    /// Whether the suites after this one use what it makes: its failure would only be repeated.
+    fn is_needed_by_others(&self, name: &str) -> bool {
+        match self {
+            Self::Packages | Self::Plugins | Self::Guest | Self::Next(_) => true,
+            Self::Book | Self::Fuzz | Self::Lint(_) | Self::Tests(_) => false,
+            Self::Cargo(_) => name == BUILD,
+        }
+    }
 }
 
 struct Suite {
@@ -36,10 +50,15 @@ struct Suite {
     step: Step,
 }
 
-/// Every suite, in order: the cheap ones first, then one build for all that run, at last what checks without building.
+/// The suite that builds what the others run.
+const BUILD: &str = "build";
+
+/// Every suite, in order: the cheap ones first, then one build for all that run, at last what
+/// checks without building.
 ///
-/// Tests are picked from the whole workspace by target name, never by package: cargo unites features over
-/// the packages it is given, and with other features the engine is built once more, for ten minutes.
+/// Tests are picked from the whole workspace by target name, never by package: cargo unites
+/// features over the packages it is given, and with other features the engine is built once more,
+/// for ten minutes.
 fn suites() -> anyhow::Result<Vec<Suite>> {
     let fixed = |name: &str, step: Step| Suite { name: name.to_owned(), step };
     let words = |words: &str| words.split(' ').map(str::to_owned).collect::<Vec<_>>();
@@ -48,19 +67,22 @@ fn suites() -> anyhow::Result<Vec<Suite>> {
     let mut suites = vec![
         fixed("packages", Step::Packages),
         fixed("format", Step::Cargo(words("fmt --all --check"))),
-        fixed("build", Step::Cargo(words("build --release --workspace --bins --tests --locked"))),
+        fixed("book", Step::Book),
+        fixed(BUILD, Step::Cargo(words("build --release --workspace --bins --tests --locked"))),
         fixed("unit", tests("--lib --bins")),
         fixed("doc-tests", tests("--doc")),
         fixed("plugins", Step::Plugins),
         fixed("guest-parts", Step::Guest),
-        fixed("trixie", Step::Next),
+        fixed("trixie", Step::Next(next::TRIXIE)),
+        fixed("newest", Step::Next(next::NEWEST)),
     ];
     let (integration, mut end_to_end) = test_targets()?;
     if !integration.is_empty() {
         let targets: Vec<String> = integration.iter().map(|name| format!("--test {name}")).collect();
         suites.push(fixed("integration", tests(&targets.join(" "))));
     }
-    // This one first: it is quick, and says whether the policies that the others run are the right ones.
+    // This one first: it is quick, and checks that the policies that the others run are the right
+    // ones.
     end_to_end.sort_by_key(|name| name != "policies");
     for name in end_to_end {
         suites.push(fixed(&name, tests(&format!("--test {name} -- --nocapture --test-threads=1"))));
@@ -72,12 +94,13 @@ fn suites() -> anyhow::Result<Vec<Suite>> {
     Ok(suites)
 }
 
-/// Test targets found in the tree, so that none is forgotten: those of the packages, and the end-to-end ones of `tests`.
+/// Test targets found in the tree, so that none is forgotten: those of the packages, and the
+/// end-to-end ones of the packages below `tests`.
 fn test_targets() -> anyhow::Result<(Vec<String>, Vec<String>)> {
     let (mut integration, mut end_to_end) = (Vec::new(), Vec::new());
     for member in workspace::members()? {
         let targets = workspace::targets(&workspace::root().join(&member).join("tests"))?;
-        let list = if member.as_os_str() == "tests" { &mut end_to_end } else { &mut integration };
+        let list = if member.starts_with("tests") { &mut end_to_end } else { &mut integration };
         list.extend(targets);
     }
     integration.sort();
@@ -94,8 +117,9 @@ pub(crate) fn list(only: &[String]) -> anyhow::Result<()> {
         let command = match &suite.step {
             Step::Packages => format!("apt-get install {}", packages::GATE.join(" ")),
             Step::Plugins => "cargo xtask plugins --check".to_owned(),
+            Step::Book => "cargo xtask book".to_owned(),
             Step::Guest => "cargo xtask guest".to_owned(),
-            Step::Next => "cargo xtask next".to_owned(),
+            Step::Next(name) => format!("cargo xtask next {name}"),
             Step::Fuzz => "cargo xtask fuzz".to_owned(),
             Step::Cargo(args) | Step::Lint(args) | Step::Tests(args) => format!("cargo {}", args.join(" ")),
         };
@@ -104,20 +128,24 @@ pub(crate) fn list(only: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs them, prints the minutes of each, and in the last line `N passed, M failed`; answers whether none failed.
+/// Runs them, prints the minutes of each, and in the last line `N passed, M failed`; answers
+/// whether none failed.
 pub(crate) fn run(only: &[String]) -> anyhow::Result<bool> {
     let suites = chosen(suites()?, only)?;
     let mut run = Run { rebuilt: None, results: Results::default() };
     let mut done: Vec<(&str, Duration, &str)> = Vec::new();
-    let mut failure = None;
+    let mut failures = Vec::new();
     for suite in &suites {
         println!("\n=== {} ({} of {})", suite.name, done.len() + 1, suites.len());
         let start = Instant::now();
         let outcome = run.step(&suite.step);
         done.push((&suite.name, start.elapsed(), if outcome.is_ok() { "ok" } else { "FAILED" }));
         if let Err(error) = outcome {
-            failure = Some((&suite.name, error));
-            break;
+            println!("suite {} failed: {error:#}", suite.name);
+            failures.push((&suite.name, error));
+            if suite.step.is_needed_by_others(&suite.name) {
+                break;
+            }
         }
     }
 
@@ -132,13 +160,13 @@ pub(crate) fn run(only: &[String]) -> anyhow::Result<bool> {
     }
 
     let Results { passed, mut failed, .. } = run.results;
-    if let Some((name, error)) = &failure {
+    for (name, error) in &failures {
         println!("\nsuite {name} failed: {error:#}\nagain: cargo xtask test --only {name}");
-        // What fails without a test case, such as a build, is one failure too.
-        failed = failed.max(1);
     }
+    // What fails without a test case, such as a build, is one failure too.
+    failed = failed.max(failures.len());
     println!("{passed} passed, {failed} failed");
-    Ok(failure.is_none())
+    Ok(failures.is_empty())
 }
 
 /// The named ones and what they need, in order; all when none is named.
@@ -148,16 +176,22 @@ fn chosen(all: Vec<Suite>, only: &[String]) -> anyhow::Result<Vec<Suite>> {
         bail!("no suite {name}; there are: {}", names.join(", "));
     }
     let named = |name: &str| only.iter().any(|only| only == name);
-    // The suite `policies` compares the committed plugins with those that the step `plugins` has rebuilt; guests are made of
-    // parts; the newer containerd is Debian trixie's.
+    // The suite `policies` compares the committed plugins with those that the step `plugins` has
+    // rebuilt; guests are made of parts; the newer containerds are Debian trixie's and upstream's
+    // newest.
     let needed = |name: &str| match name {
         "plugins" => named("policies"),
         "guest-parts" => named("guest"),
         "trixie" => named("containerd-next"),
+        "newest" => named("containerd-newest"),
         _ => false,
     };
-    let wanted = |name: &str| only.is_empty() || named(name) || needed(name);
-    Ok(all.into_iter().filter(|suite| wanted(&suite.name)).collect())
+    // A suite runs the workspace's programs: cargo builds the suite alone, and they would be stale.
+    let tests = all.iter().any(|suite| named(&suite.name) && matches!(suite.step, Step::Tests(_)));
+    let wanted = |suite: &Suite| {
+        only.is_empty() || named(&suite.name) || needed(&suite.name) || (tests && suite.name == BUILD)
+    };
+    Ok(all.into_iter().filter(wanted).collect())
 }
 
 struct Run {
@@ -173,8 +207,9 @@ impl Run {
                 self.rebuilt = Some(plugins::check()?);
                 Ok(())
             }
+            Step::Book => book::build(),
             Step::Guest => guest::parts().map(drop),
-            Step::Next => next::make(next::TRIXIE),
+            Step::Next(name) => next::make(name),
             Step::Fuzz => {
                 self.results.passed += fuzz::run(fuzz::SECONDS)?;
                 Ok(())
@@ -201,7 +236,8 @@ impl Run {
         let mut results = Results::default();
         let outcome = process::run_lines(command, |line| results.read(line));
         self.results += results;
-        // Which tests failed says more than that cargo did; without any, it was the build.
+        // The names of failed tests are more useful than that cargo failed; without any, it was the
+        // build.
         if results.failed > 0 { results.check() } else { outcome.and_then(|()| results.check()) }
     }
 }
@@ -218,22 +254,42 @@ mod tests {
     #[test]
     fn every_end_to_end_test_in_the_tree_is_a_suite() {
         let all = names(&[]);
-        for target in workspace::targets(&workspace::root().join("tests/tests")).unwrap() {
-            assert!(all.contains(&target), "{target} is in no suite: {all:?}");
+        for folder in ["tests/tests", "tests/load/tests"] {
+            let targets = workspace::targets(&workspace::root().join(folder)).unwrap();
+            assert!(!targets.is_empty(), "{folder}");
+            for target in targets {
+                assert!(all.contains(&target), "{target} is in no suite: {all:?}");
+            }
         }
         let unique: std::collections::BTreeSet<_> = all.iter().collect();
         assert_eq!(unique.len(), all.len(), "{all:?}");
     }
 
     #[test]
-    fn suites_are_chosen_by_name_in_the_order_of_the_gate() {
-        assert_eq!(names(&["docs", "format"]), ["format", "docs"]);
-        let error = chosen(suites().unwrap(), &["unti".to_owned()]).err().unwrap().to_string();
-        assert!(error.starts_with("no suite unti; there are: packages, format, build"), "{error}");
+    fn only_suites_that_others_need_stop_the_run() {
+        let suites = suites().unwrap();
+        let needed = suites.iter().filter(|suite| suite.step.is_needed_by_others(&suite.name));
+        assert_eq!(
+            needed.map(|suite| suite.name.as_str()).collect::<Vec<_>>(),
+            ["packages", BUILD, "plugins", "guest-parts", "trixie", "newest"]
+        );
     }
 
     #[test]
-    fn the_suite_that_compares_plugins_has_them_rebuilt_first() {
+    fn suites_are_chosen_by_name_in_the_order_of_the_gate() {
+        assert_eq!(names(&["docs", "format"]), ["format", "docs"]);
+        let error = chosen(suites().unwrap(), &["unti".to_owned()]).err().unwrap().to_string();
+        assert!(error.starts_with("no suite unti; there are: packages, format, book, build"), "{error}");
+    }
+
+    #[test]
+    fn suite_of_tests_has_the_programs_built_first() {
+        assert_eq!(names(&["chaos", "format"]), ["format", BUILD, "chaos"]);
+        assert_eq!(names(&["format"]), ["format"]);
+    }
+
+    #[test]
+    fn suite_that_compares_plugins_has_them_rebuilt_first() {
         let suite = |name: &str| Suite { name: name.to_owned(), step: Step::Packages };
         let all = vec![suite("packages"), suite("plugins"), suite("policies")];
         let chosen = chosen(all, &["policies".to_owned()]).unwrap();
@@ -244,10 +300,13 @@ mod tests {
     }
 
     #[test]
-    fn the_suites_that_run_what_is_downloaded_have_it_got_first() {
+    fn suites_that_run_downloads_have_them_fetched_first() {
         let suite = |name: &str| Suite { name: name.to_owned(), step: Step::Packages };
-        for (part, name) in [("guest-parts", "guest"), ("trixie", "containerd-next")] {
-            let all = ["packages", "guest-parts", "trixie", "guest", "containerd-next"].map(suite).into();
+        let needs =
+            [("guest-parts", "guest"), ("trixie", "containerd-next"), ("newest", "containerd-newest")];
+        for (part, name) in needs {
+            let all = needs.map(|(part, _)| part).into_iter().chain(needs.map(|(_, name)| name));
+            let all = all.map(suite).collect();
             let chosen = chosen(all, &[name.to_owned()]).unwrap();
             assert_eq!(chosen.iter().map(|suite| suite.name.as_str()).collect::<Vec<_>>(), [part, name]);
         }

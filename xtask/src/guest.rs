@@ -1,7 +1,9 @@
-//! What a guest is made of: a kernel, the vsock daemon of its virtual machine, and the agent as it is built for guests.
+//! What a guest is made of: a kernel, the vsock daemon of its virtual machine, and the agent as it
+//! is built for guests.
 //!
-//! All of it lies in one folder, `parts` in the target folder `target-guest`, where the suite looks for it. What was downloaded or installed is kept
-//! outside of the tree by its version, and made again when it is absent.
+//! All of it lies in one folder, `parts` in the target folder `target-guest`, where the suite reads
+//! it. What was downloaded or installed is kept outside of the tree by its version, and made again
+//! when it is absent.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,10 +16,12 @@ use crate::{process, workspace};
 
 /// The package that always names Debian's newest kernel for virtual machines.
 const KERNEL: &str = "linux-image-cloud-amd64";
-/// Connects a guest's virtio-vsock with a unix socket of the host, as Firecracker and Cloud Hypervisor do.
+/// Connects a guest's virtio-vsock with a unix socket of the host, as Firecracker and Cloud
+/// Hypervisor do.
 const VSOCK: (&str, &str) = ("vhost-device-vsock", "0.3.0");
 pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// Not relocatable: relocations would be written into pages of its own at each start, 100 KiB of them.
+/// Not relocatable: relocations would be written into pages of its own at each start, 100 KiB of
+/// them.
 const FLAGS: &str = "-C target-feature=+crt-static -C relocation-model=static";
 
 /// Makes what is missing, and answers the folder.

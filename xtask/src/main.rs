@@ -6,18 +6,22 @@
 //!   bench    cargo bench
 //!   fuzz     fuzz/fuzz_targets ──► libFuzzer, each on a copy of its corpus
 //!   guest    kernel, vsock daemon, static agent ──► target-guest/parts
-//!   next     debootstrap: newer releases' containerd ──► target-next
+//!   book     docs/ ──► mdBook ──► target-book/html
+//!   next     debootstrap, go build: newer containerds ──► target-next
+//!   node     debootstrap, go build, QEMU: a Kubernetes node, saved and resumed ──► target-node
 //! ```
 //!
 //! It names no crate of this workspace and no engine, so that it builds in seconds.
 #![expect(clippy::print_stdout, reason = "a command line tool: its output is for the person who runs it")]
 
 mod bench;
+mod book;
 mod cache;
 mod fuzz;
 mod gate;
 mod guest;
 mod next;
+mod node;
 mod packages;
 mod plugins;
 mod process;
@@ -30,7 +34,7 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The gate, the bundled policies and the benchmarks")]
 enum Command {
-    /// Runs the gate: every suite in order, up to the first that fails
+    /// Runs the gate: every suite in order, and lists those that failed
     Test {
         /// Run this suite alone, and what it needs; may be given more than once
         #[arg(long, value_name = "NAME")]
@@ -50,18 +54,23 @@ enum Command {
     },
     /// Gets and builds what the guests of the suite `guest` are made of
     Guest,
-    /// Gets the newer containerd that the suite `containerd-next` runs: Debian trixie's
+    /// Gets or builds the newer containerds that the suites run
     Next {
-        /// Get Debian sid's, the newest, for runs by hand
-        #[arg(long)]
-        sid: bool,
+        /// `trixie`, or a version that is a folder in tests/programs/containerd
+        #[arg(value_name = "NAME", default_values_t = [next::TRIXIE.to_owned(), next::NEWEST.to_owned()])]
+        names: Vec<String>,
     },
+    /// Runs a Kubernetes node in a virtual machine
+    #[command(subcommand)]
+    Node(node::Command),
     /// Fuzzes what reads a guest's bytes
     Fuzz {
         /// How long each target runs
         #[arg(long, value_name = "N", default_value_t = fuzz::SECONDS)]
         seconds: u32,
     },
+    /// Builds the book of docs/ with mdBook
+    Book,
     /// Runs the benchmarks, or the one named
     Bench {
         /// A file in tests/benches, without its .rs
@@ -81,15 +90,17 @@ fn main() -> ExitCode {
     }
 }
 
-/// Answers false where what failed has been said.
+/// Returns false where what failed is already printed.
 fn run(command: Command) -> anyhow::Result<bool> {
     match command {
         Command::Test { only, list: false } => return gate::run(&only),
         Command::Test { only, list: true } => gate::list(&only),
         Command::Plugins { check: true, .. } => plugins::check().map(drop),
         Command::Plugins { check: false, new_toolchain } => plugins::write(new_toolchain),
+        Command::Book => book::build(),
         Command::Guest => guest::parts().map(drop),
-        Command::Next { sid } => next::make(if sid { next::SID } else { next::TRIXIE }),
+        Command::Next { names } => names.iter().try_for_each(|name| next::make(name)),
+        Command::Node(command) => node::run(command),
         Command::Fuzz { seconds } => fuzz::run(seconds).map(drop),
         Command::Bench { name } => bench::run(name.as_deref()),
     }

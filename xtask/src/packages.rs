@@ -12,6 +12,7 @@ pub(crate) const GATE: &[&str] = &[
     "containerd",
     "runc",
     "containernetworking-plugins",
+    "curl",
     "debootstrap",
     "iptables",
     "gcc",
@@ -30,7 +31,8 @@ pub(crate) const GATE: &[&str] = &[
 /// A compiler for wasm32-unknown-unknown with the standard library's sources.
 pub(crate) const WASM: &[&str] = &["rustc-web", "cargo-web", "rust-web-src", "lld"];
 
-/// The oldest compiler that takes the workspace's `rust-version`. Debian's first one is older; its security updates have this.
+/// The oldest compiler that takes the workspace's `rust-version`. Debian's first one is older; its
+/// security updates have this.
 const COMPILER: (u32, u32) = (1, 95);
 
 /// Installs what is missing or too old, on Debian and as root; elsewhere names it and fails.
@@ -44,7 +46,8 @@ pub(crate) fn ensure(packages: &[&str]) -> anyhow::Result<()> {
         bail!("missing; install them (apt-get install as root on Debian 12): {}", missing.join(" "));
     }
     println!("installing {}", missing.join(" "));
-    // A new machine has no lists, or old ones, which name old versions. Where they cannot be had, those there are may do.
+    // A new machine has no lists, or old ones, which name old versions. Where they cannot be had,
+    // those there are may do.
     if let Err(error) = process::run(apt().arg("update")) {
         println!("the package lists are not new: {error:#}");
     }
@@ -89,7 +92,7 @@ fn apt() -> Command {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn an_old_compiler_is_as_good_as_none() {
+    fn old_compiler_counts_as_missing() {
         assert_eq!(super::release("1.85.0+dfsg3-1~deb12u3"), Some((1, 85)));
         assert!(super::release("1.85.0+dfsg3-1~deb12u3") < Some(super::COMPILER));
         assert!(super::release("1.96.0+dfsg1-1~deb12u2") >= Some(super::COMPILER));

@@ -1,4 +1,4 @@
-//! Builds the bundled policies, and tells whether the committed ones are what the sources give.
+//! Builds the bundled policies, and checks whether the committed ones are what the sources give.
 
 mod component;
 mod lock;
@@ -15,7 +15,7 @@ use crate::{process, workspace};
 use manifest::{File, Manifest};
 use toolchain::Toolchain;
 
-/// Folders whose sub-folders are policies: the folder's name is the policy's.
+/// Folders of policies: each sub-folder is named after its policy.
 const FOLDERS: [&str; 2] = ["plugins", "examples/policies"];
 
 /// Builds all into `plugins/dist`.
@@ -44,8 +44,9 @@ pub(crate) fn write(new_toolchain: bool) -> anyhow::Result<()> {
     manifest_of(&toolchain, &built).write(&dist)
 }
 
-/// Builds all into a folder of its own, which it answers, and compares them with `plugins/dist`: byte for byte where the
-/// compiler is the one that built those; else what they do is left to the suite `policies` to compare.
+/// Builds all into a folder of its own, which it answers, and compares them with `plugins/dist`:
+/// byte for byte where the compiler is the one that built those; else what they do is left to the
+/// suite `policies` to compare.
 pub(crate) fn check() -> anyhow::Result<PathBuf> {
     let dist = workspace::root().join("plugins/dist");
     let committed =
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stale_is_named_and_bytes_count_only_for_the_same_toolchain() {
+    fn stale_plugins_are_named_and_bytes_compared_per_toolchain() {
         let dist = tempfile::tempdir().unwrap();
         fs::write(dist.path().join("a.wasm"), b"a").unwrap();
         let committed = manifest("1", &[("a.wasm", b"a", "lock")]);
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_policy_is_among_the_policies() {
+    fn default_policy_is_among_the_policies() {
         assert!(policies().unwrap().contains(&"kubernetes".to_owned()));
     }
 }

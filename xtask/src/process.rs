@@ -1,4 +1,4 @@
-//! Starts programs one after the other, and ends the running one when this one is told to stop.
+//! Starts programs one after the other, and ends the running one when this one is stopped.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -6,13 +6,16 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// The process group of the running child, 0 when there is none. One at a time: steps run in order.
 static RUNNING: AtomicI32 = AtomicI32::new(0);
+/// A virtual machine that is being booted beside the running child, 0 when there is none.
+static BOOTING: AtomicI32 = AtomicI32::new(0);
 
-/// Ends the running child and all that it started when a Ctrl-C, SIGTERM or SIGHUP comes. A child has its own process
-/// group: a signal sent to this process alone would otherwise leave a build and its tests running.
+/// Ends the running child and all that it started when a Ctrl-C, SIGTERM or SIGHUP comes. A child
+/// has its own process group: a signal sent to this process alone would otherwise leave a build and
+/// its tests running.
 pub(crate) fn end_children_on_signals() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
         if let Some(group) = Pid::from_raw(RUNNING.load(Ordering::SeqCst))
@@ -20,12 +23,34 @@ pub(crate) fn end_children_on_signals() -> anyhow::Result<()> {
         {
             eprintln!("cannot end process group {group:?}: {error}");
         }
+        if let Some(pid) = Pid::from_raw(BOOTING.load(Ordering::SeqCst))
+            && let Err(error) = kill_process(pid, Signal::TERM)
+        {
+            eprintln!("cannot end process {pid:?}: {error}");
+        }
         std::process::exit(130);
     })
     .context("cannot install the signal handler")
 }
 
-/// The command as somebody would type it.
+/// Ends a process with this one, as if it were its child, until it is dropped.
+#[must_use]
+pub(crate) struct EndsWithThis(());
+
+impl EndsWithThis {
+    pub(crate) fn new(pid: Pid) -> Self {
+        BOOTING.store(pid.as_raw_nonzero().get(), Ordering::SeqCst);
+        Self(())
+    }
+}
+
+impl Drop for EndsWithThis {
+    fn drop(&mut self) {
+        BOOTING.store(0, Ordering::SeqCst);
+    }
+}
+
+/// The command as typed in a shell.
 pub(crate) fn shown(command: &Command) -> String {
     let env = command.get_envs().filter_map(|(key, value)| {
         // Long lists of flags hide the command; the variables that people set by hand are short.
@@ -56,7 +81,8 @@ pub(crate) fn run_together(commands: &mut [Command]) -> anyhow::Result<Vec<anyho
     let mut children: Vec<Child> = Vec::new();
     for command in commands.iter_mut() {
         println!("$ {}", shown(command));
-        // The first leads; it is waited for after all have started, so that its group is there for the others.
+        // The first leads; it is waited for after all have started, so that its group is there for
+        // the others.
         match children.first() {
             None => children.push(start(command)?),
             Some(first) => {
@@ -76,7 +102,7 @@ pub(crate) fn run_together(commands: &mut [Command]) -> anyhow::Result<Vec<anyho
 pub(crate) fn run_lines(command: &mut Command, mut line: impl FnMut(&str)) -> anyhow::Result<()> {
     println!("$ {}", shown(command));
     let mut child = start(command.stdout(Stdio::piped()))?;
-    let mut output = BufReader::new(child.stdout.take().expect("it was asked for"));
+    let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
     let mut bytes = Vec::new();
     let mut terminal = std::io::stdout().lock();
     while output.read_until(b'\n', &mut bytes).context("cannot read the output")? > 0 {

@@ -16,7 +16,8 @@ pub(crate) fn root() -> PathBuf {
     manifest.parent().expect("xtask is a folder of the workspace").to_owned()
 }
 
-/// A target folder beside the usual one, for builds that must not share it: other flags, or another compiler.
+/// A target folder beside the usual one, for builds that must not share it: other flags, or another
+/// compiler.
 pub(crate) fn target_dir(purpose: &str) -> PathBuf {
     let usual = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
     let mut name = root().join(usual).into_os_string();
@@ -34,7 +35,8 @@ pub(crate) fn cargo() -> Command {
 pub(crate) fn cargo_at(program: &OsStr) -> Command {
     let mut command = Command::new(program);
     command.current_dir(root()).env_remove("CARGO");
-    // Set by the cargo that runs this program, for this package: build scripts of others must not see them.
+    // Set by the cargo that runs this program, for this package: build scripts of others must not
+    // see them.
     for (key, _) in env::vars_os() {
         let name = key.to_string_lossy();
         if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "LD_LIBRARY_PATH"
@@ -105,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn the_members_are_those_of_this_workspace() {
+    fn members_are_those_of_this_workspace() {
         assert!(members().unwrap().contains(&PathBuf::from("xtask")));
     }
 }

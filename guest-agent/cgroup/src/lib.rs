@@ -1,5 +1,8 @@
-//! The memory cgroup hierarchy: where it is, and what its files say. The two versions differ only below here.
+//! Reads the memory cgroup hierarchy: its mount, counters, limits and processes. Code outside this
+//! crate does not depend on the cgroup version.
 
+mod level;
+pub mod poll_schedule;
 pub mod ready;
 mod v1;
 mod v2;
@@ -9,12 +12,16 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-/// The file of a v2 cgroup that tells whether processes are in it.
+pub use level::LimitHit;
+
+/// The file of a v2 cgroup that reports whether processes are in it.
 pub const POPULATION: &str = "cgroup.events";
-/// Bytes read of a counter file. The kernel writes a few hundred; more would be no such file.
+/// Bytes read of a counter file. The kernel writes a few hundred; a longer file is not a counter
+/// file.
 const MAX_FILE: u64 = 4 << 10;
-/// Bytes read of `cgroup.procs`, some 8,000 processes. A container with more of them would otherwise make every look
-/// for its init cost as much as it likes; its init is among the first, for the list is mostly in order of age.
+/// Bytes read of `cgroup.procs`, some 8,000 processes. Without it a container with more processes
+/// could make every search for its init arbitrarily expensive. Its init is among the first, since
+/// the list is mostly in order of age.
 const MAX_PROCS: u64 = 64 << 10;
 
 /// Why no hierarchy can be used.
@@ -27,17 +34,17 @@ pub enum HierarchyError {
     #[error("no cgroup hierarchy with the memory controller is mounted")]
     NoMemory,
     /// The named mount has no memory controller.
-    #[error("{0} is no cgroup hierarchy with the memory controller")]
+    #[error("{0} is not a cgroup hierarchy with the memory controller")]
     NotHere(PathBuf),
 }
 
 /// Why a kill counter has no value.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CounterError {
-    /// Its cgroup is not there any more.
+    /// Its cgroup was removed.
     #[error("cgroup gone")]
     Gone,
-    /// The file says something else.
+    /// The file does not have the kernel's format.
     #[error("kill counter malformed")]
     Malformed,
     /// The file cannot be read.
@@ -57,13 +64,13 @@ impl From<io::Error> for CounterError {
 /// The kernel's kill counters of one cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Kills {
-    /// Kills, of this cgroup; on v2 also of those below it.
+    /// Kills in this cgroup; on v2 also in those below it.
     pub total: u64,
     /// Times the cgroup was killed as a whole; none where the kernel does not count that.
     pub groups: Option<u64>,
-    /// Times a limit in this cgroup or below it was hit, and times it was this cgroup's own. v2 only.
+    /// Times a limit in this cgroup or below it was hit. v2 only.
     pub ooms: Option<u64>,
-    /// See above.
+    /// Times this cgroup's own limit was hit. v2 only.
     pub own_ooms: Option<u64>,
     /// Times `memory.high` throttled. v2 only.
     pub high: Option<u64>,
@@ -87,7 +94,7 @@ pub enum Version {
     V2,
 }
 
-/// A mounted hierarchy. Cgroups in it are named by their path below its root, with a leading slash.
+/// A mounted hierarchy. Its cgroups are named by their path below its root, with a leading slash.
 #[derive(Clone, Debug)]
 pub struct Hierarchy {
     mount: PathBuf,
@@ -95,8 +102,8 @@ pub struct Hierarchy {
 }
 
 impl Hierarchy {
-    /// Finds the memory controller among this process's mounts. A `cgroup2` mount without it does not count: on hybrid
-    /// systems it holds processes only.
+    /// Finds the memory controller among this process's mounts. A `cgroup2` mount without it is
+    /// skipped: on hybrid systems it holds processes only.
     pub fn find() -> Result<Self, HierarchyError> {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(HierarchyError::Mounts)?;
         mounts
@@ -153,7 +160,7 @@ impl Hierarchy {
         self.kills(cgroup).ok()?.high
     }
 
-    /// Whether a process is in this cgroup or below it; none where that is not told.
+    /// Whether a process is in this cgroup or below it; none where the kernel does not report that.
     pub fn populated(&self, cgroup: &str) -> Option<bool> {
         let events = read(&self.folder(cgroup).join(POPULATION), MAX_FILE).ok()?;
         Some(keyed(&events, "populated")? != 0)
@@ -178,8 +185,8 @@ impl Hierarchy {
         Ok(pids(&read(&self.folder(cgroup).join("cgroup.procs"), MAX_PROCS)?))
     }
 
-    /// A descriptor that becomes readable when memory ran out in a cgroup, above it or below it. v2 has none: its
-    /// `memory.events` is watched instead.
+    /// A descriptor that becomes readable when memory ran out in a cgroup, above it or below it. v2
+    /// has none: its `memory.events` is watched instead.
     pub fn oom_event(&self, cgroup: &str) -> io::Result<Option<OwnedFd>> {
         match self.version {
             Version::V1 => v1::oom_event(&self.folder(cgroup)).map(Some),
@@ -195,7 +202,7 @@ impl Hierarchy {
         }
     }
 
-    /// The line of `/proc/PID/cgroup` that is about this hierarchy, as a path below its root.
+    /// The path in the line of `/proc/PID/cgroup` for this hierarchy, relative to its root.
     pub fn membership<'a>(&self, text: &'a str) -> Option<&'a str> {
         text.lines().find_map(|line| {
             let mut fields = line.splitn(3, ':');
@@ -204,7 +211,8 @@ impl Hierarchy {
                 Version::V1 => controllers.split(',').any(|it| it == "memory"),
                 Version::V2 => id == "0" && controllers.is_empty(),
             };
-            // What a dead process was in may be removed before it is reaped: proc_cgroup_show.
+            // The cgroup of a dead process may be removed before the process is reaped:
+            // proc_cgroup_show.
             ours.then_some(path.strip_suffix(" (deleted)").unwrap_or(path))
         })
     }
@@ -227,7 +235,7 @@ pub fn read(path: &Path, most: u64) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The value of `key` in a file of `key value` lines. A key that comes twice is no such file.
+/// The value of `key` in a file of `key value` lines. A file with the key twice is malformed.
 fn keyed(text: &str, key: &str) -> Option<u64> {
     let mut values = text.lines().filter_map(|line| line.split_once(' ')).filter(|(name, _)| *name == key);
     let value = values.next()?.1.trim().parse().ok()?;
@@ -238,7 +246,8 @@ fn bytes(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
-/// The numbers in a list of one a line. A last line that was cut off, or is none, is left out.
+/// The numbers in a list of one per line. Skips a truncated last line, and lines that are not
+/// numbers.
 fn pids(text: &str) -> Vec<u32> {
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     whole.lines().filter_map(|line| line.trim().parse().ok()).filter(|pid| *pid > 0).collect()
@@ -249,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keyed_values_are_found_or_are_none() {
+    fn keyed_value_of_malformed_file_is_none() {
         let check = |text: &str, expect: Option<u64>| assert_eq!(keyed(text, "oom_kill"), expect, "{text:?}");
         check("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n", Some(3));
         check("oom_kill 18446744073709551615", Some(u64::MAX));
@@ -271,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn pids_of_a_torn_list_are_the_whole_ones() {
+    fn truncated_pid_list_drops_last_line() {
         for (text, expect) in [
             ("1\n22\n", vec![1, 22]),
             ("1\n22", vec![1]),
@@ -283,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hybrid_mount_without_the_memory_controller_is_none() {
+    fn hybrid_mount_without_memory_controller_refused() {
         let there = tempfile::tempdir().unwrap();
         assert!(Hierarchy::at(there.path().to_owned()).is_err());
         std::fs::write(there.path().join("cgroup.controllers"), "cpu io\n").unwrap();
@@ -293,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn mounts_are_told_from_other_mounts() {
+    fn memory_mount_found_among_others() {
         let line = "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory";
         assert_eq!(mount_of(line), Some("/sys/fs/cgroup/memory".into()));
         let line = "41 31 0:38 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate";
@@ -310,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_line_of_a_membership_is_found() {
+    fn membership_line_found_by_version() {
         let mount = tempfile::tempdir().unwrap();
         std::fs::write(mount.path().join("memory.oom_control"), "").unwrap();
         let hierarchy = Hierarchy::at(mount.path().to_owned()).unwrap();

@@ -12,14 +12,15 @@ use super::{CounterError, Kills, MAX_FILE, keyed, read};
 /// Limit and usage.
 pub(super) const MEMORY: [&str; 2] = ["memory.limit_in_bytes", "memory.usage_in_bytes"];
 
-/// What is at least this is no limit: the default is the largest number of pages a long can count, in bytes, which
-/// differs by page size but is above this for all of them.
+/// Values from here on mean "no limit": the kernel's default is the largest number of pages that a
+/// long can count, in bytes, which differs by page size but is above this for all of them.
 pub(super) const NO_LIMIT: u64 = 1 << 62;
 
 pub(super) fn kills(folder: &Path) -> Result<Kills, CounterError> {
     let text = read(&folder.join("memory.oom_control"), MAX_FILE)?;
     let total = keyed(&text, "oom_kill").ok_or(CounterError::Malformed)?;
-    // v1 kills no groups, and counts a kill in the victim's own cgroup only: memcg_memory_event.
+    // v1 does not kill groups, and counts a kill in the victim's own cgroup only:
+    // memcg_memory_event.
     Ok(Kills { total, groups: Some(0), ooms: None, own_ooms: None, high: None })
 }
 
@@ -37,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_counter_is_read_or_says_why_not() {
+    fn malformed_counter_file_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let check = |text: &str, expect: Result<u64, CounterError>| {
             fs::write(folder.path().join("memory.oom_control"), text).unwrap();

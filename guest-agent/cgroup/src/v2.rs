@@ -1,5 +1,5 @@
-//! Cgroup v2's memory controller: Documentation/admin-guide/cgroup-v2.rst. The tests here imitate its files; that a real
-//! kernel behaves so is proven by the guest suite.
+//! Cgroup v2's memory controller: Documentation/admin-guide/cgroup-v2.rst. The tests here imitate
+//! its files; the guest suite proves that a real kernel writes them so.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ pub(super) const MEMORY: [&str; 2] = ["memory.max", "memory.current"];
 pub(super) fn kills(folder: &Path) -> Result<Kills, CounterError> {
     let text = read(&folder.join("memory.events"), MAX_FILE)?;
     let total = keyed(&text, "oom_kill").ok_or(CounterError::Malformed)?;
-    // memory.events.local is there since 5.3, oom_group_kill since 5.17.
+    // Linux has memory.events.local since 5.3 and oom_group_kill since 5.17.
     let own = read(&folder.join("memory.events.local"), MAX_FILE).ok();
     Ok(Kills {
         total,
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_are_read_or_say_why_not() {
+    fn malformed_counter_file_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
         assert_eq!(kills(folder.path()), Err(CounterError::Gone));

@@ -12,28 +12,29 @@ use crate::harness::{Agent, Scratch, contain, remove};
 const LIMIT: u64 = 64 << 20;
 
 #[tokio::test]
-async fn an_exit_has_its_code() {
+async fn exit_carries_its_code() {
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
     let mut reader = agent.reader().await;
     for code in [0, 7, 255] {
         let id = format!("code-{code}");
         reader.run(&scratch, &id, LIMIT, &format!("exit {code}")).await.wait().unwrap();
-        let told = reader.until_exit(&id).await;
-        let exit = told.exited();
+        let reports = reader.until_exit(&id).await;
+        let exit = reports.exited();
         assert_eq!(
             (exit.status, exit.signal, exit.unknown_because.as_str()),
             (Some(code), None, ""),
             "{exit:?}"
         );
         assert_eq!(exit.is_init, Some(true));
-        assert!(told.kills.is_empty());
+        assert!(reports.kills.is_empty());
     }
 }
 
-/// No runtime is so fast: these live for a millisecond, fifty at once, and their cgroups are removed at once.
+/// Faster than any runtime: fifty containers at once that live for a millisecond, and cgroups
+/// removed at once.
 #[tokio::test]
-async fn every_exit_is_told_however_fast_and_a_status_that_is_told_is_right() {
+async fn fast_exits_reported_with_right_or_unknown_status() {
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
     let mut reader = agent.reader().await;
@@ -45,13 +46,15 @@ async fn every_exit_is_told_however_fast_and_a_status_that_is_told_is_right() {
         child.wait().unwrap();
         let id = format!("fast-{run}");
         remove(&std::path::Path::new(crate::harness::MOUNT).join(&scratch.name).join(&id));
-        let told = reader.until_exit(&id).await;
-        match told.exited().status {
+        let reports = reader.until_exit(&id).await;
+        match reports.exited().status {
             Some(status) => {
                 assert_eq!(status, 5);
                 known += 1;
             }
-            None => assert!(told.exited().unknown_because.contains("init not known"), "{:?}", told.exited()),
+            None => {
+                assert!(reports.exited().unknown_because.contains("init not known"), "{:?}", reports.exited())
+            }
         }
     }
     eprintln!("of {runs} exits at once: {known} with a status");
@@ -59,18 +62,18 @@ async fn every_exit_is_told_however_fast_and_a_status_that_is_told_is_right() {
 }
 
 #[tokio::test]
-async fn a_kill_from_outside_is_a_signal_and_no_oom() {
+async fn external_sigkill_is_a_signal_without_oom() {
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
     let mut reader = agent.reader().await;
     let mut child = reader.run(&scratch, "shot", LIMIT, "read end").await;
     let init = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
     assert!(Command::new("kill").args(["-9", init.trim()]).status().unwrap().success());
-    let told = reader.until_exit("shot").await;
-    let exit = told.exited();
+    let reports = reader.until_exit("shot").await;
+    let exit = reports.exited();
     assert_eq!((exit.status, exit.signal, exit.core), (Some(137), Some(9), Some(false)), "{exit:?}");
     assert_eq!(exit.pid.map(|pid| pid.to_string()).as_deref(), Some(init.trim()));
-    assert!(told.kills.is_empty());
+    assert!(reports.kills.is_empty());
     child.wait().unwrap();
 }
 
@@ -94,7 +97,7 @@ fn watch(id: &str, cgroup: String, pid: Option<u32>, exec: Option<&str>) -> Watc
 }
 
 #[tokio::test]
-async fn a_named_init_and_its_execs_are_followed_in_a_cgroup_outside_the_roots() {
+async fn named_init_and_execs_followed_outside_roots() {
     let scratch = Scratch::new();
     let agent = Agent::start(&["nowhere"], None);
     let mut reader = agent.reader().await;
@@ -103,7 +106,10 @@ async fn a_named_init_and_its_execs_are_followed_in_a_cgroup_outside_the_roots()
     let mut exec = enter(&cgroup, "read end; exit 9");
     let path = scratch.path("named");
     reader.watch(watch("named", path.clone(), Some(init.id()), None)).await.unwrap();
-    reader.watch(watch("named", path.clone(), Some(init.id()), None)).await.expect("once more is no mistake");
+    reader
+        .watch(watch("named", path.clone(), Some(init.id()), None))
+        .await
+        .expect("a repeated watch is accepted");
     reader.watch(watch("named", String::new(), Some(exec.id()), Some("probe"))).await.unwrap();
     let taken = reader.watch(watch("named", path.clone(), Some(exec.id()), Some("other"))).await;
     assert_eq!(code(taken), Code::ALREADY_EXISTS);
@@ -112,28 +118,28 @@ async fn a_named_init_and_its_execs_are_followed_in_a_cgroup_outside_the_roots()
     exec.wait().unwrap();
     assert!(Command::new("kill").arg(init.id().to_string()).status().unwrap().success());
     init.wait().unwrap();
-    let told = reader.until_exit("named").await;
-    let exit = told.exited();
+    let reports = reader.until_exit("named").await;
+    let exit = reports.exited();
     assert_eq!((exit.status, exit.signal, exit.is_init), (Some(143), Some(15), Some(true)), "{exit:?}");
     assert_eq!(exit.pid, Some(init.id()));
-    let (id, exit) = told.execs.first().unwrap();
+    let (id, exit) = reports.execs.first().unwrap();
     assert_eq!((id.as_str(), exit.status, exit.is_init), ("probe", Some(9), Some(false)));
 
-    // A process that ended before it was named: told as it was seen.
+    // A process that ended before the watch named it: its exit is reported as it was observed.
     let mut late = enter(&cgroup, "exit 4");
     late.wait().unwrap();
     reader.watch(watch("named", path, Some(late.id()), Some("late"))).await.unwrap();
     let begun = std::time::Instant::now();
     while !reader.seen.iter().any(|it| it.exec_id.as_deref() == Some("late")) {
-        assert!(begun.elapsed() < crate::harness::PATIENCE);
+        assert!(begun.elapsed() < crate::harness::TIMEOUT);
         reader.next(1000).await;
     }
-    let told = reader.until_exit("named").await;
-    assert_eq!(told.execs.last().unwrap().1.status, Some(4));
+    let reports = reader.until_exit("named").await;
+    assert_eq!(reports.execs.last().unwrap().1.status, Some(4));
 }
 
 #[tokio::test]
-async fn a_container_whose_init_nobody_knows_ends_with_its_cgroup() {
+async fn container_with_unknown_init_ends_with_its_cgroup() {
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
     let mut reader = agent.reader().await;
@@ -141,14 +147,14 @@ async fn a_container_whose_init_nobody_knows_ends_with_its_cgroup() {
     let mut process = enter(&cgroup, "exit 1");
     process.wait().unwrap();
     remove(&cgroup);
-    let told = reader.until_exit("hostpid").await;
-    let exit = told.exited();
+    let reports = reader.until_exit("hostpid").await;
+    let exit = reports.exited();
     assert_eq!((exit.status, exit.pid, exit.is_init), (None, None, None), "unknown is not zero");
     assert!(exit.unknown_because.contains("cgroup gone"), "{exit:?}");
 }
 
 #[tokio::test]
-async fn a_watch_of_what_is_not_there_is_refused() {
+async fn watch_of_missing_cgroup_or_taken_id_refused() {
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
     let reader = agent.reader().await;

@@ -1,4 +1,5 @@
-//! An agent in a thread of its own, scratch cgroups, containers in pid namespaces of their own, and readers.
+//! An agent in a thread of its own, scratch cgroups, containers in pid namespaces of their own, and
+//! readers.
 
 use std::fs;
 use std::io::Write;
@@ -10,18 +11,18 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use coroner_agent::Options;
-use coroner_proto::address::Address;
 use coroner_proto::agent::{
-    Exited, HelloRequest, NextSignalsRequest, OomKill, Signal, SnapshotRequest, WatchRequest, signal,
+    Exited, HelloRequest, NextSignalsRequest, OomKill, SettleRequest, SettleResponse, Signal,
+    SnapshotRequest, WatchRequest, signal,
 };
 use coroner_proto::agent_ttrpc::AgentClient;
-use coroner_proto::transport;
+use coroner_transport::Address;
 use tokio::sync::oneshot;
 use ttrpc::asynchronous::Client;
 use ttrpc::context;
 
-/// Nothing here takes a second; this is for a machine that does much else.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// No test takes a second; this allows for a busy machine.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 /// Where this kernel's v1 memory controller is.
 pub(crate) const MOUNT: &str = "/sys/fs/cgroup/memory";
 
@@ -96,12 +97,13 @@ fn clear(folder: &Path) {
 /// Removes a cgroup as soon as it is empty.
 pub(crate) fn remove(folder: &Path) {
     let begun = Instant::now();
-    while folder.is_dir() && fs::remove_dir(folder).is_err() && begun.elapsed() < PATIENCE {
+    while folder.is_dir() && fs::remove_dir(folder).is_err() && begun.elapsed() < TIMEOUT {
         std::thread::yield_now();
     }
 }
 
-/// Runs a shell script as pid 1 of a container: a runtime's process enters the cgroup and makes the init from there.
+/// Runs a shell script as pid 1 of a container: a runtime's process enters the cgroup and makes the
+/// init from there.
 pub(crate) fn contain(cgroup: &Path, script: &str) -> Child {
     let enter = "echo $$ > \"$0/cgroup.procs\" && exec unshare --pid --fork --kill-child sh -c \"$1\"";
     let mut command = Command::new("sh");
@@ -133,7 +135,7 @@ impl Agent {
             let run = coroner_agent::run(options, || ready.send(()).unwrap(), async { drop(stopped.await) });
             runtime.block_on(run).map(drop).map_err(|error| error.to_string())
         });
-        is_ready.recv_timeout(PATIENCE).expect("the agent starts");
+        is_ready.recv_timeout(TIMEOUT).expect("the agent starts");
         Self { address, _folder: folder, stop: Some(stop), thread: Some(thread) }
     }
 
@@ -145,13 +147,54 @@ impl Agent {
     }
 
     pub(crate) async fn client(&self) -> AgentClient {
-        AgentClient::new(Client::new(transport::connect(&self.address).await.unwrap()))
+        client(&self.address).await
     }
 
     pub(crate) async fn reader(&self) -> Reader {
-        let client = self.client().await;
-        let hello = client.hello(limit(), &HelloRequest::default()).await.unwrap();
-        Reader { client, stream: hello.stream_id, after: 0, ack: 0, seen: Vec::new() }
+        Reader::connect(&self.address).await
+    }
+}
+
+async fn client(address: &Address) -> AgentClient {
+    AgentClient::new(Client::new(coroner_transport::connect(address).await.unwrap()))
+}
+
+/// The agent's program, which can be stopped for a while.
+pub(crate) struct AgentProgram {
+    child: Child,
+    address: Address,
+    _folder: tempfile::TempDir,
+}
+
+impl AgentProgram {
+    pub(crate) fn start(root: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("agent.sock");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coroner-agent"));
+        command.args(["run", "--root", root, "--listen"]).arg(format!("unix://{}", socket.display()));
+        let child = command.spawn().unwrap();
+        let begun = Instant::now();
+        while !socket.exists() {
+            assert!(begun.elapsed() < TIMEOUT, "the agent listens");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Self { child, address: Address::Unix(socket), _folder: folder }
+    }
+
+    pub(crate) async fn reader(&self) -> Reader {
+        Reader::connect(&self.address).await
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for AgentProgram {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
     }
 }
 
@@ -164,26 +207,32 @@ impl Drop for Agent {
 }
 
 pub(crate) fn limit() -> context::Context {
-    context::with_duration(PATIENCE)
+    context::with_duration(TIMEOUT)
 }
 
-/// One that reads by cursor.
+/// A reader with a cursor.
 pub(crate) struct Reader {
     pub(crate) client: AgentClient,
     pub(crate) stream: String,
     pub(crate) after: u64,
     pub(crate) ack: u64,
-    /// All it was told.
+    /// Every signal received so far.
     pub(crate) seen: Vec<Signal>,
 }
 
 impl Reader {
+    async fn connect(address: &Address) -> Self {
+        let client = client(address).await;
+        let hello = client.hello(limit(), &HelloRequest::default()).await.unwrap();
+        Self { client, stream: hello.stream_id, after: 0, ack: 0, seen: Vec::new() }
+    }
+
     /// Starts a container as runtimes do: its init is made, and goes on to the script only later.
     pub(crate) async fn run(&mut self, scratch: &Scratch, id: &str, limit: u64, script: &str) -> Child {
         let mut child = contain(&scratch.cgroup(id, limit), &format!("read start; {script}"));
         let begun = Instant::now();
         while !self.snapshot().await.iter().any(|it| it.id == id && it.init_pid.is_some()) {
-            assert!(begun.elapsed() < PATIENCE, "no init of {id}");
+            assert!(begun.elapsed() < TIMEOUT, "no init of {id}");
         }
         child.stdin.as_mut().unwrap().write_all(b"start\n").unwrap();
         child
@@ -209,29 +258,34 @@ impl Reader {
         answer.signals
     }
 
-    /// Reads on until a container's own exit was told, and gives all that was told of it.
-    pub(crate) async fn until_exit(&mut self, id: &str) -> Told {
+    /// Reads until a container's own exit is received, and returns every report of the container.
+    pub(crate) async fn until_exit(&mut self, id: &str) -> ContainerReports {
         let begun = Instant::now();
         loop {
-            let told = Told::of(&self.seen, id);
-            if told.exit.is_some() {
-                return told;
+            let reports = ContainerReports::of(&self.seen, id);
+            if reports.exit.is_some() {
+                return reports;
             }
-            assert!(begun.elapsed() < PATIENCE, "no exit of {id} in {:?}", self.seen);
+            assert!(begun.elapsed() < TIMEOUT, "no exit of {id} in {:?}", self.seen);
             self.next(1000).await;
         }
     }
 
-    /// Reads on until a kill of a container was told.
+    /// Reads until a kill of a container is received.
     pub(crate) async fn until_kill(&mut self, id: &str) -> OomKill {
         let begun = Instant::now();
         loop {
-            if let Some((_, kill)) = Told::of(&self.seen, id).kills.pop() {
+            if let Some((_, kill)) = ContainerReports::of(&self.seen, id).kills.pop() {
                 return kill;
             }
-            assert!(begun.elapsed() < PATIENCE, "no kill in {id} in {:?}", self.seen);
+            assert!(begun.elapsed() < TIMEOUT, "no kill in {id} in {:?}", self.seen);
             self.next(1000).await;
         }
+    }
+
+    pub(crate) async fn final_count(&self, id: &str) -> SettleResponse {
+        let request = SettleRequest { container_id: id.to_owned(), ..SettleRequest::default() };
+        self.client.settle(limit(), &request).await.unwrap()
     }
 
     pub(crate) async fn watch(&self, request: WatchRequest) -> ttrpc::Result<()> {
@@ -252,34 +306,34 @@ impl Reader {
     }
 }
 
-/// What was told of one container, each with its seq.
-pub(crate) struct Told {
+/// The signals of one container, each with its seq.
+pub(crate) struct ContainerReports {
     pub(crate) kills: Vec<(u64, OomKill)>,
     pub(crate) exit: Option<(u64, Exited)>,
     pub(crate) execs: Vec<(String, Exited)>,
 }
 
-impl Told {
+impl ContainerReports {
     fn of(signals: &[Signal], id: &str) -> Self {
-        let mut told = Self { kills: Vec::new(), exit: None, execs: Vec::new() };
+        let mut reports = Self { kills: Vec::new(), exit: None, execs: Vec::new() };
         for signal in signals.iter().filter(|signal| signal.container_id == id) {
             match (&signal.event, &signal.exec_id) {
-                (Some(signal::Event::OomKill(kill)), _) => told.kills.push((signal.seq, kill.clone())),
-                (Some(signal::Event::Exited(exit)), None) => told.exit = Some((signal.seq, exit.clone())),
+                (Some(signal::Event::OomKill(kill)), _) => reports.kills.push((signal.seq, kill.clone())),
+                (Some(signal::Event::Exited(exit)), None) => reports.exit = Some((signal.seq, exit.clone())),
                 (Some(signal::Event::Exited(exit)), Some(exec)) => {
-                    told.execs.push((exec.clone(), exit.clone()))
+                    reports.execs.push((exec.clone(), exit.clone()))
                 }
                 (other, _) => panic!("{other:?}"),
             }
         }
-        told
+        reports
     }
 
     pub(crate) fn exited(&self) -> &Exited {
         &self.exit.as_ref().expect("an exit").1
     }
 
-    /// The latest kill, which was told before the exit.
+    /// The latest kill, which must precede the exit.
     pub(crate) fn kill_before_exit(&self) -> &OomKill {
         let (seq, kill) = self.kills.last().expect("a kill");
         let (exit, _) = self.exit.as_ref().expect("an exit");

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use coroner_proto::agent::{Level, SettleRequest, WatchRequest};
+use coroner_proto::agent::{Level, WatchRequest};
 
-use crate::harness::{Agent, limit};
+use crate::harness::Agent;
 
 fn hierarchy() -> tempfile::TempDir {
     let mount = tempfile::tempdir().unwrap();
@@ -14,7 +14,8 @@ fn hierarchy() -> tempfile::TempDir {
     mount
 }
 
-/// Files of one container, moved into place as a whole: the kernel makes a cgroup with all of its files.
+/// Files of one container, moved into place as a whole: the kernel makes a cgroup with all of its
+/// files.
 fn cgroup(mount: &Path, id: &str) -> PathBuf {
     let (made, folder) = (mount.join(format!("making-{id}")), mount.join("r").join(id));
     fs::create_dir_all(&made).unwrap();
@@ -34,7 +35,7 @@ fn cgroup(mount: &Path, id: &str) -> PathBuf {
 }
 
 #[tokio::test]
-async fn a_rising_counter_is_told_with_its_level_and_group() {
+async fn rising_counter_reported_with_level_and_group() {
     let mount = hierarchy();
     let folder = cgroup(mount.path(), "c1");
     let agent = Agent::start(&["r"], Some(mount.path().to_owned()));
@@ -47,17 +48,16 @@ async fn a_rising_counter_is_told_with_its_level_and_group() {
     assert_eq!((kill.limit_bytes, kill.usage_bytes), (Some(1_048_576), Some(4096)));
     assert!(kill.victim.is_none());
     fs::remove_dir_all(&folder).unwrap();
-    let told = reader.until_exit("c1").await;
-    assert!(told.exited().unknown_because.contains("cgroup gone"));
+    let reports = reader.until_exit("c1").await;
+    assert!(reports.exited().unknown_because.contains("cgroup gone"));
 }
 
 #[tokio::test]
-async fn a_malformed_counter_keeps_the_last_value_and_tells_nothing() {
+async fn malformed_counter_keeps_last_value_without_signal() {
     let mount = hierarchy();
     let folder = cgroup(mount.path(), "c1");
     let agent = Agent::start(&["r"], Some(mount.path().to_owned()));
     let mut reader = agent.reader().await;
-    let settle = SettleRequest { container_id: "c1".to_owned(), ..SettleRequest::default() };
     for nonsense in [
         "",
         "oom_kill\n",
@@ -67,21 +67,20 @@ async fn a_malformed_counter_keeps_the_last_value_and_tells_nothing() {
         "oom_kill 5\noom_kill 6\n",
     ] {
         fs::write(folder.join("memory.events"), nonsense).unwrap();
-        let settled = reader.client.settle(limit(), &settle).await.unwrap();
-        assert_eq!((settled.kills_total, settled.seq), (Some(0), 0), "{nonsense:?}");
+        let count = reader.final_count("c1").await;
+        assert_eq!((count.kills_total, count.seq), (Some(0), 0), "{nonsense:?}");
     }
     fs::remove_file(folder.join("memory.events")).unwrap();
-    let settled = reader.client.settle(limit(), &settle).await.unwrap();
-    assert_eq!((settled.kills_total, settled.seq), (Some(0), 0));
-    // A good one goes on from where it was.
+    let count = reader.final_count("c1").await;
+    assert_eq!((count.kills_total, count.seq), (Some(0), 0));
+    // The next well-formed value continues from the last one.
     fs::write(folder.join("memory.events"), "oom_kill 1\n").unwrap();
-    let settled = reader.client.settle(limit(), &settle).await.unwrap();
-    assert_eq!(settled.kills_total, Some(1));
+    assert_eq!(reader.final_count("c1").await.kills_total, Some(1));
     assert_eq!(reader.until_kill("c1").await.total, 1);
 }
 
 #[tokio::test]
-async fn a_counter_that_is_bad_from_the_start_is_unknown_until_it_is_good() {
+async fn counter_malformed_at_start_unknown_until_readable() {
     let mount = hierarchy();
     let folder = cgroup(mount.path(), "c1");
     fs::write(folder.join("memory.events"), "nonsense\n").unwrap();
@@ -89,16 +88,15 @@ async fn a_counter_that_is_bad_from_the_start_is_unknown_until_it_is_good() {
     let mut reader = agent.reader().await;
     assert_eq!(reader.snapshot().await[0].kills_total, None);
     fs::write(folder.join("memory.events"), "oom_kill 4\n").unwrap();
-    let settle = SettleRequest { container_id: "c1".to_owned(), ..SettleRequest::default() };
-    let settled = reader.client.settle(limit(), &settle).await.unwrap();
-    assert_eq!((settled.kills_total, settled.seq), (Some(4), 0), "nobody knows when these were");
+    let count = reader.final_count("c1").await;
+    assert_eq!((count.kills_total, count.seq), (Some(4), 0), "the times of these are unknown");
     fs::write(folder.join("memory.events"), "oom_kill 5\n").unwrap();
     let kill = reader.until_kill("c1").await;
     assert_eq!((kill.total, kill.added), (5, 1));
 }
 
 #[tokio::test]
-async fn a_container_that_comes_again_counts_on() {
+async fn restarted_container_continues_its_count() {
     let mount = hierarchy();
     fs::create_dir_all(mount.path().join("r")).unwrap();
     let agent = Agent::start(&["r"], Some(mount.path().to_owned()));
@@ -108,9 +106,7 @@ async fn a_container_that_comes_again_counts_on() {
         let folder = mount.path().join("r/c1");
         fs::create_dir(&folder).unwrap();
         fs::write(folder.join("memory.events"), "oom_kill 1\n").unwrap();
-        let settle = SettleRequest { container_id: "c1".to_owned(), ..SettleRequest::default() };
-        let settled = reader.client.settle(limit(), &settle).await.unwrap();
-        assert_eq!(settled.kills_total, Some(total));
+        assert_eq!(reader.final_count("c1").await.kills_total, Some(total));
         let kill = reader.until_kill("c1").await;
         assert_eq!(kill.total, total);
         fs::remove_dir_all(&folder).unwrap();
@@ -121,22 +117,21 @@ async fn a_container_that_comes_again_counts_on() {
 }
 
 #[tokio::test]
-async fn a_counter_that_falls_is_another_cgroups_and_counts_on() {
+async fn falling_counter_continues_the_count() {
     let mount = hierarchy();
     let folder = cgroup(mount.path(), "c1");
     let agent = Agent::start(&["r"], Some(mount.path().to_owned()));
     let reader = agent.reader().await;
-    let settle = SettleRequest { container_id: "c1".to_owned(), ..SettleRequest::default() };
     for (counter, total) in [(3, 3), (1, 4), (0, 4), (2, 6)] {
         fs::write(folder.join("memory.events"), format!("oom_kill {counter}\n")).unwrap();
-        let settled = reader.client.settle(limit(), &settle).await.unwrap();
-        assert_eq!(settled.kills_total, Some(total), "{counter}");
+        assert_eq!(reader.final_count("c1").await.kills_total, Some(total), "{counter}");
     }
 }
 
-/// Replaced as a whole, the counter's file gives no notice: only the look before the exit finds what it says.
+/// A counter file that is replaced as a whole causes no notice: only the final read before the exit
+/// finds the kill.
 #[tokio::test]
-async fn a_kill_that_no_notice_told_of_is_told_before_the_exit() {
+async fn kill_without_notice_reported_before_exit() {
     let mount = hierarchy();
     let folder = cgroup(mount.path(), "c1");
     let agent = Agent::start(&["r"], Some(mount.path().to_owned()));
@@ -149,7 +144,7 @@ async fn a_kill_that_no_notice_told_of_is_told_before_the_exit() {
     fs::rename(mount.path().join("next"), folder.join("memory.events")).unwrap();
     drop(init.stdin.take());
     init.wait().unwrap();
-    let told = reader.until_exit("c1").await;
-    assert_eq!(told.kill_before_exit().total, 1);
-    assert_eq!(told.exited().status, Some(0));
+    let reports = reader.until_exit("c1").await;
+    assert_eq!(reports.kill_before_exit().total, 1);
+    assert_eq!(reports.exited().status, Some(0));
 }

@@ -1,4 +1,5 @@
-//! Kata's calls, as a runtime that knows no others makes them: over links that are cut, two at once, and until the agent stops.
+//! Kata's calls, as a Kata runtime makes them: over links that are cut, from two pollers at once,
+//! and until the agent stops.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -6,54 +7,55 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use coroner_proto::address::Address;
 use coroner_proto::kata::health_check_response::ServingStatus;
 use coroner_proto::kata::{CheckRequest, GetOOMEventRequest};
 use coroner_proto::kata_ttrpc::{AgentServiceClient, HealthClient};
-use coroner_proto::transport;
+use coroner_transport::Address;
 use ttrpc::asynchronous::Client;
 use ttrpc::{Code, Error, context};
 
-use crate::harness::{Agent, PATIENCE, Reader, Scratch, limit};
+use crate::harness::{Agent, Reader, Scratch, TIMEOUT, limit};
 
 const LIMIT: u64 = 16 << 20;
-/// Far below what a kill takes: most of such calls end with nothing.
-const SHORT: Duration = Duration::from_millis(40);
+/// The agent subtracts a quarter of it, at most 100 ms, for the way of the answer. A machine that is
+/// stalled for longer than that loses an answer, so it is no shorter.
+const SHORT: Duration = Duration::from_millis(200);
 /// Links cut.
 const CUTS: usize = 50;
 /// u32 length, u32 stream, type, flags.
 const HEADER: usize = 10;
 
-/// One that polls.
+/// A client of Kata's GetOOMEvent.
 struct Poller(AgentServiceClient);
 
 impl Poller {
     async fn of(address: &Address) -> Self {
-        Self(AgentServiceClient::new(Client::new(transport::connect(address).await.unwrap())))
+        Self(AgentServiceClient::new(Client::new(coroner_transport::connect(address).await.unwrap())))
     }
 
-    /// One call: whose kill.
+    /// One call; returns the container of the kill.
     async fn poll(&self, patience: Duration) -> ttrpc::Result<String> {
         let request = GetOOMEventRequest::default();
         let event = self.0.get_oom_event(context::with_duration(patience), &request).await?;
         Ok(event.container_id)
     }
 
-    /// All that there is now.
+    /// Every kill that is available now.
     async fn all(&self) -> BTreeSet<String> {
-        let mut told = BTreeSet::new();
+        let mut received = BTreeSet::new();
         loop {
             match self.poll(SHORT).await {
-                Ok(id) => drop(told.insert(id)),
-                Err(error) if is_the_agents(&error) => return told,
+                Ok(id) => drop(received.insert(id)),
+                Err(error) if is_agents_deadline(&error) => return received,
                 Err(_) => {}
             }
         }
     }
 }
 
-/// Whose word it is that the time is up. On a busy machine the caller's own clock may be first.
-fn is_the_agents(error: &Error) -> bool {
+/// Whether the agent ended the call at its deadline. On a busy machine the client's own timeout may
+/// come first.
+fn is_agents_deadline(error: &Error) -> bool {
     if let Some(code) = code(error) {
         assert_eq!(code, Code::DEADLINE_EXCEEDED, "{error}");
         return true;
@@ -69,16 +71,17 @@ fn code(error: &Error) -> Option<Code> {
     }
 }
 
-/// Runs a container in which a child is killed, until all of that was told to `reader`.
+/// Runs a container in which a child is killed, until `reader` has received the kill and the exit.
 async fn kill(reader: &mut Reader, scratch: &Scratch, id: &str) {
     let mut child = reader.run(scratch, id, LIMIT, "tail /dev/zero; exit 1").await;
-    let told = reader.until_exit(id).await;
-    assert!(!told.kills.is_empty());
+    let reports = reader.until_exit(id).await;
+    assert!(!reports.kills.is_empty());
     child.wait().unwrap();
 }
 
-/// Between one poller and the agent: passes what is asked, and takes the answer for itself. Both links end with what it gives.
-fn robbed(listener: &UnixListener, agent: &Path) -> [UnixStream; 2] {
+/// A proxy between one poller and the agent: forwards the request and drops the answer. Both links
+/// close when the returned streams are dropped.
+fn drop_answer(listener: &UnixListener, agent: &Path) -> [UnixStream; 2] {
     let (mut near, _) = listener.accept().unwrap();
     let mut far = UnixStream::connect(agent).unwrap();
     far.write_all(&frame(&mut near)).unwrap();
@@ -96,7 +99,7 @@ fn frame(from: &mut UnixStream) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_was_told_on_a_link_that_was_cut_is_told_to_the_next() {
+async fn kill_lost_with_its_link_sent_to_next_poller() {
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
     let mut reader = agent.reader().await;
@@ -108,19 +111,19 @@ async fn what_was_told_on_a_link_that_was_cut_is_told_to_the_next() {
         let poller = Poller::of(&Address::Unix(near.clone())).await;
         let Address::Unix(path) = agent.address.clone() else { panic!("a path") };
         let listener = listener.try_clone().unwrap();
-        let between = tokio::task::spawn_blocking(move || drop(robbed(&listener, &path)));
-        let (told, (), ()) = tokio::join!(
-            poller.poll(PATIENCE),
+        let between = tokio::task::spawn_blocking(move || drop(drop_answer(&listener, &path)));
+        let (answer, (), ()) = tokio::join!(
+            poller.poll(TIMEOUT),
             async { between.await.unwrap() },
             kill(&mut reader, &scratch, &id)
         );
-        told.expect_err("its answer went nowhere");
+        answer.expect_err("its answer was dropped");
         assert!(Poller::of(&agent.address).await.all().await.contains(&id), "{id}");
     }
 }
 
 #[tokio::test]
-async fn a_poller_that_leaves_as_a_kill_comes_takes_nothing_with_it() {
+async fn poller_that_disconnects_during_kill_loses_nothing() {
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
     let mut reader = agent.reader().await;
@@ -129,12 +132,12 @@ async fn a_poller_that_leaves_as_a_kill_comes_takes_nothing_with_it() {
         let id = format!("left-{round}");
         let poller = Poller::of(&agent.address).await;
         let mut child = reader.run(&scratch, &id, LIMIT, "tail /dev/zero; exit 1").await;
-        // The agent tells both in one breath: this one leaves when the other reader is told.
+        // The agent answers both at once: this poller disconnects when the reader has its answer.
         tokio::select! {
             biased;
             _ = reader.until_kill(&id) => {}
-            told = poller.poll(PATIENCE) => {
-                told.unwrap();
+            answer = poller.poll(TIMEOUT) => {
+                answer.unwrap();
                 answered += 1;
             }
         }
@@ -143,20 +146,20 @@ async fn a_poller_that_leaves_as_a_kill_comes_takes_nothing_with_it() {
         child.wait().unwrap();
         assert!(Poller::of(&agent.address).await.all().await.contains(&id), "{id}");
     }
-    eprintln!("of {CUTS} that left, {answered} had their answer and had not asked again");
+    eprintln!("of {CUTS} pollers, {answered} had an answer and no further request");
 }
 
 #[tokio::test]
-async fn two_pollers_at_once_are_told_everything_each() {
+async fn two_pollers_each_receive_every_kill() {
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
     let mut reader = agent.reader().await;
     let (one, two) = (Poller::of(&agent.address).await, Poller::of(&agent.address).await);
     let ids: BTreeSet<String> = (0..5).map(|at| format!("both-{at}")).collect();
     let until_all = async |poller: &Poller| {
-        let mut told = BTreeSet::new();
-        while told != ids {
-            told.insert(poller.poll(PATIENCE).await.unwrap());
+        let mut received = BTreeSet::new();
+        while received != ids {
+            received.insert(poller.poll(TIMEOUT).await.unwrap());
         }
     };
     tokio::join!(until_all(&one), until_all(&two), async {
@@ -167,24 +170,26 @@ async fn two_pollers_at_once_are_told_everything_each() {
 }
 
 #[tokio::test]
-async fn a_call_whose_time_is_up_says_so_and_loses_nothing() {
+async fn call_past_deadline_fails_and_loses_nothing() {
+    let deadline = SHORT * 2;
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
     let mut reader = agent.reader().await;
     let poller = Poller::of(&agent.address).await;
     let ids: BTreeSet<String> = (0..5).map(|at| format!("timed-{at}")).collect();
-    let (mut told, begun) = (BTreeSet::new(), Instant::now());
-    // Nothing is killed yet: the agent's word on that comes, be it after some that the caller's clock forestalled.
-    while !is_the_agents(&poller.poll(SHORT).await.expect_err("nothing was killed yet")) {
-        assert!(begun.elapsed() < PATIENCE, "the agent never says that the time is up");
+    let (mut received, begun) = (BTreeSet::new(), Instant::now());
+    // Nothing is killed yet: the agent's deadline answer arrives, maybe after calls that ended at
+    // the client's own timeout.
+    while !is_agents_deadline(&poller.poll(deadline).await.expect_err("nothing was killed yet")) {
+        assert!(begun.elapsed() < TIMEOUT, "the agent never answers DEADLINE_EXCEEDED");
     }
     tokio::join!(
         async {
-            while told != ids {
-                assert!(begun.elapsed() < PATIENCE, "of {ids:?} only {told:?} were told");
-                match poller.poll(SHORT).await {
-                    Ok(id) => drop(told.insert(id)),
-                    Err(error) => drop(is_the_agents(&error)),
+            while received != ids {
+                assert!(begun.elapsed() < TIMEOUT, "of {ids:?} only {received:?} were received");
+                match poller.poll(deadline).await {
+                    Ok(id) => drop(received.insert(id)),
+                    Err(error) => drop(is_agents_deadline(&error)),
                 }
             }
         },
@@ -197,7 +202,7 @@ async fn a_call_whose_time_is_up_says_so_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn what_came_too_late_for_its_caller_is_told_once_more_on_the_same_link() {
+async fn late_answer_repeated_once_on_the_same_link() {
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
     let mut reader = agent.reader().await;
@@ -207,43 +212,43 @@ async fn what_came_too_late_for_its_caller_is_told_once_more_on_the_same_link() 
     let poller = Poller::of(&Address::Unix(near)).await;
     let Address::Unix(path) = agent.address.clone() else { panic!("a path") };
     let between = std::thread::spawn(move || {
-        let [mut near, mut far] = robbed(&listener, &path);
+        let [mut near, mut far] = drop_answer(&listener, &path);
         for _ in 0..2 {
             far.write_all(&frame(&mut near)).unwrap();
             near.write_all(&frame(&mut far)).unwrap();
         }
     });
     kill(&mut reader, &scratch, "late").await;
-    let error = poller.poll(SHORT * 25).await.expect_err("its answer went nowhere");
-    assert!(!is_the_agents(&error));
-    assert_eq!(poller.poll(PATIENCE).await.unwrap(), "late");
+    let error = poller.poll(SHORT * 5).await.expect_err("its answer was dropped");
+    assert!(!is_agents_deadline(&error));
+    assert_eq!(poller.poll(TIMEOUT).await.unwrap(), "late");
     kill(&mut reader, &scratch, "next").await;
-    assert_eq!(poller.poll(PATIENCE).await.unwrap(), "next");
+    assert_eq!(poller.poll(TIMEOUT).await.unwrap(), "next");
     between.join().unwrap();
 }
 
 #[tokio::test]
-async fn a_poll_that_is_open_at_the_agents_stop_is_told_so() {
+async fn open_poll_fails_as_unavailable_at_agent_stop() {
     for _ in 0..CUTS {
         let scratch = Scratch::new();
         let mut agent = Agent::start(&[&scratch.name], None);
-        let link = Client::new(transport::connect(&agent.address).await.unwrap());
+        let link = Client::new(coroner_transport::connect(&agent.address).await.unwrap());
         let (poller, health) = (Poller(AgentServiceClient::new(link.clone())), HealthClient::new(link));
-        let (told, ()) = tokio::join!(poller.poll(PATIENCE), async {
-            // The poll is on its way once a call behind it on the same link has come back.
+        let (answer, ()) = tokio::join!(poller.poll(TIMEOUT), async {
+            // The poll has reached the agent once a later call on the same link is answered.
             health.check(limit(), &CheckRequest::default()).await.unwrap();
             tokio::task::spawn_blocking(move || agent.stop()).await.unwrap();
         });
-        let error = told.unwrap_err();
+        let error = answer.unwrap_err();
         assert_eq!(code(&error), Some(Code::UNAVAILABLE), "{error}");
     }
 }
 
 #[tokio::test]
-async fn whoever_asks_whether_the_agent_is_there_is_told_that_it_serves() {
+async fn health_check_answers_serving() {
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
-    let health = HealthClient::new(Client::new(transport::connect(&agent.address).await.unwrap()));
+    let health = HealthClient::new(Client::new(coroner_transport::connect(&agent.address).await.unwrap()));
     let answer = health.check(limit(), &CheckRequest::default()).await.unwrap();
     assert_eq!(answer.status.enum_value(), Ok(ServingStatus::SERVING));
 }

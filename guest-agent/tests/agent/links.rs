@@ -5,14 +5,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
 use coroner_agent::Options;
-use coroner_proto::address::Address;
 use coroner_proto::agent::{HelloRequest, SnapshotRequest};
-use coroner_proto::limits::MAX_FRAME;
+use coroner_transport::Address;
+use coroner_transport::limits::MAX_FRAME;
 
 use crate::harness::{Agent, Scratch, limit};
 
 #[tokio::test]
-async fn an_oversized_frame_ends_that_link_alone() {
+async fn oversized_frame_closes_only_its_own_link() {
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
     let client = agent.client().await;
@@ -26,7 +26,7 @@ async fn an_oversized_frame_ends_that_link_alone() {
 }
 
 #[tokio::test]
-async fn the_socket_is_its_owners_and_only_one_agent_has_it() {
+async fn socket_is_private_and_second_agent_refused() {
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
     let Address::Unix(path) = &agent.address else { panic!("a path") };
@@ -43,16 +43,16 @@ async fn the_socket_is_its_owners_and_only_one_agent_has_it() {
 }
 
 #[tokio::test]
-async fn a_socket_that_nobody_answers_on_is_replaced() {
+async fn stale_socket_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("agent.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     let options = Options { listen: vec![Address::Unix(path.clone())], ..Options::default() };
     coroner_agent::run(options.clone(), || (), std::future::ready(())).await.unwrap();
-    // What is no socket is left alone.
+    // A file that is not a socket is left alone.
     std::fs::write(&path, "text").unwrap();
     let error = coroner_agent::run(options, || (), std::future::ready(())).await.unwrap_err();
-    assert!(error.to_string().contains("is no socket"), "{error}");
+    assert!(error.to_string().contains("is not a socket"), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "text");
 }

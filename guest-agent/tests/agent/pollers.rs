@@ -1,20 +1,20 @@
-//! A poller of Kata's call beside a router that is quicker: what the router is done with is not gone for the poller.
+//! A poller of Kata's call beside a faster router: what the router has acknowledged stays available
+//! to the poller.
 
 use std::time::{Duration, Instant};
 
 use coroner_proto::kata::GetOOMEventRequest;
 use coroner_proto::kata_ttrpc::AgentServiceClient;
-use coroner_proto::transport;
 use ttrpc::asynchronous::Client;
 use ttrpc::context;
 
-use crate::harness::{Agent, PATIENCE, Reader, Scratch, remove};
+use crate::harness::{Agent, Reader, Scratch, TIMEOUT, remove};
 
-/// More than the agent keeps of containers that are gone and dealt with.
+/// More than the agent keeps of containers that are gone and acknowledged.
 const GONE: usize = 20;
 
 async fn poller(agent: &Agent) -> AgentServiceClient {
-    AgentServiceClient::new(Client::new(transport::connect(&agent.address).await.unwrap()))
+    AgentServiceClient::new(Client::new(coroner_transport::connect(&agent.address).await.unwrap()))
 }
 
 async fn poll(poller: &AgentServiceClient, patience: Duration) -> ttrpc::Result<String> {
@@ -34,7 +34,7 @@ async fn die(reader: &mut Reader, scratch: &Scratch, id: &str) {
 }
 
 #[tokio::test]
-async fn kills_that_a_poller_was_not_told_yet_are_kept_for_it_though_the_router_has_them() {
+async fn kills_retained_for_poller_after_router_acknowledged() {
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
     let mut reader = agent.reader().await;
@@ -46,17 +46,18 @@ async fn kills_that_a_poller_was_not_told_yet_are_kept_for_it_though_the_router_
     }
     let begun = Instant::now();
     while reader.snapshot().await.iter().any(|it| it.id == ids[0]) {
-        assert!(begun.elapsed() < PATIENCE, "the agent forgets what was dealt with");
+        assert!(begun.elapsed() < TIMEOUT, "the agent evicts what is acknowledged");
     }
-    // Half over one link, which ends with an answer that nobody says was taken; the rest over the next.
+    // Half over one link, which closes before its last answer is acknowledged; the rest over the
+    // next.
     for id in &ids[..GONE / 2] {
-        assert_eq!(poll(&first, PATIENCE).await.unwrap(), *id);
+        assert_eq!(poll(&first, TIMEOUT).await.unwrap(), *id);
     }
     drop(first);
     let second = poller(&agent).await;
-    let mut told = Vec::new();
-    while told.last() != ids.last() {
-        told.push(poll(&second, PATIENCE).await.unwrap());
+    let mut received = Vec::new();
+    while received.last() != ids.last() {
+        received.push(poll(&second, TIMEOUT).await.unwrap());
     }
-    assert!(told.ends_with(&ids[GONE / 2 - 1..]), "{told:?}");
+    assert!(received.ends_with(&ids[GONE / 2 - 1..]), "{received:?}");
 }

@@ -1,4 +1,4 @@
-//! Readers: more than one, gone and come back, or with a stream that is over.
+//! Readers: several at once, reconnected, or with the cursor of another stream.
 
 use std::time::{Duration, Instant};
 
@@ -9,23 +9,23 @@ use crate::harness::{Agent, Reader, Scratch, limit};
 const LIMIT: u64 = 16 << 20;
 
 #[tokio::test]
-async fn two_readers_are_told_everything() {
+async fn two_readers_receive_everything() {
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
     let (mut one, mut two) = (agent.reader().await, agent.reader().await);
     let mut child = one.run(&scratch, "both", LIMIT, "tail /dev/zero; exit 1").await;
-    let one_told = one.until_exit("both").await;
+    let first_reports = one.until_exit("both").await;
     child.wait().unwrap();
-    // The first deals with all of it before the second has read any.
+    // The first acknowledges everything before the second has read any.
     one.ack = one.after;
     assert!(one.next(0).await.is_empty());
-    let two_told = two.until_exit("both").await;
-    assert_eq!(one_told.kill_before_exit(), two_told.kill_before_exit());
-    assert_eq!(one_told.exited(), two_told.exited());
+    let second_reports = two.until_exit("both").await;
+    assert_eq!(first_reports.kill_before_exit(), second_reports.kill_before_exit());
+    assert_eq!(first_reports.exited(), second_reports.exited());
 }
 
 #[tokio::test]
-async fn a_reader_that_comes_back_goes_on_from_its_cursor() {
+async fn reconnected_reader_resumes_from_cursor() {
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
     let mut reader = agent.reader().await;
@@ -38,11 +38,11 @@ async fn a_reader_that_comes_back_goes_on_from_its_cursor() {
     let client = agent.client().await;
     let mut back = Reader { client, stream, after, ack: 0, seen: Vec::new() };
     assert_eq!(back.until_exit("second").await.exited().status, Some(2));
-    assert!(back.seen.iter().all(|it| it.container_id == "second"), "what was read is not told again");
+    assert!(back.seen.iter().all(|it| it.container_id == "second"), "what was read is not sent again");
 }
 
 #[tokio::test]
-async fn a_reader_of_another_stream_reads_from_the_start_and_acknowledges_nothing() {
+async fn reader_of_other_stream_starts_over_without_ack() {
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
     let mut reader = agent.reader().await;
@@ -60,7 +60,7 @@ async fn a_reader_of_another_stream_reads_from_the_start_and_acknowledges_nothin
 }
 
 #[tokio::test]
-async fn a_call_with_nothing_to_tell_waits_no_longer_than_asked() {
+async fn call_without_signals_ends_at_its_wait() {
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
     let mut reader = agent.reader().await;
@@ -72,14 +72,14 @@ async fn a_call_with_nothing_to_tell_waits_no_longer_than_asked() {
 }
 
 #[tokio::test]
-async fn a_stop_ends_calls_that_wait_and_removes_the_socket() {
+async fn stop_ends_waiting_calls_and_removes_socket() {
     let scratch = Scratch::new();
     let mut agent = Agent::start(&[&scratch.name], None);
     let mut reader = agent.reader().await;
-    let coroner_proto::address::Address::Unix(path) = agent.address.clone() else { panic!("a path") };
+    let coroner_transport::Address::Unix(path) = agent.address.clone() else { panic!("a path") };
     let begun = Instant::now();
     let waiting = tokio::join!(reader.next(60_000), async {
-        // The call is on its way once another one has come back on the same link.
+        // The call has reached the agent once a call on another link is answered.
         let client = agent.client().await;
         client.hello(limit(), &HelloRequest::default()).await.unwrap();
         tokio::task::spawn_blocking(move || agent.stop()).await.unwrap();
@@ -90,7 +90,7 @@ async fn a_stop_ends_calls_that_wait_and_removes_the_socket() {
 }
 
 #[tokio::test]
-async fn hello_says_what_can_be_known_here() {
+async fn hello_lists_capabilities_of_this_machine() {
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
     let hello = agent.client().await.hello(limit(), &HelloRequest::default()).await.unwrap();

@@ -1,10 +1,10 @@
-//! Policy: shows another exit status than the real one, as a table says.
+//! Policy: replaces the exit status of a container by a configured table.
 //!
-//! A tool that exits 3 for "nothing to do" need not fail its Job: Kubernetes acts on what is shown, and with 0 the container has
-//! succeeded. The first entry that fits the exit of a container's init counts; exits of execs, such as probes, are never touched.
+//! A tool that exits 3 for "nothing to do" need not fail its Job: published as 0 it succeeds. The
+//! first entry that matches the exit of a container's init applies; exits of execs stay.
 //!
-//! Put it into the policy directory as `90-exit-code-map.wasm`, after the policies that rule on OOMs, with its table in
-//! `90-exit-code-map.toml`:
+//! Put it into the policy directory as `90-exit-code-map.wasm`, after the policies that rule on
+//! OOMs, with its table in `90-exit-code-map.toml`:
 //!
 //! ```toml
 //! [[config.map]]
@@ -21,12 +21,12 @@
 //!
 //! | key | default | what it does |
 //! |---|---|---|
-//! | `from` | required | the status it is for, 0 to 255; if a policy before this one changed it, the changed one |
-//! | `to` | required | the status that is shown instead |
-//! | `namespace`, `container` | any | only for this namespace, for containers of this name; a `*` at the end stands for any rest. Where the name is not known it does not fit |
-//! | `when` | `"any"` | `"oom"`: only for exits of containers that an OOM was ruled for; `"no-oom"`: only for others |
+//! | `from` | required | the status to replace, 0 to 255; after a change by an earlier policy, the changed status |
+//! | `to` | required | the status to publish instead |
+//! | `namespace`, `container` | any | only for this namespace, and for containers of this name; a `*` at the end matches any rest. An unknown name does not match |
+//! | `when` | `"any"` | `"oom"`: only for containers with a ruled OOM; `"no-oom"`: only for others |
 //!
-//! It needs `status-writable`, as in the modes `proxy` and `sole`; elsewhere the status is not the router's to change, and it does nothing.
+//! It needs `status-writable`, as in the modes `proxy` and `sole`; elsewhere it passes.
 
 use coroner_sdk::prelude::*;
 use serde::Deserialize;
@@ -38,7 +38,7 @@ pub struct ExitCodeMap {
     entries: Vec<Entry>,
 }
 
-/// The table as it is written. Each entry is read by itself, so that a mistake is told with its place.
+/// The configured table. Each entry is parsed by itself, so that a mistake has its index.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
@@ -83,13 +83,13 @@ impl TryFrom<String> for Name {
             Some(beginning) => (beginning.to_owned(), true),
             None => (text, false),
         };
-        // No name has a star in it: such an entry would never fit.
+        // No name contains a star: such an entry would never match.
         if text.contains('*') { Err("a * may stand at the end alone") } else { Ok(Self { text, begins }) }
     }
 }
 
 impl Name {
-    /// A name that is not known is not taken for one that fits.
+    /// An unknown name does not match.
     fn fits(&self, name: Option<&String>) -> bool {
         name.is_some_and(|name| if self.begins { name.starts_with(&self.text) } else { *name == self.text })
     }
@@ -223,8 +223,8 @@ mod tests {
     }
 
     #[test]
-    fn the_first_entry_that_fits_says_what_is_shown() {
-        let told = CaseFile { oom_sent: true, ..ours() };
+    fn first_matching_entry_replaces_status() {
+        let after_oom = CaseFile { oom_sent: true, ..ours() };
         let by_signal = Exited { signal: Some(9), ..testing::exited() };
         let nameless = Signal { target: testing::signal(Event::Exited(by_signal)).target, ..exit(3) };
         let cases = [
@@ -237,7 +237,7 @@ mod tests {
             ("the owner is not known", nameless, ours(), vec![EXIT], None),
             ("any name, if there is one", exit(255), ours(), vec![EXIT], Some(4)),
             ("an OOM is ruled now", exit(137), ours(), vec![OOM, EXIT], Some(247)),
-            ("an OOM was ruled before", exit(137), told, vec![EXIT], Some(247)),
+            ("an OOM was ruled before", exit(137), after_oom, vec![EXIT], Some(247)),
             ("no OOM", exit(137), ours(), vec![EXIT], Some(1)),
             ("no OOM, and there is no other entry", exit(134), ours(), vec![EXIT], Some(6)),
             ("an OOM, and there is no other entry", exit(134), ours(), vec![OOM, EXIT], None),
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_the_draft_stays_and_the_reason_names_the_entry() {
+    fn other_actions_kept_and_reason_names_the_entry() {
         let report = Action::Report(Report {
             topic: "team".to_owned(),
             reason: "Killed".to_owned(),

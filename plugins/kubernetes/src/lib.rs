@@ -1,11 +1,11 @@
-//! The default policy: what Kubernetes on a stock containerd makes of a signal, made right.
+//! The default policy: Kubernetes' semantics on containerd, without containerd's errors.
 //!
-//! The router has the same ruling built in, as the first draft of every chain and for the case that all policies fail; that both
-//! are equal is tested. Copy this one to change the default: a `00-kubernetes.wasm` in the policy directory replaces it.
+//! The router has the same ruling built in, as first draft and as fallback; a test checks that both
+//! are equal. To change the default, put a changed copy into the directory as `00-kubernetes.wasm`.
 
 use coroner_sdk::prelude::*;
 
-/// Rules from the signal and from what is ours to publish; whatever the draft says, it decides anew.
+/// Rules from the signal and from what the router publishes; it ignores the draft.
 #[derive(Debug, Default)]
 pub struct Kubernetes;
 
@@ -25,14 +25,20 @@ impl Policy for Kubernetes {
 
 export_policy!(Kubernetes);
 
-/// A counter is the proof of a kill; an announcement is believed only where nothing counts.
+/// A counter proves a kill, as does another witness where the counter is gone; an announcement
+/// counts only where kills are not counted.
 fn oom_kill(kill: &OomKill) -> Ruling {
     match (kill.added, kill.evidence) {
         (Some(0), _) => Ruling::decide([], "memory ran out, nothing was killed").by_rule("oom-without-kill"),
-        (Some(added), _) => {
+        (Some(added), Evidence::Counter | Evidence::Inferred) => {
             Ruling::decide([Action::TaskOom], format!("the kernel's OOM kill counter rose by {added}"))
                 .by_rule("oom-kill-counter")
         }
+        (Some(added), Evidence::Announced) => Ruling::decide(
+            [Action::TaskOom],
+            format!("OOM kills reported without the container's counter: {added}"),
+        )
+        .by_rule("oom-kill-reported"),
         (None, Evidence::Announced) => {
             Ruling::decide([Action::TaskOom], "an OOM was announced, and nothing counts kills here")
                 .by_rule("oom-announced")
@@ -43,7 +49,7 @@ fn oom_kill(kill: &OomKill) -> Ruling {
     }
 }
 
-/// Where exits are ours to publish each must be published, or containerd never learns of it.
+/// Where the router publishes exits it must publish each: no other component does.
 fn end(case: &CaseFile) -> Ruling {
     if case.known.contains(Known::EXIT_WRITABLE) {
         Ruling::decide([Action::TaskExit(None)], "the container ended: its real status").by_rule("exit")
@@ -66,10 +72,10 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_is_an_oom_when_a_counter_or_else_an_announcement_says_so() {
+    fn kill_is_oom_by_counter_or_by_announcement_without_counter() {
         let cases: [(Option<u64>, Evidence, &[Action], &str); 7] = [
             (Some(1), Evidence::Counter, &[Action::TaskOom], "oom-kill-counter"),
-            (Some(3), Evidence::Announced, &[Action::TaskOom], "oom-kill-counter"),
+            (Some(3), Evidence::Announced, &[Action::TaskOom], "oom-kill-reported"),
             (Some(0), Evidence::Counter, &[], "oom-without-kill"),
             (Some(0), Evidence::Announced, &[], "oom-without-kill"),
             (None, Evidence::Announced, &[Action::TaskOom], "oom-announced"),
@@ -84,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_published_exactly_where_exits_are_ours() {
+    fn exit_published_only_where_router_publishes_exits() {
         let lost = Event::GuestLost(GuestLost { reason: "link closed".to_owned() });
         for event in [Event::Exited(testing::exited()), lost] {
             check(event.clone(), Known::all(), &[Action::TaskExit(None)], "exit");
@@ -113,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_counter_is_named_in_the_reason() {
+    fn reason_names_the_counter() {
         let event =
             Event::OomKill(OomKill { added: Some(2), evidence: Evidence::Counter, ..testing::oom_kill() });
         let ruling = Kubernetes.rule(&testing::signal(event), &testing::case(), &[]);

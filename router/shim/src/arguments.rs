@@ -1,39 +1,41 @@
-//! What containerd asks of a shim, as far as the wrapper must know it.
+//! The command line of a shim, as far as the wrapper needs it.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 
-/// Flags of Go's `flag` package that take no value: containerd's pkg/shim/shim.go, and its port to Rust.
+/// Flags of Go's `flag` package that take no value: containerd's pkg/shim/shim.go, and its port to
+/// Rust.
 const SWITCHES: [&[u8]; 7] = [b"debug", b"v", b"info", b"version", b"h", b"help", b"pprof"];
-/// Of these, the ones that only ask what the shim is.
-const QUESTIONS: [&[u8]; 5] = [b"v", b"info", b"version", b"h", b"help"];
+/// Of these, the ones that only print information about the shim.
+const QUERIES: [&[u8]; 5] = [b"v", b"info", b"version", b"h", b"help"];
 
 /// One call of the shim's command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Call {
+pub(crate) struct Invocation {
     /// containerd's namespace.
     pub(crate) namespace: String,
     /// The container's id.
     pub(crate) id: String,
-    /// Whether a shim is to be started. All else goes to the inner shim as it is.
+    /// Whether the command is `start`. The inner shim gets every other command unchanged.
     pub(crate) start: bool,
 }
 
-/// Reads the arguments after the command's name. Nothing is refused: that is for the inner shim to do.
-pub(crate) fn parse(arguments: &[OsString]) -> Call {
-    let mut call = Call::default();
+/// Parses the arguments after the command's name. Nothing is refused: the inner shim reports
+/// mistakes.
+pub(crate) fn parse(arguments: &[OsString]) -> Invocation {
+    let mut call = Invocation::default();
     let mut rest = arguments.iter();
-    let mut question = false;
+    let mut query = false;
     while let Some(argument) = rest.next() {
         let Some(flag) = dashed(argument) else {
-            call.start = !question && argument == "start";
+            call.start = !query && argument == "start";
             break;
         };
         let (name, value) = match flag.iter().position(|byte| *byte == b'=') {
             Some(at) => (&flag[..at], Some(OsStr::from_bytes(&flag[at + 1..]))),
             None => (flag, None),
         };
-        question |= QUESTIONS.contains(&name);
+        query |= QUERIES.contains(&name);
         if SWITCHES.contains(&name) {
             continue;
         }
@@ -47,7 +49,7 @@ pub(crate) fn parse(arguments: &[OsString]) -> Call {
     call
 }
 
-/// The flag behind one or two dashes: both are the same to Go.
+/// The flag after one or two dashes, which Go treats alike.
 fn dashed(argument: &OsStr) -> Option<&[u8]> {
     let bytes = argument.as_bytes().strip_prefix(b"-")?;
     Some(bytes.strip_prefix(b"-").unwrap_or(bytes)).filter(|name| !name.is_empty())
@@ -58,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_start_is_start() {
+    fn command_is_start_only_after_its_flags() {
         for (line, namespace, id, start) in [
             ("-namespace k8s.io -address /a -publish-binary /b -id c1 start", "k8s.io", "c1", true),
             ("-namespace k8s.io -address /a -publish-binary /b -id c1 -debug start", "k8s.io", "c1", true),
@@ -71,7 +73,7 @@ mod tests {
             ("", "", "", false),
         ] {
             let arguments: Vec<_> = line.split_whitespace().map(OsString::from).collect();
-            let expect = Call { namespace: namespace.into(), id: id.into(), start };
+            let expect = Invocation { namespace: namespace.into(), id: id.into(), start };
             assert_eq!(parse(&arguments), expect, "{line}");
         }
     }

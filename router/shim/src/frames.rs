@@ -1,4 +1,4 @@
-//! ttrpc's frames as bytes: whole ones to look at, and large ones piece by piece.
+//! ttrpc's frames as bytes: whole frames to inspect, and large frames in pieces.
 
 use std::io;
 
@@ -6,21 +6,22 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// u32 body length, u32 stream id (big-endian), u8 type, u8 flags: ttrpc's PROTOCOL.md.
 const HEADER: usize = 10;
-/// Bodies above are never held: without a bound one large request would be the size of the proxy.
+/// Larger bodies are never buffered: without a bound one large request would determine the size of
+/// the proxy.
 const MAX_BODY: usize = 64 << 10;
-/// A large frame passes in pieces of this size.
+/// A large frame is copied in pieces of this size.
 const PIECE: usize = 4 << 10;
 
-/// ttrpc's types of frames that are looked at.
+/// ttrpc's types of frames that are inspected.
 pub(crate) const REQUEST: u8 = 1;
 pub(crate) const RESPONSE: u8 = 2;
 
-/// A frame as it came.
+/// A frame as received.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
     /// Header and body.
     Whole(Vec<u8>),
-    /// The header; the body is still to be read, with [`Frames::pass`].
+    /// The header only; [`Frames::pass`] reads the body.
     Large(Vec<u8>),
 }
 
@@ -40,7 +41,8 @@ pub(crate) fn body(frame: &[u8]) -> &[u8] {
 /// A whole frame with another body.
 pub(crate) fn with_body(frame: &[u8], body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER + body.len());
-    let length = u32::try_from(body.len()).expect("a body that was held, and a number in it longer");
+    let length = u32::try_from(body.len())
+        .expect("a buffered body is bounded, and one number in it can only be a little longer");
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(&frame[4..HEADER]);
     out.extend_from_slice(body);
@@ -51,10 +53,10 @@ pub(crate) fn with_body(frame: &[u8], body: &[u8]) -> Vec<u8> {
 #[derive(Debug)]
 pub(crate) struct Frames<R> {
     read: R,
-    /// What has come of the frame that is being read.
+    /// The received part of the current frame.
     buffer: Vec<u8>,
     filled: usize,
-    /// Of a large frame, what is still to be passed.
+    /// Bytes of a large frame that are left to copy.
     rest: usize,
 }
 
@@ -63,7 +65,7 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         Self { read, buffer: Vec::new(), filled: 0, rest: 0 }
     }
 
-    /// The next frame; none at the end of the stream. May be dropped and called again: nothing is lost.
+    /// The next frame; `None` at the end of the stream. Cancel-safe.
     pub(crate) async fn next(&mut self) -> io::Result<Option<Frame>> {
         loop {
             let length = match *self.buffer {
@@ -90,7 +92,7 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         }
     }
 
-    /// Passes a large frame on.
+    /// Copies a large frame.
     pub(crate) async fn pass(&mut self, header: &[u8], to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
         to.write_all(header).await?;
         let mut piece = vec![0; PIECE];
@@ -119,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn frames_pass_unchanged_however_they_are_cut() {
+    async fn frames_split_anywhere_pass_unchanged() {
         let sent: Vec<u8> =
             [0, 1, 300, MAX_BODY, MAX_BODY + 1, 300_000, 7].into_iter().flat_map(frame).collect();
         for piece in [1, 7, 4096, 1 << 20] {
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_frame_that_is_cut_off_is_an_error() {
+    async fn truncated_frame_is_an_error() {
         for length in [1, 9, 10, 12] {
             let bytes = &frame(5)[..length];
             assert!(Frames::new(bytes).next().await.is_err(), "{length}");
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wait_for_a_frame_can_be_given_up_and_taken_up() {
+    async fn next_is_cancel_safe() {
         let (mut near, far) = tokio::io::duplex(64);
         let mut frames = Frames::new(far);
         for byte in &frame(5)[..14] {
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_replaced_with_its_length() {
+    fn body_replaced_with_its_length() {
         assert_eq!(with_body(&frame(5), b"xyz"), b"\0\0\0\x03\0\0\0\x07\x02\0xyz");
     }
 }

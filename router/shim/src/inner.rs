@@ -1,4 +1,4 @@
-//! Which shim is the inner one: never the wrapper itself, under whatever name.
+//! Finds the inner shim, which is never the wrapper itself under another name.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -7,13 +7,16 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// Why there is no inner shim. Such a pod does not start: another runtime than the one that was meant is no way to fail.
+use coroner_shim_config::WrapperName;
+
+/// Why no inner shim was found. The pod does not start: a fallback to another runtime would be
+/// unsafe.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InnerError {
     /// Neither beside the wrapper nor in `PATH`.
     #[error("no `{0}` beside the wrapper or in PATH, and no `inner` in the configuration")]
     Nowhere(String),
-    /// `inner` names the wrapper: started, it would start itself for ever.
+    /// `inner` names the wrapper, which would start itself without end.
     #[error("`inner` is `{0}`, which is the wrapper itself")]
     Itself(PathBuf),
     /// The wrapper's own file cannot be read.
@@ -21,14 +24,7 @@ pub(crate) enum InnerError {
     Own(#[source] io::Error),
 }
 
-/// NAME, of a wrapper called as `containerd-shim-coroner-NAME-v2`.
-pub(crate) fn name(called_as: &OsStr) -> Option<String> {
-    let file = Path::new(called_as).file_name()?.to_str()?;
-    let name = file.strip_prefix("containerd-shim-coroner-")?.strip_suffix("-v2")?;
-    (!name.is_empty()).then(|| name.to_owned())
-}
-
-/// Where to look.
+/// The places that are searched.
 #[derive(Debug)]
 pub(crate) struct Lookup<'a> {
     /// As the wrapper was called.
@@ -41,15 +37,15 @@ pub(crate) struct Lookup<'a> {
 
 impl Lookup<'_> {
     /// Finds the inner shim: the configured one, or by its name beside the wrapper, or in `PATH`.
-    pub(crate) fn find(&self, configured: Option<&Path>, name: Option<&str>) -> Result<PathBuf, InnerError> {
+    pub(crate) fn find(&self, configured: Option<&Path>, name: &WrapperName) -> Result<PathBuf, InnerError> {
         if let Some(inner) = configured {
-            // One that is not there is told by the kernel, when it is to be run.
+            // The kernel reports a missing file when it is executed.
             return match inner.exists() && self.is_own(inner)? {
                 true => Err(InnerError::Itself(inner.to_owned())),
                 false => Ok(inner.to_owned()),
             };
         }
-        let file = format!("containerd-shim-{}-v2", name.unwrap_or("runc"));
+        let file = name.inner();
         let beside = [Path::new(self.called_as).parent(), self.own.parent()];
         let beside = beside.into_iter().flatten().filter(|folder| folder.is_absolute()).map(Path::to_owned);
         let path = self.path.as_ref().map(|path| env::split_paths(path).collect::<Vec<_>>());
@@ -62,7 +58,8 @@ impl Lookup<'_> {
         Err(InnerError::Nowhere(file))
     }
 
-    /// Whether a file is the wrapper: the same file, a link to it, or a copy. Two copies that find each other would loop.
+    /// Whether a file is the wrapper: the same file, a link to it, or a copy. Two copies that find
+    /// each other would loop.
     fn is_own(&self, candidate: &Path) -> Result<bool, InnerError> {
         let own = fs::metadata(self.own).map_err(InnerError::Own)?;
         let Ok(other) = fs::metadata(candidate) else { return Ok(false) };
@@ -89,21 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_is_that_of_the_wrapper() {
-        for (called, expect) in [
-            ("containerd-shim-coroner-v2", None),
-            ("/usr/bin/containerd-shim-coroner-kata-v2", Some("kata")),
-            ("containerd-shim-coroner-kata-fc-v2", Some("kata-fc")),
-            ("containerd-shim-coroner--v2", None),
-            ("containerd-shim-runc-v2", None),
-            ("/", None),
-        ] {
-            assert_eq!(name(OsStr::new(called)).as_deref(), expect, "{called}");
-        }
-    }
-
-    #[test]
-    fn the_inner_shim_is_beside_the_wrapper_or_in_path() {
+    fn inner_shim_found_beside_wrapper_or_in_path() {
         let folder = tempfile::tempdir().unwrap();
         let at = |path: &str| folder.path().join(path);
         program(&at("own/containerd-shim-coroner-v2"), "wrapper");
@@ -111,16 +94,21 @@ mod tests {
         program(&at("path/containerd-shim-kata-v2"), "kata");
         let own = at("own/containerd-shim-coroner-v2");
         let lookup = Lookup { called_as: own.as_os_str(), own: &own, path: Some(at("path").into()) };
-        assert_eq!(lookup.find(None, None).unwrap(), at("path/containerd-shim-runc-v2"));
-        assert_eq!(lookup.find(None, Some("kata")).unwrap(), at("path/containerd-shim-kata-v2"));
+        let (plain, named) = (WrapperName::default(), |name: &str| {
+            WrapperName::of(&at(&format!("containerd-shim-{name}-v2")))
+        });
+        assert_eq!(lookup.find(None, &plain).unwrap(), at("path/containerd-shim-runc-v2"));
+        for kata in [named("coroner-kata"), named("kata")] {
+            assert_eq!(lookup.find(None, &kata).unwrap(), at("path/containerd-shim-kata-v2"));
+        }
         program(&at("own/containerd-shim-runc-v2"), "runc too");
-        assert_eq!(lookup.find(None, None).unwrap(), at("own/containerd-shim-runc-v2"));
-        assert_eq!(lookup.find(Some(Path::new("/x")), None).unwrap(), Path::new("/x"));
-        assert!(matches!(lookup.find(None, Some("gone")), Err(InnerError::Nowhere(_))));
+        assert_eq!(lookup.find(None, &plain).unwrap(), at("own/containerd-shim-runc-v2"));
+        assert_eq!(lookup.find(Some(Path::new("/x")), &plain).unwrap(), Path::new("/x"));
+        assert!(matches!(lookup.find(None, &named("gone")), Err(InnerError::Nowhere(_))));
     }
 
     #[test]
-    fn the_wrapper_never_finds_itself_a_link_or_a_copy() {
+    fn wrapper_never_finds_itself_or_its_copy() {
         let folder = tempfile::tempdir().unwrap();
         let at = |path: &str| folder.path().join(path);
         let own = at("own/containerd-shim-runc-v2");
@@ -131,8 +119,9 @@ mod tests {
         std::os::unix::fs::symlink(&own, at("link/containerd-shim-runc-v2")).unwrap();
         let path = env::join_paths([at("link"), at("copy"), at("real")]).unwrap();
         let lookup = Lookup { called_as: own.as_os_str(), own: &own, path: Some(path) };
-        assert_eq!(lookup.find(None, None).unwrap(), at("real/containerd-shim-runc-v2"));
+        let name = WrapperName::of(&own);
+        assert_eq!(lookup.find(None, &name).unwrap(), at("real/containerd-shim-runc-v2"));
         let link = at("link/containerd-shim-runc-v2");
-        assert!(matches!(lookup.find(Some(&link), None), Err(InnerError::Itself(_))));
+        assert!(matches!(lookup.find(Some(&link), &name), Err(InnerError::Itself(_))));
     }
 }

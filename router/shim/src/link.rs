@@ -1,4 +1,5 @@
-//! One connection of containerd's, and its own to the inner shim: frames pass as they are, and some replies wait for a ruling.
+//! One connection of containerd, and the matching one to the inner shim: frames pass unchanged, and
+//! some replies wait for a ruling.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,64 +16,72 @@ use tokio::net::unix::{ReadHalf, WriteHalf};
 use tokio::task::{Id, JoinSet};
 
 use crate::frames::{self, Frame, Frames};
-use crate::news::News;
-use crate::processes::{Known, Processes, Ruling};
-use crate::task::{self, Method, Process, Request};
+use crate::outbox::Outbox;
+use crate::processes::{ExitRuling, ProcessTable, RulingState};
+use crate::task::{self, Method, ProcessId, Request};
 
-/// Calls without an answer that are remembered of one connection: containerd has one Wait for each process. Those above pass unruled.
+/// Open calls remembered for one connection: containerd has one Wait for each process. Replies to
+/// calls above this limit pass without a ruling.
 const CALLS: usize = 4096;
 
-/// What all connections of a proxy share.
+/// State that all connections of a proxy share.
 #[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) processes: Arc<Processes>,
-    pub(crate) news: Arc<News>,
-    /// Random for each proxy.
+pub(crate) struct ProxyState {
+    pub(crate) processes: Arc<ProcessTable>,
+    pub(crate) outbox: Arc<Outbox>,
+    /// The proxy's random id.
     pub(crate) proxy_id: String,
-    /// The calls of Kill.
+    /// Number of Kill calls.
     pub(crate) kills: AtomicU64,
 }
 
 /// A call that waits for its reply.
-type Call = (Method, Process);
+type OpenCall = (Method, ProcessId);
 
 /// A reply that waits for its ruling.
-struct Held {
-    call: Call,
+struct HeldReply {
+    call: OpenCall,
     frame: Vec<u8>,
 }
 
-/// A connection with what is known of its calls, by their stream ids.
-struct Link<'a> {
-    shared: &'a Shared,
-    calls: Mutex<HashMap<u32, Call>>,
+/// A connection with its open calls, by stream id.
+struct ProxiedConnection<'a> {
+    shared: &'a ProxyState,
+    calls: Mutex<HashMap<u32, OpenCall>>,
 }
 
-/// Carries a connection until the inner shim ends it.
-pub(crate) async fn carry(mut client: UnixStream, inner: &Path, shared: &Shared) -> io::Result<()> {
+/// Forwards a connection until the inner shim ends it.
+pub(crate) async fn carry(mut client: UnixStream, inner: &Path, shared: &ProxyState) -> io::Result<()> {
     let mut inner = UnixStream::connect(inner).await?;
-    let link = Link { shared, calls: Mutex::default() };
+    let link = ProxiedConnection { shared, calls: Mutex::default() };
     let (client_read, client_write) = client.split();
     let (inner_read, mut inner_write) = inner.split();
     let requests = async {
-        // Whatever ends the requests, replies to those before still come.
+        // When the requests end, the replies to earlier ones still follow.
         link.requests(client_read, &mut inner_write).await.ok();
         inner_write.shutdown().await.ok();
         std::future::pending().await
     };
-    tokio::select! {
+    let ended = tokio::select! {
         ended = link.replies(inner_read, client_write) => ended,
         never = requests => never,
+    };
+    // Their replies cannot be received on another connection.
+    for (method, process) in std::mem::take(&mut *link.calls()).into_values() {
+        if method == Method::Start {
+            shared.processes.started(&process, None);
+        }
     }
+    ended
 }
 
-impl Link<'_> {
+impl ProxiedConnection<'_> {
     async fn requests(&self, read: ReadHalf<'_>, write: &mut WriteHalf<'_>) -> io::Result<()> {
         let mut frames = Frames::new(read);
         while let Some(frame) = frames.next().await? {
             match frame {
                 Frame::Whole(frame) => {
-                    self.look(&frame);
+                    self.track_request(&frame);
                     write.write_all(&frame).await?;
                 }
                 Frame::Large(header) => frames.pass(&header, write).await?,
@@ -81,13 +90,16 @@ impl Link<'_> {
         Ok(())
     }
 
-    /// Remembers what a request asks for, before the shim can answer it.
-    fn look(&self, frame: &[u8]) {
+    /// Remembers a request before the shim can answer it.
+    fn track_request(&self, frame: &[u8]) {
         let (stream, frames::REQUEST) = frames::header(frame) else { return };
         match task::request(frames::body(frame)) {
             Some(Request::Call(method, process)) => {
                 let mut calls = self.calls();
                 if calls.len() < CALLS {
+                    if method == Method::Start {
+                        self.shared.processes.starting(&process);
+                    }
                     calls.insert(stream, (method, process));
                 }
             }
@@ -99,17 +111,18 @@ impl Link<'_> {
     async fn replies(&self, read: ReadHalf<'_>, mut write: WriteHalf<'_>) -> io::Result<()> {
         let mut frames = Frames::new(read);
         let mut rulings = JoinSet::new();
-        let mut held: HashMap<Id, Held> = HashMap::new();
+        let mut held: HashMap<Id, HeldReply> = HashMap::new();
         let mut open = true;
         while open || !rulings.is_empty() {
             tokio::select! {
                 next = frames.next(), if open => match next {
                     Ok(Some(Frame::Whole(frame))) => self.reply(frame, &mut write, &mut rulings, &mut held).await?,
                     Ok(Some(Frame::Large(header))) => {
-                        self.calls().remove(&frames::header(&header).0);
+                        let call = self.calls().remove(&frames::header(&header).0);
+                        self.unread(call.as_ref());
                         frames.pass(&header, &mut write).await?;
                     }
-                    // What is held is still told.
+                    // Held replies are still sent.
                     Ok(None) | Err(_) => open = false,
                 },
                 Some(ruled) = rulings.join_next_with_id() => {
@@ -126,18 +139,21 @@ impl Link<'_> {
         Ok(())
     }
 
-    /// Passes a reply on, or holds it.
+    /// Forwards a reply, or holds it.
     async fn reply(
         &self,
         frame: Vec<u8>,
         write: &mut WriteHalf<'_>,
-        rulings: &mut JoinSet<Arc<Ruling>>,
-        held: &mut HashMap<Id, Held>,
+        rulings: &mut JoinSet<Arc<ExitRuling>>,
+        held: &mut HashMap<Id, HeldReply>,
     ) -> io::Result<()> {
         let (stream, kind) = frames::header(&frame);
         let call = (kind == frames::RESPONSE).then(|| self.calls().remove(&stream)).flatten();
-        let payload = call.as_ref().and_then(|_| task::payload(frames::body(&frame)));
-        let (Some(call), Some(payload)) = (call, payload) else { return write.write_all(&frame).await };
+        let Some(call) = call else { return write.write_all(&frame).await };
+        let Some(payload) = task::payload(frames::body(&frame)) else {
+            self.unread(Some(&call));
+            return write.write_all(&frame).await;
+        };
         let processes = &self.shared.processes;
         match call.0 {
             Method::Create => processes.made(&call.1, task::pid(payload)),
@@ -146,11 +162,11 @@ impl Link<'_> {
             Method::Wait | Method::State | Method::Delete => {
                 if let Some(end) = task::end(call.0, payload) {
                     match processes.ruling(&call.1, end) {
-                        Known::Told(ruling) => {
-                            return self.release(Held { call, frame }, Some(&ruling), write).await;
+                        RulingState::Final(ruling) => {
+                            return self.release(HeldReply { call, frame }, Some(&ruling), write).await;
                         }
-                        Known::Pending(ruling) => {
-                            held.insert(rulings.spawn(ruling).id(), Held { call, frame })
+                        RulingState::Pending(ruling) => {
+                            held.insert(rulings.spawn(ruling).id(), HeldReply { call, frame })
                         }
                     };
                     return Ok(());
@@ -164,11 +180,18 @@ impl Link<'_> {
         Ok(())
     }
 
-    /// Passes a held reply on with what was ruled; if that came to nothing, as it is.
+    /// Handles a reply without a usable result, such as an error.
+    fn unread(&self, call: Option<&OpenCall>) {
+        if let Some((Method::Start, process)) = call {
+            self.shared.processes.started(process, None);
+        }
+    }
+
+    /// Sends a held reply with its ruled status, or unchanged if there is no ruling.
     async fn release(
         &self,
-        Held { call: (method, process), frame }: Held,
-        ruling: Option<&Arc<Ruling>>,
+        HeldReply { call: (method, process), frame }: HeldReply,
+        ruling: Option<&Arc<ExitRuling>>,
         write: &mut WriteHalf<'_>,
     ) -> io::Result<()> {
         let body = frames::body(&frame);
@@ -176,7 +199,7 @@ impl Link<'_> {
         let frame = ruled.map_or_else(|| frame.clone(), |body| frames::with_body(&frame, &body));
         write.write_all(&frame).await?;
         if let Some(ruling) = ruling {
-            self.shared.processes.told(&process, ruling);
+            self.shared.processes.reply_sent(&process, ruling);
         }
         if method == Method::Delete {
             self.shared.processes.deleted(&process);
@@ -184,17 +207,17 @@ impl Link<'_> {
         Ok(())
     }
 
-    fn calls(&self) -> MutexGuard<'_, HashMap<u32, Call>> {
+    fn calls(&self) -> MutexGuard<'_, HashMap<u32, OpenCall>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Shared {
-    fn kill(&self, process: Process, signal: u32, all: bool) {
+impl ProxyState {
+    fn kill(&self, process: ProcessId, signal: u32, all: bool) {
         let boot = clock_gettime(ClockId::Boottime);
         let boot_ns = u64::try_from(boot.tv_sec).unwrap_or(0) * 1_000_000_000 + boot.tv_nsec.cast_unsigned();
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.news.kill(KillRequest {
+        self.outbox.kill(KillRequest {
             seq: self.kills.fetch_add(1, Ordering::Relaxed) + 1,
             proxy_id: self.proxy_id.clone(),
             container_id: process.container,

@@ -1,4 +1,5 @@
-//! One line whenever the router is passed by: to the system's log, for the standard streams are read by containerd.
+//! One line in the system's log for each fallback. containerd reads the standard streams, so they
+//! are not used.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -9,23 +10,24 @@ use std::time::SystemTime;
 
 use rustix::fs::OFlags;
 
-/// Where the system's log listens: syslog(3).
+/// The socket of the system's log: syslog(3).
 const DEV_LOG: &str = "/dev/log";
 /// Facility daemon (3), severity warning (4): RFC 3164, 4.1.1.
 const PRIORITY: u8 = 3 << 3 | 4;
 
-/// Tells the system's log, and the file if there is one. What cannot be told is not: a pod's start never waits for its log.
+/// Writes to the system's log, and to the file if there is one. Errors are ignored: a pod's start
+/// never waits for its log.
 pub(crate) fn line(message: &str, file: Option<&Path>) {
     let message = message.replace('\n', " ");
     let pid = std::process::id();
     if let Ok(socket) = UnixDatagram::unbound() {
-        let told = socket.set_nonblocking(true).and_then(|()| {
+        let sent = socket.set_nonblocking(true).and_then(|()| {
             let text = format!("<{PRIORITY}>containerd-shim-coroner-v2[{pid}]: {message}");
             socket.send_to(text.as_bytes(), DEV_LOG)
         });
-        told.ok();
+        sent.ok();
     }
-    // A pipe that nobody reads would block.
+    // A pipe without a reader would block.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     if let Some(file) = file
         && let Ok(mut file) = OpenOptions::new().create(true).append(true).custom_flags(flags).open(file)

@@ -1,4 +1,5 @@
-//! The place in front of a shim's socket: taken by a proxy that lives, or given to a new one.
+//! The proxy's socket beside a shim's: detects a live proxy, and starts a new one where there is
+//! none.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -17,24 +18,26 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 use crate::proxy::Options;
 
-/// As people see it in the list of processes.
+/// The name in the process list.
 const NAME: &str = "containerd-shim-coroner-v2";
-/// A start has the folder for some milliseconds. Whoever keeps it longer is no start.
+/// Timeout for the folder's lock, which a start holds for some milliseconds. Without it, another
+/// program that keeps the lock would block every pod's start.
 const LOCKED: Duration = Duration::from_secs(2);
 const TRY_AGAIN: Duration = Duration::from_millis(5);
-/// A new proxy dials one local socket and says so.
+/// Timeout for a new proxy, which connects to one local socket and then reports that it is ready.
 const READY: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
-/// Whether a proxy listens there. One whose queue of connections is full does: waiting for it could take for ever.
-pub(crate) fn lives(place: &Path) -> bool {
+/// Whether a proxy listens there. A full connection queue counts as live: to wait for it could
+/// block without end.
+pub(crate) fn is_live(place: &Path) -> bool {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let dialled = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
         .and_then(|socket| connect(&socket, &SocketAddrUnix::new(place)?));
     matches!(dialled, Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS))
 }
 
-/// One start at a time in a folder: between a look at a socket and its removal another start could have made it anew. The folder itself
-/// is locked, so that no file stays.
+/// Serializes the starts in a folder: between the check of a socket and its removal another start
+/// could have created it anew. The folder itself is locked, so that no lock file is left behind.
 pub(crate) fn lock(place: &Path) -> io::Result<File> {
     let folder = OpenOptions::new().read(true).open(place.parent().unwrap_or(Path::new("/")))?;
     let begun = Instant::now();
@@ -47,8 +50,9 @@ pub(crate) fn lock(place: &Path) -> io::Result<File> {
     }
 }
 
-/// Puts a new proxy there, and returns once it has said that it runs. A socket that nobody listens on goes.
-pub(crate) fn take(place: &Path, options: &Options) -> io::Result<()> {
+/// Starts a new proxy and returns once it has reported that it is ready. A socket without a
+/// listener is removed.
+pub(crate) fn start_proxy(place: &Path, options: &Options) -> io::Result<()> {
     match fs::remove_file(place) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -81,9 +85,10 @@ fn spawn(listener: UnixListener, options: &Options) -> io::Result<Child> {
 }
 
 fn ready(child: &Child) -> io::Result<()> {
-    let pipe = child.stdout.as_ref().expect("it was asked for");
+    let pipe = child.stdout.as_ref().expect("spawn pipes standard output");
     poll(&mut [PollFd::new(pipe, PollFlags::IN)], Some(&READY))?;
-    // Readable at the end of the stream as well, and there is nothing to read then. Nothing comes after the byte.
+    // Also readable at the end of the stream, with nothing to read. The proxy writes one byte and
+    // no more.
     rustix::io::ioctl_fionread(pipe).map_err(io::Error::from).and_then(|count| match count {
         0 => Err(io::Error::other("the proxy did not come up")),
         _ => Ok(()),

@@ -1,4 +1,4 @@
-//! What is known of a shim's processes: their pids, and what was ruled of those that ended.
+//! The processes of a shim: their pids, and the rulings on those that ended.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,81 +9,105 @@ use coroner_proto::shim::RuleRequest;
 use coroner_proto::shim_ttrpc::ShimClient;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
-use crate::news::{News, Told};
-use crate::router::Router;
-use crate::task::{End, Process};
+use crate::outbox::{Outbox, Release};
+use crate::router::RouterClient;
+use crate::task::{End, ProcessId};
 
-/// Processes that are remembered: a shim has one for each container and exec that was not deleted yet. The oldest goes.
+/// Capacity: a shim has one process for each container and exec that is not deleted yet. The oldest
+/// is evicted.
 const REMEMBERED: usize = 1024;
 
-/// What became of a process's status.
+/// The ruling on a process's exit.
 #[derive(Debug)]
-pub(crate) struct Ruling {
-    /// What is told.
+pub(crate) struct ExitRuling {
+    /// The status that callers receive.
     pub(crate) status: u32,
-    /// The router had no say in it.
+    /// The hold ended without a ruling of the router: a timeout or a failed call.
     expired: bool,
     pid: Option<u32>,
-    /// Somebody was told.
-    told: AtomicBool,
+    /// Number of the hold in this proxy.
+    hold: u64,
+    /// A caller has received the status.
+    reported: AtomicBool,
 }
 
-/// One ruling for all who wait for it.
-pub(crate) type Pending = Shared<BoxFuture<'static, Arc<Ruling>>>;
+/// A ruling that several callers wait for.
+pub(crate) type Pending = Shared<BoxFuture<'static, Arc<ExitRuling>>>;
 
-/// What is known of an end. What was told is kept without the future that it came of: of these there may be many.
+/// The state of a ruling. A final one is kept without its future: there may be many.
 #[derive(Clone, Debug)]
-pub(crate) enum Known {
-    Told(Arc<Ruling>),
+pub(crate) enum RulingState {
+    Final(Arc<ExitRuling>),
     Pending(Pending),
 }
 
 /// The processes of one shim.
 #[derive(Debug)]
-pub(crate) struct Processes {
+pub(crate) struct ProcessTable {
     namespace: String,
     hold: Duration,
-    router: Arc<Router>,
-    news: Arc<News>,
+    router: Arc<RouterClient>,
+    outbox: Arc<Outbox>,
     rows: Mutex<Rows>,
+    /// A Start call was answered, or ended without an answer.
+    start_over: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Rows {
-    rows: BTreeMap<Process, Row>,
+    rows: BTreeMap<ProcessId, TableRow>,
     count: u64,
+    holds: u64,
 }
 
 #[derive(Debug, Default)]
-struct Row {
-    /// Counts rows as they are made.
+struct TableRow {
+    /// Sequence number of the row.
     age: u64,
     pid: Option<u32>,
-    ruling: Option<Known>,
+    /// A Start call is open: its reply has the pid.
+    starting: bool,
+    ruling: Option<RulingState>,
 }
 
-impl Processes {
-    pub(crate) fn new(namespace: String, hold: Duration, router: Arc<Router>, news: Arc<News>) -> Self {
-        Self { namespace, hold, router, news, rows: Mutex::default() }
+impl ProcessTable {
+    pub(crate) fn new(
+        namespace: String,
+        hold: Duration,
+        router: Arc<RouterClient>,
+        outbox: Arc<Outbox>,
+    ) -> Self {
+        Self { namespace, hold, router, outbox, rows: Mutex::default(), start_over: Notify::new() }
     }
 
-    /// A process has been made anew, or has started: what was known under its name is of another one.
-    pub(crate) fn made(&self, process: &Process, pid: Option<u32>) {
+    /// Records a created process: what was known under its name belongs to another process.
+    pub(crate) fn made(&self, process: &ProcessId, pid: Option<u32>) {
         let mut rows = self.rows();
         rows.rows.remove(process);
         rows.row(process).pid = pid;
     }
 
-    /// A process that was made has started. Its end may have been ruled already: a short one ends before the reply to Start is here.
-    pub(crate) fn started(&self, process: &Process, pid: Option<u32>) {
-        let mut rows = self.rows();
-        let row = rows.row(process);
-        row.pid = pid.or(row.pid);
+    /// Records an open Start call; its reply has the pid.
+    pub(crate) fn starting(&self, process: &ProcessId) {
+        self.rows().row(process).starting = true;
     }
 
-    /// A process was deleted; with a container's init go its execs.
-    pub(crate) fn deleted(&self, process: &Process) {
+    /// Records the end of a Start call, with the pid if it succeeded. A short process may have
+    /// ended by then: the shim may answer its Wait first.
+    pub(crate) fn started(&self, process: &ProcessId, pid: Option<u32>) {
+        {
+            let mut rows = self.rows();
+            let row = rows.row(process);
+            (row.pid, row.starting) = (pid.or(row.pid), false);
+        }
+        self.start_over.notify_waiters();
+    }
+
+    /// Records that a process was deleted. With a container's init its execs are deleted too.
+    pub(crate) fn deleted(&self, process: &ProcessId) {
         let rows = &mut self.rows().rows;
         if process.exec.is_empty() {
             rows.retain(|other, _| other.container != process.container);
@@ -92,55 +116,76 @@ impl Processes {
         }
     }
 
-    /// The ruling on a process that has ended. All who ask share one, and the first of them begins it.
-    pub(crate) fn ruling(self: &Arc<Self>, process: &Process, end: End) -> Known {
+    /// The ruling on a process that has ended. The first caller requests it, and all callers share
+    /// it.
+    pub(crate) fn ruling(self: &Arc<Self>, process: &ProcessId, end: End) -> RulingState {
         let mut rows = self.rows();
         let row = rows.row(process);
         row.pid = row.pid.or(end.pid);
         if let Some(ruling) = &row.ruling {
             return ruling.clone();
         }
-        let (this, process, pid) = (Arc::clone(self), process.clone(), row.pid);
-        let ruling = async move { Arc::new(this.rule(process, pid, end).await) }.boxed().shared();
-        let ruling = Known::Pending(ruling);
-        row.ruling = Some(ruling.clone());
+        let hold = rows.next_hold();
+        let (this, of) = (Arc::clone(self), process.clone());
+        let ruling = async move { Arc::new(this.rule(of, hold, end).await) }.boxed().shared();
+        let ruling = RulingState::Pending(ruling);
+        rows.row(process).ruling = Some(ruling.clone());
         ruling
     }
 
-    /// Somebody was told; the first time the router hears of it.
-    pub(crate) fn told(&self, process: &Process, ruling: &Arc<Ruling>) {
-        if ruling.told.swap(true, Ordering::Relaxed) {
+    /// Records that a caller has received the status. The first time it is reported to the router.
+    pub(crate) fn reply_sent(&self, process: &ProcessId, ruling: &Arc<ExitRuling>) {
+        if ruling.reported.swap(true, Ordering::Relaxed) {
             return;
         }
         if let Some(row) = self.rows().rows.get_mut(process)
-            && let Some(Known::Pending(pending)) = &row.ruling
+            && let Some(RulingState::Pending(pending)) = &row.ruling
             && pending.peek().is_some_and(|known| Arc::ptr_eq(known, ruling))
         {
-            row.ruling = Some(Known::Told(Arc::clone(ruling)));
+            row.ruling = Some(RulingState::Final(Arc::clone(ruling)));
         }
-        let Ruling { status, expired, pid, .. } = **ruling;
-        self.news.release(Told { process: process.clone(), pid, status, expired });
+        let ExitRuling { status, expired, pid, hold, .. } = **ruling;
+        self.outbox.release(Release { process: process.clone(), pid, hold, status, expired });
     }
 
-    async fn rule(&self, process: Process, pid: Option<u32>, end: End) -> Ruling {
+    async fn rule(&self, process: ProcessId, hold: u64, end: End) -> ExitRuling {
+        let deadline = Instant::now() + self.hold;
+        // Without the pid the router could not distinguish this process from another one of its
+        // name.
+        let pid = timeout_at(deadline, self.pid(&process)).await.unwrap_or_default();
         let request = RuleRequest {
             namespace: self.namespace.clone(),
             process: Some(process.message(pid)).into(),
             status: end.status,
             exited_at_ns: end.exited_at_ns,
-            requests: self.news.kills_of(&process.container),
+            requests: self.outbox.kills_of(&process.container),
+            hold_id: self.outbox.hold_id(hold),
             ..Default::default()
         };
-        let ask = |client: ShimClient, context| {
+        let call = |client: ShimClient, context| {
             let request = request.clone();
             async move { client.rule(context, &request).await }
         };
-        let answer = self.router.call(self.hold, ask).await;
+        let answer = self.router.call(deadline.saturating_duration_since(Instant::now()), call).await;
         if answer.is_ok() {
-            self.news.known(&request.requests);
+            self.outbox.acknowledged(&request.requests);
         }
         let (status, expired) = answer.map_or((end.status, true), |ruled| (ruled.status, false));
-        Ruling { status, expired, pid, told: AtomicBool::new(false) }
+        ExitRuling { status, expired, pid, hold, reported: AtomicBool::new(false) }
+    }
+
+    /// The pid of a process, once no Start call is open with a reply that would have it.
+    async fn pid(&self, process: &ProcessId) -> Option<u32> {
+        loop {
+            let mut over = std::pin::pin!(self.start_over.notified());
+            over.as_mut().enable();
+            let (pid, starting) =
+                self.rows().rows.get(process).map_or((None, false), |row| (row.pid, row.starting));
+            if pid.is_some() || !starting {
+                return pid;
+            }
+            over.await;
+        }
     }
 
     fn rows(&self) -> MutexGuard<'_, Rows> {
@@ -149,14 +194,19 @@ impl Processes {
 }
 
 impl Rows {
-    fn row(&mut self, process: &Process) -> &mut Row {
+    fn next_hold(&mut self) -> u64 {
+        self.holds += 1;
+        self.holds
+    }
+
+    fn row(&mut self, process: &ProcessId) -> &mut TableRow {
         if self.rows.len() >= REMEMBERED && !self.rows.contains_key(process) {
             let oldest = self.rows.iter().min_by_key(|(_, row)| row.age).map(|(process, _)| process.clone());
             oldest.and_then(|process| self.rows.remove(&process));
         }
         self.count += 1;
         let age = self.count;
-        self.rows.entry(process.clone()).or_insert_with(|| Row { age, ..Row::default() })
+        self.rows.entry(process.clone()).or_insert_with(|| TableRow { age, ..TableRow::default() })
     }
 }
 
@@ -166,19 +216,19 @@ mod tests {
 
     use super::*;
 
-    fn processes() -> Arc<Processes> {
-        let router = Arc::new(Router::new(Path::new("/nowhere")));
-        let news = Arc::new(News::new(String::new(), Arc::clone(&router)));
-        Arc::new(Processes::new(String::new(), Duration::ZERO, router, news))
+    fn processes(hold: Duration) -> Arc<ProcessTable> {
+        let router = Arc::new(RouterClient::new(Path::new("/nowhere")));
+        let outbox = Arc::new(Outbox::new(String::new(), String::new(), Arc::clone(&router)));
+        Arc::new(ProcessTable::new(String::new(), hold, router, outbox))
     }
 
-    fn of(container: &str, exec: &str) -> Process {
-        Process { container: container.into(), exec: exec.into() }
+    fn of(container: &str, exec: &str) -> ProcessId {
+        ProcessId { container: container.into(), exec: exec.into() }
     }
 
     #[tokio::test]
-    async fn with_a_container_s_init_go_its_execs() {
-        let processes = processes();
+    async fn deleted_init_removes_its_execs() {
+        let processes = processes(Duration::ZERO);
         for process in [of("a", ""), of("a", "e"), of("b", "e"), of("b", "f")] {
             processes.made(&process, None);
         }
@@ -187,16 +237,16 @@ mod tests {
         assert_eq!(processes.rows().rows.keys().collect::<Vec<_>>(), [&of("b", "e")]);
     }
 
-    async fn status(known: Known) -> u32 {
+    async fn status(known: RulingState) -> u32 {
         match known {
-            Known::Told(ruling) => ruling.status,
-            Known::Pending(pending) => pending.await.status,
+            RulingState::Final(ruling) => ruling.status,
+            RulingState::Pending(pending) => pending.await.status,
         }
     }
 
     #[tokio::test]
-    async fn a_process_made_anew_is_ruled_anew_and_one_that_started_late_is_not() {
-        let processes = processes();
+    async fn process_created_again_is_ruled_again() {
+        let processes = processes(Duration::ZERO);
         let (process, end) = (of("a", "e"), End { status: 1, exited_at_ns: None, pid: None });
         assert_eq!(status(processes.ruling(&process, end)).await, 1);
         processes.started(&process, Some(7));
@@ -206,8 +256,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_too_many_processes_the_oldest_is_forgotten() {
-        let processes = processes();
+    async fn ruling_waits_for_pid_of_open_start() {
+        let processes = processes(Duration::from_secs(30));
+        let (process, end) = (of("a", "e"), End { status: 1, exited_at_ns: None, pid: None });
+        let pid = |known: RulingState| async {
+            let RulingState::Pending(pending) = known else { panic!("it was not released") };
+            pending.await.pid
+        };
+        for (over, expect) in [(Some(7), Some(7)), (None, None)] {
+            processes.made(&process, None);
+            processes.starting(&process);
+            let mut ruling = std::pin::pin!(pid(processes.ruling(&process, end)));
+            assert!(futures::poll!(&mut ruling).is_pending());
+            processes.started(&process, over);
+            assert_eq!(ruling.await, expect);
+        }
+    }
+
+    #[tokio::test]
+    async fn full_table_evicts_oldest_process() {
+        let processes = processes(Duration::ZERO);
         for count in 0..=REMEMBERED {
             processes.made(&of("a", &count.to_string()), None);
         }

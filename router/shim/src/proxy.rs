@@ -1,4 +1,4 @@
-//! The proxy of one shim: it listens in front of the inner shim's socket until that shim is gone.
+//! The proxy of one shim: it listens beside the inner shim's socket until that shim has ended.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,7 +8,6 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
@@ -19,39 +18,39 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::link::{Shared, carry};
-use crate::news::News;
-use crate::processes::Processes;
-use crate::router::Router;
-use crate::start::failed;
+use crate::link::{ProxyState, carry};
+use crate::outbox::Outbox;
+use crate::processes::ProcessTable;
+use crate::router::RouterClient;
 
-/// Sources that tokio hears of at once. Its own default takes 12 KiB.
+/// I/O events that tokio processes at once. Its own default takes 12 KiB.
 const IO_EVENTS: usize = 64;
-/// Out of descriptors, accept fails at once and again at once; and so may a connection to the inner shim.
+/// Delay after a failed accept or connect. Without descriptors both fail at once, again and again.
 const AFTER_FAILURE: Duration = Duration::from_millis(50);
-/// Once the shim is gone, what is still to be told to the router has this long.
-const LAST_NEWS: Duration = Duration::from_secs(1);
-/// What ends others must not end a proxy: containerd would take the shim for dead, and kill the container.
+/// Drain timeout of the outbox once the shim has ended.
+const OUTBOX_DRAIN: Duration = Duration::from_secs(1);
+/// Signals that must not end a proxy: containerd would consider the shim dead, and kill the
+/// container.
 const IGNORED: [i32; 3] =
     [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP];
 
-/// What a proxy is told on its command line.
+/// The proxy's command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Options {
     /// The inner shim's socket.
     pub(crate) inner: PathBuf,
-    /// The router's.
+    /// The router's socket.
     pub(crate) router: PathBuf,
-    /// How long a reply may be held.
+    /// Timeout of a hold.
     pub(crate) hold: Duration,
-    /// containerd's.
+    /// containerd's namespace.
     pub(crate) namespace: String,
-    /// Of the container whose start made this proxy; for people who look at the list of processes.
+    /// Id of the container that this proxy was started with, for the list of processes.
     pub(crate) id: String,
 }
 
 impl Options {
-    /// The command line, after the command's name.
+    /// The arguments, without the program's name.
     pub(crate) fn arguments(&self) -> Vec<OsString> {
         let hold = self.hold.as_millis().to_string();
         let mut arguments: Vec<OsString> = vec!["proxy".into(), "--inner".into(), self.inner.clone().into()];
@@ -60,7 +59,7 @@ impl Options {
         arguments
     }
 
-    /// Reads what [`Options::arguments`] writes, without the first.
+    /// Parses the result of [`Options::arguments`], without the first argument.
     pub(crate) fn parse(arguments: &[OsString]) -> Option<Self> {
         let value = |name: &str| {
             let pair = arguments.chunks_exact(2).find(|pair| pair[0] == *name)?;
@@ -76,20 +75,15 @@ impl Options {
     }
 }
 
-/// Runs until the shim is gone. The listening socket is standard input; a byte on standard output says that the proxy is there.
-pub(crate) fn run(options: &Options) -> ExitCode {
-    match prepared(options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&format!("the proxy cannot run: {error}")),
-    }
-}
-
-fn prepared(options: &Options) -> io::Result<()> {
+/// Runs until the shim has ended. The listening socket is standard input; a byte on standard output
+/// reports that the proxy is ready.
+pub(crate) fn run(options: &Options) -> io::Result<()> {
     let listener = StdListener::from(io::stdin().as_fd().try_clone_to_owned()?);
     let place =
         listener.local_addr()?.as_pathname().map(Path::to_owned).ok_or(io::ErrorKind::InvalidInput)?;
     listener.set_nonblocking(true)?;
-    // A session of its own, or the signals of containerd's terminal were its too. Who leads a group already cannot, and need not.
+    // Without a session of its own it would receive the signals of containerd's terminal. The call
+    // fails for a process group leader, which does not need it.
     rustix::process::setsid().ok();
     for signal in IGNORED {
         signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
@@ -114,14 +108,15 @@ fn prepared(options: &Options) -> io::Result<()> {
 
 async fn serve(options: &Options, listener: UnixListener, place: &Path, lifeline: UnixStream) {
     let own = inode(place);
-    let router = Arc::new(Router::new(&options.router));
-    let news = Arc::new(News::new(options.namespace.clone(), Arc::clone(&router)));
-    let processes = Processes::new(options.namespace.clone(), options.hold, router, Arc::clone(&news));
+    let router = Arc::new(RouterClient::new(&options.router));
+    let proxy_id = random();
+    let outbox = Arc::new(Outbox::new(options.namespace.clone(), proxy_id.clone(), Arc::clone(&router)));
+    let processes = ProcessTable::new(options.namespace.clone(), options.hold, router, Arc::clone(&outbox));
     let (processes, kills) = (Arc::new(processes), AtomicU64::new(0));
-    let shared = Arc::new(Shared { processes, news: Arc::clone(&news), proxy_id: random(), kills });
+    let shared = Arc::new(ProxyState { processes, outbox: Arc::clone(&outbox), proxy_id, kills });
     let inner: Arc<Path> = Arc::from(options.inner.as_path());
-    let (mut links, mut tellers) = (JoinSet::new(), JoinSet::new());
-    tellers.spawn(Arc::clone(&news).run());
+    let (mut links, mut senders) = (JoinSet::new(), JoinSet::new());
+    senders.spawn(Arc::clone(&outbox).run());
     let mut ended = std::pin::pin!(ended(lifeline, &options.inner));
     loop {
         tokio::select! {
@@ -133,29 +128,31 @@ async fn serve(options: &Options, listener: UnixListener, place: &Path, lifeline
                 }
                 Err(_) => sleep(AFTER_FAILURE).await,
             },
-            // One that panicked costs its connection, or is begun again.
+            // A panic ends only one connection; the outbox's task is restarted.
             Some(_) = links.join_next() => {}
-            Some(_) = tellers.join_next() => {
-                tellers.spawn(Arc::clone(&news).run());
+            Some(_) = senders.join_next() => {
+                senders.spawn(Arc::clone(&outbox).run());
             }
         }
     }
-    // First of all, so that whoever dials anew learns at once that there is no shim.
+    // First of all, so that a new connection fails at once: the shim has ended.
     if own.is_some() && inode(place) == own {
         fs::remove_file(place).ok();
     }
     drop(listener);
-    // containerd removes the socket that it knows, which is the proxy's.
+    // containerd removes only the socket that it knows, the proxy's.
     if UnixStream::connect(&options.inner).await.is_err_and(|error| gone(&error)) {
         fs::remove_file(&options.inner).ok();
     }
-    // The shim has ended its connections; replies that are held are told before theirs end.
+    // The shim has ended its connections; held replies are sent before the clients' connections
+    // end.
     timeout(options.hold, async { while links.join_next().await.is_some() {} }).await.ok();
     links.shutdown().await;
-    timeout(LAST_NEWS, news.told()).await.ok();
+    timeout(OUTBOX_DRAIN, outbox.drained()).await.ok();
 }
 
-/// Resolves when nobody listens on the inner shim's socket any more. One idle connection says so; it may end for other reasons.
+/// Resolves when the inner shim's socket has no listener any more. An idle connection detects that;
+/// it may also end for other reasons.
 async fn ended(mut lifeline: UnixStream, inner: &Path) {
     loop {
         let mut buffer = [0; 64];
@@ -167,7 +164,8 @@ async fn ended(mut lifeline: UnixStream, inner: &Path) {
                 Err(_) => sleep(AFTER_FAILURE).await,
             }
         };
-        // A shim that takes connections and ends them at once would have the proxy spin.
+        // Without the delay a shim that accepts and closes connections at once would make the proxy
+        // spin.
         sleep(AFTER_FAILURE).await;
     }
 }
@@ -183,7 +181,8 @@ fn inode(path: &Path) -> Option<(u64, u64)> {
 /// 64 bits as text.
 fn random() -> String {
     let mut bytes = [0; 8];
-    // Never waits and never fails once a machine is up; if it did, the pid and the clock in the request still tell proxies apart.
+    // Never blocks and never fails once a machine is up. Otherwise the pid, with the clock in the
+    // request, still distinguishes proxies.
     let seeded = getrandom(&mut bytes, GetRandomFlags::NONBLOCK).is_ok();
     if !seeded {
         bytes = u64::from(std::process::id()).to_be_bytes();
@@ -196,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_read_as_it_is_written() {
+    fn options_round_trip_through_arguments() {
         let options = Options {
             inner: "/run/a".into(),
             router: "/run/b".into(),

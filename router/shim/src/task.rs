@@ -1,25 +1,27 @@
-//! containerd's Task service as far as it says how a process ended: its requests and replies, of version 2 and 3 alike.
+//! containerd's Task service, as far as it is about the ends of processes: requests and replies of
+//! versions 2 and 3.
 
-use coroner_proto::limits::MAX_CONTAINER_ID;
+use coroner_transport::limits::MAX_CONTAINER_ID;
 
 use crate::wire::{Fields, Malformed, Value, with_bytes, with_varint};
 
-/// The services of containerd's api/runtime/task/v2/shim.proto and v3; what is read here has the same numbers in both.
+/// The services of containerd's api/runtime/task/v2/shim.proto and v3; the fields that are read
+/// here have the same numbers in both.
 const SERVICES: [&[u8]; 2] = [b"containerd.task.v2.Task", b"containerd.task.v3.Task"];
 /// Status.STOPPED of api/types/task/task.proto.
 const STOPPED: u64 = 3;
 /// ttrpc's Response: status and payload.
 const PAYLOAD: u32 = 2;
 
-/// Which process of a shim.
+/// A process of a shim.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Process {
+pub(crate) struct ProcessId {
     pub(crate) container: String,
     /// Empty: the container's init.
     pub(crate) exec: String,
 }
 
-/// The calls whose replies are looked at.
+/// The calls with replies that are inspected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Method {
     Create,
@@ -33,22 +35,22 @@ pub(crate) enum Method {
 /// A request that concerns the proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// One whose reply is looked at.
-    Call(Method, Process),
-    /// A signal.
-    Kill { process: Process, signal: u32, all: bool },
+    /// A call with a reply that is inspected.
+    Call(Method, ProcessId),
+    /// A signal to a process.
+    Kill { process: ProcessId, signal: u32, all: bool },
 }
 
-/// How a process ended, as a reply says it.
+/// The end of a process, from a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct End {
     pub(crate) status: u32,
     pub(crate) exited_at_ns: Option<u64>,
-    /// Of the replies to State and Delete.
+    /// Only in replies to State and Delete.
     pub(crate) pid: Option<u32>,
 }
 
-/// Where a reply has what it says of an end.
+/// The field numbers of an end in a reply.
 struct Places {
     status: u32,
     exited_at: u32,
@@ -67,7 +69,8 @@ impl Method {
     }
 }
 
-/// Reads the body of a request's frame. What is no request of the Task service, or malformed, is for the shim alone.
+/// Parses the body of a request's frame. Requests of other services, and malformed ones, are only
+/// forwarded.
 pub(crate) fn request(body: &[u8]) -> Option<Request> {
     let [service, method, payload] = bytes_of(body, [1, 2, 3])?;
     if !SERVICES.contains(&service) {
@@ -90,19 +93,19 @@ pub(crate) fn request(body: &[u8]) -> Option<Request> {
     Some(Request::Call(method, process(payload, method != Method::Create)?))
 }
 
-/// Field 1 is the container's id in all requests, field 2 the exec's in all but Create's, where it is the bundle. Longer ids than
-/// containerd makes are not kept: they would fill the proxy's memory.
-fn process(payload: &[u8], with_exec: bool) -> Option<Process> {
+/// Field 1 is the container's id in all requests, field 2 the exec's in all but Create's, where it
+/// is the bundle. Ids longer than containerd's are not kept: they would fill the proxy's memory.
+fn process(payload: &[u8], with_exec: bool) -> Option<ProcessId> {
     let [container, exec] = bytes_of(payload, [1, 2])?;
     let text = |bytes: &[u8]| match bytes.len() <= MAX_CONTAINER_ID {
         true => Some(std::str::from_utf8(bytes).ok()?.to_owned()),
         false => None,
     };
     let exec = if with_exec { text(exec)? } else { String::new() };
-    Some(Process { container: text(container)?, exec }).filter(|process| !process.container.is_empty())
+    Some(ProcessId { container: text(container)?, exec }).filter(|process| !process.container.is_empty())
 }
 
-/// The payload of a response's body, if the call went well.
+/// The payload of a response's body, if the call succeeded.
 pub(crate) fn payload(body: &[u8]) -> Option<&[u8]> {
     let [status, payload] = bytes_of(body, [1, PAYLOAD])?;
     // google.rpc.Status: a code of zero is OK.
@@ -115,7 +118,7 @@ pub(crate) fn pid(payload: &[u8]) -> Option<u32> {
     u32::try_from(pid).ok().filter(|pid| *pid != 0)
 }
 
-/// What a reply says of an end: nothing if the process has not ended, or was deleted without having run.
+/// The end of a process in a reply; `None` if it has not ended, or was deleted without having run.
 pub(crate) fn end(method: Method, payload: &[u8]) -> Option<End> {
     let places = method.places()?;
     let [status, pid, state] =
@@ -132,7 +135,8 @@ pub(crate) fn end(method: Method, payload: &[u8]) -> Option<End> {
     Some(End { status: u32::try_from(status).ok()?, exited_at_ns, pid })
 }
 
-/// The body of a response with another status. Nothing else in it changes, also what is not known here.
+/// The body of a response with another status. All other fields stay unchanged, including unknown
+/// ones.
 pub(crate) fn with_status(method: Method, body: &[u8], status: u32) -> Result<Vec<u8>, Malformed> {
     let places = method.places().ok_or(Malformed)?;
     let [payload] = bytes_of(body, [PAYLOAD]).ok_or(Malformed)?;
@@ -160,7 +164,7 @@ fn bytes_of<const N: usize>(message: &[u8], numbers: [u32; N]) -> Option<[&[u8];
     Some(found)
 }
 
-/// The last of each number holds; a field that is not there is zero.
+/// The last value of each field number; a missing field is zero.
 fn numbers_of<const N: usize>(message: &[u8], numbers: [u32; N]) -> Result<[u64; N], Malformed> {
     let mut found = [0; N];
     for field in Fields(message) {

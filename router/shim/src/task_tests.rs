@@ -18,16 +18,16 @@ pub(crate) fn message(numbers: &[(u32, u64)], bytes: &[(u32, &[u8])]) -> Vec<u8>
     message.write_to_bytes().unwrap()
 }
 
-fn asked(service: &str, method: &str, payload: &[u8]) -> Option<Request> {
+fn parse(service: &str, method: &str, payload: &[u8]) -> Option<Request> {
     request(&message(&[(4, 5_000)], &[(1, service.as_bytes()), (2, method.as_bytes()), (3, payload)]))
 }
 
-fn of(container: &str, exec: &str) -> Process {
-    Process { container: container.into(), exec: exec.into() }
+fn of(container: &str, exec: &str) -> ProcessId {
+    ProcessId { container: container.into(), exec: exec.into() }
 }
 
 #[test]
-fn requests_of_both_versions_are_read() {
+fn requests_of_both_versions_parsed() {
     let payload = message(&[], &[(1, b"c1"), (2, b"e1")]);
     for service in ["containerd.task.v2.Task", "containerd.task.v3.Task"] {
         for (name, method, exec) in [
@@ -38,28 +38,28 @@ fn requests_of_both_versions_are_read() {
             ("State", Method::State, "e1"),
             ("Delete", Method::Delete, "e1"),
         ] {
-            assert_eq!(asked(service, name, &payload), Some(Request::Call(method, of("c1", exec))), "{name}");
+            assert_eq!(parse(service, name, &payload), Some(Request::Call(method, of("c1", exec))), "{name}");
         }
         let kill = message(&[(3, 15), (4, 1)], &[(1, b"c1")]);
         let expect = Request::Kill { process: of("c1", ""), signal: 15, all: true };
-        assert_eq!(asked(service, "Kill", &kill), Some(expect));
-        assert_eq!(asked(service, "Stats", &payload), None);
+        assert_eq!(parse(service, "Kill", &kill), Some(expect));
+        assert_eq!(parse(service, "Stats", &payload), None);
     }
 }
 
 #[test]
-fn what_is_not_the_task_service_is_for_the_shim_alone() {
+fn request_of_other_service_only_forwarded() {
     let payload = message(&[], &[(1, b"c1")]);
-    assert_eq!(asked("containerd.runtime.sandbox.v1.Sandbox", "Wait", &payload), None);
-    assert_eq!(asked("containerd.task.v3.Task", "Wait", b"\x0a"), None, "malformed");
-    assert_eq!(asked("containerd.task.v3.Task", "Wait", b""), None, "no id");
+    assert_eq!(parse("containerd.runtime.sandbox.v1.Sandbox", "Wait", &payload), None);
+    assert_eq!(parse("containerd.task.v3.Task", "Wait", b"\x0a"), None, "malformed");
+    assert_eq!(parse("containerd.task.v3.Task", "Wait", b""), None, "no id");
     let long = message(&[], &[(1, &[b'a'; 257])]);
-    assert_eq!(asked("containerd.task.v3.Task", "Wait", &long), None);
-    assert_eq!(asked("containerd.task.v3.Task", "Wait", &message(&[], &[(1, b"\xff")])), None);
+    assert_eq!(parse("containerd.task.v3.Task", "Wait", &long), None);
+    assert_eq!(parse("containerd.task.v3.Task", "Wait", &message(&[], &[(1, b"\xff")])), None);
     assert_eq!(request(b"\xff"), None);
 }
 
-/// 2020-09-13, and what Go has for none.
+/// 2020-09-13, and Go's zero time.
 fn exited() -> Vec<u8> {
     message(&[(1, 1_600_000_000), (2, 123_456_789)], &[])
 }
@@ -69,7 +69,7 @@ fn never() -> Vec<u8> {
 }
 
 #[test]
-fn an_end_is_read_where_a_reply_has_it() {
+fn end_read_from_each_reply() {
     let at = Some(1_600_000_000_123_456_789);
     let end_of = |pid| Some(End { status: 137, exited_at_ns: at, pid });
     let (exited, never) = (exited(), never());
@@ -91,7 +91,7 @@ fn an_end_is_read_where_a_reply_has_it() {
 }
 
 #[test]
-fn a_reply_s_status_is_replaced_and_all_else_stays() {
+fn status_replaced_and_other_fields_unchanged() {
     let at = exited();
     for (method, status, before) in [
         (Method::Wait, 1, message(&[(1, 0x7f), (77, 5)], &[(2, &at), (99, b"more")])),
@@ -125,7 +125,7 @@ fn a_reply_s_status_is_replaced_and_all_else_stays() {
 }
 
 #[test]
-fn an_error_has_no_payload_to_read() {
+fn error_has_no_payload() {
     let error = message(&[(1, 5)], &[(2, b"not found")]);
     assert_eq!(payload(&message(&[], &[(1, &error), (2, b"\x08\x01")])), None);
     assert_eq!(payload(&message(&[], &[(2, b"\x08\x01")])), Some(&b"\x08\x01"[..]));

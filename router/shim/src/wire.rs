@@ -1,11 +1,11 @@
-//! Reads and replaces fields of protobuf messages as bytes: what is not known of a message stays in it.
+//! Reads and replaces fields of protobuf messages as bytes: unknown fields stay in them.
 
-/// A message that is no message.
+/// A message that cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed")]
 pub(crate) struct Malformed;
 
-/// A field's value. The fixed ones are none that a shim's messages have.
+/// A field's value. A shim's messages have no fixed ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Value<'a> {
     Varint(u64),
@@ -13,7 +13,7 @@ pub(crate) enum Value<'a> {
     Fixed,
 }
 
-/// One field of a message, and all its bytes.
+/// One field of a message, with its encoded bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Field<'a> {
     pub(crate) number: u32,
@@ -30,7 +30,7 @@ impl<'a> Fields<'a> {
         let whole = self.0;
         let tag = self.varint()?;
         let number = u32::try_from(tag >> 3).map_err(|_| Malformed)?;
-        // The encoding's wire types; 3 and 4 are groups, which proto3 has not.
+        // The encoding's wire types; 3 and 4 are groups, which proto3 does not have.
         let value = match tag & 7 {
             0 => Value::Varint(self.varint()?),
             1 => self.bytes(8).map(|_| Value::Fixed)?,
@@ -79,7 +79,7 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-/// Puts a number in the place of a field, as proto3 has it: none for zero.
+/// Replaces a field by a number. As in proto3, zero is encoded as no field.
 pub(crate) fn with_varint(message: &[u8], number: u32, value: u64) -> Result<Vec<u8>, Malformed> {
     let mut field = Vec::new();
     if value != 0 {
@@ -89,7 +89,7 @@ pub(crate) fn with_varint(message: &[u8], number: u32, value: u64) -> Result<Vec
     with(message, number, &field)
 }
 
-/// Puts bytes in the place of a field.
+/// Replaces a field by bytes.
 pub(crate) fn with_bytes(message: &[u8], number: u32, bytes: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut field = Vec::with_capacity(bytes.len() + 12);
     push_varint(&mut field, u64::from(number) << 3 | 2);
@@ -98,7 +98,7 @@ pub(crate) fn with_bytes(message: &[u8], number: u32, bytes: &[u8]) -> Result<Ve
     with(message, number, &field)
 }
 
-/// The field goes where the first of its number was, or to the end.
+/// The field replaces the first one of its number, or is appended.
 fn with(message: &[u8], number: u32, encoded: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut out = Vec::with_capacity(message.len() + encoded.len());
     let mut placed = false;
@@ -128,11 +128,12 @@ fn push_varint(to: &mut Vec<u8>, mut value: u64) {
 mod tests {
     use super::*;
 
-    /// Fields 1 (varint 300), 2 ("ab"), 15 (fixed32), 16 (fixed64), 3 (varint 0, as no encoder writes it).
+    /// Fields 1 (varint 300), 2 ("ab"), 15 (fixed32), 16 (fixed64), 3 (varint 0, as no encoder
+    /// writes it).
     const MESSAGE: &[u8] = b"\x08\xac\x02\x12\x02ab\x7d1234\x81\x0112345678\x18\x00";
 
     #[test]
-    fn fields_are_read_in_their_order() {
+    fn fields_read_in_order() {
         let fields: Vec<_> =
             Fields(MESSAGE).map(|field| field.map(|it| (it.number, it.value)).unwrap()).collect();
         let (fixed, bytes) = (Value::Fixed, Value::Bytes(b"ab"));
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn one_field_is_replaced_and_all_others_stay() {
+    fn one_field_replaced_and_others_unchanged() {
         for (number, value, expect) in [
             (1, 5, &b"\x08\x05\x12\x02ab\x7d1234\x81\x0112345678\x18\x00"[..]),
             (1, 0, b"\x12\x02ab\x7d1234\x81\x0112345678\x18\x00"),
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_told() {
+    fn malformed_message_is_an_error() {
         let endless = [0xff; 11];
         for bad in [
             &b"\x08"[..],

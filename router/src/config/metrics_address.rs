@@ -1,13 +1,16 @@
-//! Where metrics are served: on this machine alone.
+//! The address that serves metrics, reachable from this machine alone.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use coroner_core::table;
+
 /// `http://127.0.0.1:9464` or `unix:///path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MetricsAddress {
-    /// A loopback address: metrics name pods and policies, and nobody is asked who they are.
+    /// A loopback address: metrics name pods and policies, and clients are not
+    /// authenticated.
     Http(SocketAddr),
     /// A unix socket.
     Unix(PathBuf),
@@ -18,10 +21,11 @@ impl FromStr for MetricsAddress {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix://") {
-            return if path.starts_with('/') {
-                Ok(Self::Unix(path.into()))
-            } else {
-                Err(format!("`{text}` has no absolute path: unix:///run/coroner/metrics.sock, say"))
+            return match path.starts_with('/') {
+                true => table::socket(path.into()).map(Self::Unix),
+                false => {
+                    Err(format!("`{text}` has no absolute path, such as unix:///run/coroner/metrics.sock"))
+                }
             };
         }
         let address =
@@ -29,7 +33,7 @@ impl FromStr for MetricsAddress {
         match address {
             Some(address) if address.ip().is_loopback() => Ok(Self::Http(address)),
             Some(address) => Err(format!(
-                "`{}` is not an address of this machine alone: use 127.0.0.1 or [::1], and a proxy that knows who may ask",
+                "`{}` is not an address of this machine alone: use 127.0.0.1 or [::1], and a proxy that authenticates",
                 address.ip()
             )),
             None => Err(format!("`{text}` is neither http://127.0.0.1:9464 nor unix:///path")),
@@ -42,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_this_machine_may_ask() {
+    fn address_outside_this_machine_is_refused() {
         let parse = |text: &str| text.parse::<MetricsAddress>();
         assert_eq!(parse("http://127.0.0.1:9464"), Ok(MetricsAddress::Http(([127, 0, 0, 1], 9464).into())));
         assert!(matches!(parse("http://[::1]:9464/"), Ok(MetricsAddress::Http(_))));

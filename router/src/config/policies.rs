@@ -1,91 +1,67 @@
 //! The `[policies]` table: where policies are, and what each may use.
 
-use std::path::PathBuf;
+use std::path::Path;
 
-use super::check::Check;
-use super::raw;
-use crate::policy::{Compile, Limits, Quarantine, Settings};
+use coroner_core::table::Table;
+use coroner_policy::{CompileSettings, Limits, QuarantineSettings, Settings};
 
-/// Where compiled policies are kept unless the configuration says otherwise.
-const CACHE: &str = "/var/cache/coroner";
+/// A worker's thread has 2 MiB of stack, and needs some itself.
+const MOST_STACK: usize = 1 << 20;
 
-impl Check {
-    pub(super) fn policies(&mut self, raw: raw::Policies) -> Settings {
-        self.unknown("policies.", &raw.unknown);
-        let standard = Settings::default();
-        let key = |name: &str| format!("policies.{name}");
-        let limits = Limits {
-            fuel: self.positive(&key("fuel"), raw.fuel).unwrap_or(standard.limits.fuel),
-            memory: self.size(&key("memory"), raw.memory).unwrap_or(standard.limits.memory),
-            call: self.time(&key("call"), raw.call).unwrap_or(standard.limits.call),
-            configure: self.time(&key("configure"), raw.configure).unwrap_or(standard.limits.configure),
-            table_elements: self.number(
-                &key("table_elements"),
-                raw.table_elements,
-                standard.limits.table_elements,
-            ),
-            log_rate: self.number(&key("log_rate"), raw.log_rate, standard.limits.log_rate),
-        };
-        Settings {
-            directory: self.absolute(&key("directory"), raw.directory),
-            poll: self.time(&key("poll"), raw.poll),
-            cache: Some(self.absolute(&key("cache"), raw.cache).unwrap_or_else(|| PathBuf::from(CACHE))),
-            limits,
-            signal: self.time(&key("signal"), raw.signal).unwrap_or(standard.signal),
-            file: self.size(&key("file"), raw.file).unwrap_or(standard.file),
-            instances: self.number(&key("instances"), raw.instances, standard.instances),
-            stack: self
-                .size(&key("stack"), raw.stack)
-                .map_or(standard.stack, |bytes| self.stack(&key("stack"), bytes)),
-            compile: self.compile(raw.compile),
-            quarantine: self.quarantine(raw.quarantine),
-            shadow_all: false,
-        }
+/// Reads the table.
+pub(super) fn read(mut table: Table<'_>, cache: &Path) -> Settings {
+    let default = Settings::default();
+    let mut compile = table.table("compile");
+    let settings = Settings {
+        directory: table.path("directory"),
+        poll: table.time("poll"),
+        cache: Some(table.path("cache").unwrap_or_else(|| cache.to_owned())),
+        limits: limits(&mut table, default.limits),
+        signal: table.time("signal").unwrap_or(default.signal),
+        file: table.size("file").unwrap_or(default.file),
+        instances: table.number("instances").unwrap_or(default.instances),
+        stack: table.parsed("stack", stack).unwrap_or(default.stack),
+        compile: CompileSettings {
+            memory: compile.size("memory").unwrap_or(default.compile.memory),
+            time: compile.time("time").unwrap_or(default.compile.time),
+            program: compile.path("program"),
+        },
+        quarantine: quarantine(table.table("quarantine"), default.quarantine),
+        shadow_all: false,
+    };
+    compile.end();
+    table.end();
+    settings
+}
+
+/// What one policy may use.
+fn limits(table: &mut Table<'_>, default: Limits) -> Limits {
+    Limits {
+        fuel: table.number("fuel").unwrap_or(default.fuel),
+        memory: table.size("memory").unwrap_or(default.memory),
+        call: table.time("call").unwrap_or(default.call),
+        configure: table.time("configure").unwrap_or(default.configure),
+        table_elements: table.number("table_elements").unwrap_or(default.table_elements),
+        log_rate: table.number("log_rate").unwrap_or(default.log_rate),
     }
+}
 
-    /// A worker's thread has 2 MiB of stack, and needs some itself.
-    fn stack(&mut self, key: &str, bytes: u64) -> usize {
-        match usize::try_from(bytes) {
-            Ok(bytes) if bytes <= 1 << 20 => bytes,
-            _ => {
-                self.mistake(key, "is over 1MiB");
-                0
-            }
-        }
-    }
+fn stack(text: &str) -> Result<usize, String> {
+    let bytes = usize::try_from(super::size(text)?).ok();
+    bytes.filter(|bytes| *bytes <= MOST_STACK).ok_or_else(|| "is over 1MiB".to_owned())
+}
 
-    fn compile(&mut self, raw: raw::Compile) -> Compile {
-        self.unknown("policies.compile.", &raw.unknown);
-        let standard = Compile::default();
-        Compile {
-            memory: self.size("policies.compile.memory", raw.memory).unwrap_or(standard.memory),
-            time: self.time("policies.compile.time", raw.time).unwrap_or(standard.time),
-            program: self.absolute("policies.compile.program", raw.program),
-        }
+fn quarantine(mut table: Table<'_>, default: QuarantineSettings) -> QuarantineSettings {
+    let quarantine = QuarantineSettings {
+        faults: table.number("faults").unwrap_or(default.faults),
+        window: table.time("window").unwrap_or(default.window),
+        burnt: table.time("burnt").unwrap_or(default.burnt),
+        shortest: table.time("shortest").unwrap_or(default.shortest),
+        longest: table.time("longest").unwrap_or(default.longest),
+    };
+    if quarantine.longest < quarantine.shortest {
+        table.wrong("longest", "is shorter than policies.quarantine.shortest");
     }
-
-    fn quarantine(&mut self, raw: raw::Quarantine) -> Quarantine {
-        self.unknown("policies.quarantine.", &raw.unknown);
-        let standard = Quarantine::default();
-        let key = |name: &str| format!("policies.quarantine.{name}");
-        let quarantine = Quarantine {
-            faults: self.number(&key("faults"), raw.faults, standard.faults),
-            window: self.time(&key("window"), raw.window).unwrap_or(standard.window),
-            burnt: self.time(&key("burnt"), raw.burnt).unwrap_or(standard.burnt),
-            shortest: self.time(&key("shortest"), raw.shortest).unwrap_or(standard.shortest),
-            longest: self.time(&key("longest"), raw.longest).unwrap_or(standard.longest),
-        };
-        if quarantine.longest < quarantine.shortest {
-            self.mistake(&key("longest"), "is shorter than policies.quarantine.shortest");
-        }
-        quarantine
-    }
-
-    fn number<T: TryFrom<u64>>(&mut self, key: &str, value: Option<toml::Value>, standard: T) -> T {
-        let Some(number) = self.positive(key, value) else { return standard };
-        T::try_from(number).unwrap_or_else(|_| {
-            self.mistake(key, "is too large");
-            standard
-        })
-    }
+    table.end();
+    quarantine
 }

@@ -38,7 +38,7 @@ use crate::Mistakes;
 /// ```
 ///
 /// # Errors
-/// Every key that is wrong, is not known (with `deny_unknown_fields`) or is missing (without `default`).
+/// Every key that is wrong, unknown (`deny_unknown_fields`) or missing (no `default`).
 pub fn parse<T: DeserializeOwned>(json: &str) -> Result<T, Mistakes> {
     let mut table: Map<String, Value> = match serde_json::from_str(json) {
         Ok(table) => table,
@@ -52,8 +52,8 @@ pub fn parse<T: DeserializeOwned>(json: &str) -> Result<T, Mistakes> {
             Ok(_) => return Err(mistakes),
             Err(Mistake { key, message }) => {
                 let further = table.remove(&key).is_some();
-                // A key that was there and was wrong is missing now: said once is enough.
-                if !mistakes.iter().any(|(said, _)| *said == key) {
+                // A wrong key is removed; serde then reports it as missing too: skipped.
+                if !mistakes.iter().any(|(name, _)| *name == key) {
                     mistakes.push((key, message));
                 }
                 if !further {
@@ -64,7 +64,7 @@ pub fn parse<T: DeserializeOwned>(json: &str) -> Result<T, Mistakes> {
     }
 }
 
-/// A JSON object whose errors know at which key they happened.
+/// A JSON object that reports errors with the key they happened at.
 struct Table {
     entries: serde_json::map::IntoIter,
     current: Option<(String, Value)>,
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_becomes_the_policy() {
+    fn table_parsed_into_policy() {
         let expect = Optional { assume: true, limit: None, nested: Nested { inner: 7 } };
         assert_eq!(parse(r#"{"assume": true, "nested": {"inner": 7}}"#), Ok(expect));
     }

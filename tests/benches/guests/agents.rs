@@ -1,4 +1,5 @@
-//! Agents, all in one process: each on a socket of its own, with containers of its own, one of which dies whenever it is its turn.
+//! Agents, all in one process: each on a socket of its own, with containers of its own, one of
+//! which dies whenever it is its turn.
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -8,22 +9,22 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use async_trait::async_trait;
-use coroner_proto::address::Address;
 use coroner_proto::agent::{
     Exited, HelloRequest, HelloResponse, NextSignalsRequest, NextSignalsResponse, OomKill, Signal,
     SnapshotRequest, SnapshotResponse, signal::Event,
 };
 use coroner_proto::agent_ttrpc::{Agent, create_agent};
-use coroner_proto::transport;
+use coroner_transport::Address;
 use tokio::sync::Notify;
 use ttrpc::asynchronous::{Server, TtrpcContext};
 
-/// Between two rounds of telling.
+/// Between two rounds of signals.
 const TICK: Duration = Duration::from_millis(1);
 /// Signals in one answer: some 60 bytes each.
 const MOST: usize = 256;
 
-/// Arguments: a folder, how many agents, signals a second, seconds. Tells when a line comes, and ends when none comes any more.
+/// Arguments: a folder, how many agents, signals a second, seconds. Emits one load for each line on
+/// standard input, and ends with the input.
 pub(crate) fn main(arguments: &[String]) -> Result<()> {
     let [folder, numbers @ ..] = arguments else { anyhow::bail!("a folder, and numbers") };
     let number = |at: usize| -> Result<usize> { Ok(numbers.get(at).context("a number")?.parse()?) };
@@ -32,42 +33,42 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
     runtime.block_on(async {
         let (mut agents, mut servers) = (Vec::new(), Vec::new());
         for at in 0..count {
-            let agent = Arc::new(Simulated { at, tellings: Mutex::default(), changed: Notify::new() });
+            let agent = Arc::new(Simulated { at, backlog: Mutex::default(), changed: Notify::new() });
             servers.push(serve(&agent, &Path::new(folder).join(format!("{at}.sock"))).await?);
             agents.push(agent);
         }
-        say("ready")?;
-        while hear().await? {
-            tell(&agents, rate, seconds).await;
-            say("done")?;
+        send("ready")?;
+        while receive().await? {
+            emit(&agents, rate, seconds).await;
+            send("done")?;
         }
         drop(servers);
         Ok(())
     })
 }
 
-fn say(word: &str) -> Result<()> {
+fn send(word: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{word}")?;
     Ok(out.flush()?)
 }
 
-/// False: nobody says anything any more.
-async fn hear() -> Result<bool> {
+/// False at the end of the input.
+async fn receive() -> Result<bool> {
     let line = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await??;
     Ok(line > 0)
 }
 
-/// Tells at an even pace, each agent in its turn.
-async fn tell(agents: &[Arc<Simulated>], rate: usize, seconds: usize) {
+/// Emits at an even pace, each agent in its turn.
+async fn emit(agents: &[Arc<Simulated>], rate: usize, seconds: usize) {
     let mut tick = tokio::time::interval(TICK);
-    let (begun, total, mut told) = (tokio::time::Instant::now(), rate * seconds, 0);
-    while told < total {
+    let (begun, total, mut emitted) = (tokio::time::Instant::now(), rate * seconds, 0);
+    while emitted < total {
         tick.tick().await;
         let due = (begun.elapsed().as_secs_f64() * rate as f64) as usize;
-        while told < due.min(total) {
-            agents[told % agents.len()].tell();
-            told += 1;
+        while emitted < due.min(total) {
+            agents[emitted % agents.len()].emit();
+            emitted += 1;
         }
     }
 }
@@ -81,12 +82,12 @@ pub(crate) fn now() -> u64 {
 
 struct Simulated {
     at: usize,
-    tellings: Mutex<Tellings>,
+    backlog: Mutex<Backlog>,
     changed: Notify,
 }
 
 #[derive(Default)]
-struct Tellings {
+struct Backlog {
     seq: u64,
     /// Killed, and not ended yet.
     dying: Option<String>,
@@ -94,12 +95,13 @@ struct Tellings {
 }
 
 impl Simulated {
-    fn with<T>(&self, change: impl FnOnce(&mut Tellings) -> T) -> T {
-        change(&mut self.tellings.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with<T>(&self, change: impl FnOnce(&mut Backlog) -> T) -> T {
+        change(&mut self.backlog.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A kill in a container, or the exit of the one that was killed last. When it was told is in the container's name or the exit's pid.
-    fn tell(&self) {
+    /// A kill in a container, or the exit of the one that was killed last. The time it was emitted
+    /// is in the container's name or the exit's pid.
+    fn emit(&self) {
         self.with(|it| {
             it.seq += 1;
             let now = now();
@@ -170,14 +172,15 @@ impl Agent for Service {
         }
     }
 
-    /// Nothing lived before, and what appears is not told to appear: what is measured is the way of the signals.
+    /// An empty snapshot, and no container is announced to appear: only the path of the signals is
+    /// measured.
     async fn snapshot(&self, _: &TtrpcContext, _: SnapshotRequest) -> ttrpc::Result<SnapshotResponse> {
         Ok(SnapshotResponse::default())
     }
 }
 
 async fn serve(agent: &Arc<Simulated>, socket: &Path) -> Result<Server> {
-    let listener = transport::listen(&Address::Unix(socket.to_owned()))?;
+    let listener = coroner_transport::listen(&Address::Unix(socket.to_owned()))?;
     let services = create_agent(Arc::new(Service(Arc::clone(agent))));
     let mut server = Server::new().add_listener(listener).register_service(services);
     server.start().await?;

@@ -1,4 +1,5 @@
-//! containerd as far as it takes events: how long each was on its way is in the event.
+//! The part of containerd that receives events. Each event carries when it was emitted, which gives
+//! its latency.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -47,7 +48,7 @@ impl Events for Service {
             // The lower half of the clock, which goes round in more than an hour.
             event.map(|it| u64::from((now() as u32).wrapping_sub(it.pid)))
         };
-        self.0.send(took.expect("what the agents told")).await.ok();
+        self.0.send(took.expect("what the agents emitted")).await.ok();
         Ok(Empty::new())
     }
 }

@@ -1,4 +1,5 @@
-//! A thousand guests of one router: what each takes of its memory, and how long their signals are on their way, against one agent of the node that tells as many.
+//! A thousand guests of one router: the memory of each and the latency of their signals, against
+//! one agent of the node that emits as many.
 
 mod agents;
 mod containerd;
@@ -49,8 +50,8 @@ fn main() -> Result<()> {
     row("processors taken", &|it| it.busy.as_secs_f64() / SECONDS as f64, "by the router");
     let each =
         |memory: Memory, base: Memory| (memory.anonymous as f64 - base.anonymous as f64) / GUESTS as f64;
-    let (nobody, before) = (none.idle.anonymous, many.idle.anonymous);
-    println!("  anonymous memory: {nobody} KiB with no guest, {before} KiB with {GUESTS} idle");
+    let (without, before) = (none.idle.anonymous, many.idle.anonymous);
+    println!("  anonymous memory: {without} KiB with no guest, {before} KiB with {GUESTS} idle");
     let after = (one.after.anonymous, many.after.anonymous);
     println!("  after the load: {} KiB with one source, {} KiB with {GUESTS} guests", after.0, after.1);
     println!("  a guest: {:.1} KiB idle", each(many.idle, none.idle));
@@ -117,7 +118,7 @@ impl Simulated {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let output = BufReader::new(child.stdout.take().context("a pipe")?);
         let mut simulated = Self { input: child.stdin.take(), child, output };
-        simulated.hear("ready")?;
+        simulated.receive("ready")?;
         Ok(simulated)
     }
 
@@ -125,12 +126,12 @@ impl Simulated {
         Ok(self.input.as_mut().context("a pipe")?.write_all(b"go\n")?)
     }
 
-    /// Waits until all is told.
+    /// Waits until the whole load is emitted.
     fn done(&mut self) -> Result<()> {
-        self.hear("done")
+        self.receive("done")
     }
 
-    fn hear(&mut self, word: &str) -> Result<()> {
+    fn receive(&mut self, word: &str) -> Result<()> {
         let mut line = String::new();
         self.output.read_line(&mut line)?;
         ensure!(line.trim() == word, "{word}: {line}");

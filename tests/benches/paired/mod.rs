@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-/// What a pair of ways took, once for each pair.
+/// What a pair of variants took, once for each pair.
 pub(crate) struct Pairs {
     /// What is measured.
     pub(crate) what: String,
-    /// The name of the way that others are held against.
+    /// The name of the variant that the other is compared with.
     pub(crate) baseline: &'static str,
     /// Nanoseconds: the baseline, and the other.
     took: Vec<(f64, f64)>,
@@ -17,7 +17,7 @@ impl Pairs {
         Self { what: what.into(), baseline, took: Vec::new() }
     }
 
-    /// Who goes first in the next pair: what goes second finds warm caches.
+    /// Whether the baseline goes first in the next pair: what goes second finds warm caches.
     pub(crate) fn baseline_first(&self) -> bool {
         self.took.len().is_multiple_of(2)
     }
@@ -66,7 +66,8 @@ fn microseconds(nanoseconds: f64) -> String {
     format!("{:.3} us", nanoseconds / 1e3)
 }
 
-/// Prints one line a comparison: medians, and the difference within a pair as a share of the baseline.
+/// Prints one line a comparison: medians, and the difference within a pair as a share of the
+/// baseline.
 #[expect(clippy::print_stdout, reason = "what a benchmark is for")]
 pub(crate) fn print(title: &str, other: &str, comparisons: &[Pairs]) {
     let heads = [

@@ -12,10 +12,10 @@ pub struct Version(pub u32, pub u32, pub u32);
 impl Version {
     /// The first one that takes `runtime_path`.
     const RUNTIME_PATH: Self = Self(1, 7, 1);
-    /// The first one whose CRI plugin is several.
+    /// The first version that splits the CRI plugin into several.
     const SEVERAL_PLUGINS: Self = Self(2, 0, 0);
 
-    /// What `containerd` tells of itself.
+    /// The version that `containerd --version` prints.
     pub(super) fn of(containerd: &mut Command) -> Result<Self> {
         let output = containerd.arg("--version").output().context("starting containerd: is it installed?")?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -23,7 +23,8 @@ impl Version {
         Self::read(&text).with_context(|| format!("no version of containerd: {text}"))
     }
 
-    /// `containerd github.com/containerd/containerd/v2 2.1.9+unknown`, or `... 1.7.24~ds1 1.7.24~ds1-6`.
+    /// `containerd github.com/containerd/containerd/v2 2.1.9+unknown`, or
+    /// `... 1.7.24~ds1 1.7.24~ds1-6`.
     fn read(text: &str) -> Option<Self> {
         let numbers = text.split_whitespace().nth(2)?.trim_start_matches('v');
         let mut numbers = numbers.split(|it: char| !it.is_ascii_digit()).map(str::parse);
@@ -32,8 +33,9 @@ impl Version {
     }
 }
 
-/// Everything private; the rest is what containers need to start as root in any container or virtual machine. Without an
-/// `options` table of the CRI runtime other than `Root`, the shim's cgroups are runc's own default.
+/// Everything private; the rest is what containers need to start as root in any container or
+/// virtual machine. Without an `options` table of the CRI runtime other than `Root`, the shim's
+/// cgroups are runc's own default.
 pub(super) fn text(version: Version, directory: &Path, sandbox_image: &str, wrapped: &[String]) -> String {
     const COMMON: &str = r#"root = "@DIR@/root"
 state = "@DIR@/state"
@@ -90,8 +92,9 @@ state = "@DIR@/state"
         .replace("@PAUSE@", sandbox_image)
 }
 
-/// The table of a handler whose shim is wrapped. 1.6 knows its shim by the type alone, and takes no options for a type that is not its
-/// own: runc's root is then the machine's, `/run/containerd/runc`, where ids keep runs apart.
+/// The table of a handler with a wrapped shim. 1.6 knows its shim by the type alone, and accepts no
+/// options for a type that is not its own: runc's root is then the machine's,
+/// `/run/containerd/runc`, where ids keep runs apart.
 fn runtime(version: Version, handler: &str) -> String {
     const BY_TYPE: &str = r#"  [plugins."@CRI@".containerd.runtimes.@HANDLER@]
     runtime_type = "io.containerd.@HANDLER@.v2"
@@ -106,7 +109,8 @@ fn runtime(version: Version, handler: &str) -> String {
     table.replace("@WRAPPER@", &wrapper(Path::new("@DIR@"), handler)).replace("@HANDLER@", handler)
 }
 
-/// Where the wrapper of a handler lies in containerd's folder, by the name that containerd makes of the runtime's type.
+/// Where the wrapper of a handler lies in containerd's folder, by the name that containerd makes of
+/// the runtime's type.
 pub(super) fn wrapper(directory: &Path, handler: &str) -> String {
     directory.join(format!("bin/containerd-shim-{handler}-v2")).to_string_lossy().into_owned()
 }
@@ -130,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrapped_shim_is_named_as_the_version_takes_it() {
+    fn wrapped_shim_is_named_as_its_version_requires() {
         let of = |version| text(version, Path::new("/d"), "pause", &["coroner-proxy".to_owned()]);
         let old = of(Version(1, 6, 20));
         assert!(old.starts_with("version = 2\n"));

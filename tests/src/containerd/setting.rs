@@ -1,35 +1,47 @@
 //! How a containerd differs from this machine's stock one.
 
-use std::path::PathBuf;
+use std::env::{self, VarError};
 
-use anyhow::Result;
-
-use crate::root;
+use anyhow::{Context, Result};
 
 /// The CRI runtime handler of pods with the stock shim.
 pub const STOCK: &str = "runc";
 /// The CRI runtime handler of pods with a wrapped shim.
 pub const WRAPPED: &str = "coroner";
 
-/// Whose containerd, runc and shim run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Names the containerd that every suite on the host runs instead of its own choice: `host`,
+/// `trixie`, or a version that `cargo xtask next VERSION` has built.
+const OVERRIDE: &str = "CORONER_TEST_CONTAINERD";
+
+/// The origin of containerd, ctr and the shim of runc.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Release {
-    /// This machine's.
+    /// This machine's packages.
     #[default]
     Host,
-    /// Debian trixie's: containerd 1.7. `cargo xtask next` gets it.
+    /// Debian trixie's: containerd 1.7, with its own runc. `cargo xtask next trixie` gets it.
     Trixie,
-    /// Debian sid's: containerd 2. `cargo xtask next --sid` gets it, for runs by hand.
-    Sid,
+    /// Upstream's release of this version, with this machine's runc. `cargo xtask next VERSION`
+    /// builds it.
+    Upstream(String),
 }
 
 impl Release {
-    /// The folder that holds it; none for this machine's.
-    pub(super) fn folder(self) -> Result<Option<PathBuf>> {
-        match self {
-            Self::Host => Ok(None),
-            Self::Trixie => root::made("trixie", "cargo xtask next").map(Some),
-            Self::Sid => root::made("sid", "cargo xtask next --sid").map(Some),
+    /// The newest one: a folder in tests/programs/containerd, which the gate builds.
+    pub fn newest() -> Self {
+        Self::Upstream("2.4.2".to_owned())
+    }
+
+    /// The release that the environment names.
+    pub(super) fn of_environment() -> Result<Option<Self>> {
+        match env::var(OVERRIDE) {
+            Ok(name) => Ok(Some(match name.as_str() {
+                "host" => Self::Host,
+                "trixie" => Self::Trixie,
+                _ => Self::Upstream(name),
+            })),
+            Err(VarError::NotPresent) => Ok(None),
+            Err(error) => Err(error).context(OVERRIDE),
         }
     }
 }
@@ -50,8 +62,8 @@ impl Setting {
         self
     }
 
-    /// The same with a second handler, `coroner`, whose shim is wrapped. `toml` is the wrapper's configuration, in which `@DIR@` stands
-    /// for containerd's folder.
+    /// The same with a second handler, `coroner`, that runs the wrapper. `toml` is the wrapper's
+    /// configuration, in which `@DIR@` stands for containerd's folder.
     #[must_use]
     pub fn wrapped(mut self, toml: &str) -> Self {
         self.shim = Some(toml.to_owned());
@@ -59,7 +71,8 @@ impl Setting {
         self
     }
 
-    /// The same with one more handler, `coroner-NAME`, for which the wrapper's configuration has a table `[runtime.NAME]`.
+    /// The same with one more handler, `coroner-NAME`, for which the wrapper's configuration has a
+    /// table `[runtime.NAME]`.
     #[must_use]
     pub fn wrapped_too(mut self, name: &str) -> Self {
         self.handlers.push(format!("{WRAPPED}-{name}"));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coroner_tests::agent::Agent;
-use coroner_tests::report::{say, timed};
+use coroner_tests::report::{print, timed};
 use coroner_tests::router::Router;
 use coroner_tests::wait::until;
 use rustix::process::Signal;
@@ -55,9 +55,9 @@ impl Stage {
         let children = DEATHS.iter().map(run).collect();
         let journal = self.router.path("journal");
         until("the journal to know the containers", END, async || {
-            let (entries, _) = coroner::journal::read(&journal)?;
+            let (entries, _) = coroner_journal::read(&journal)?;
             let lives = entries.iter().filter(
-                |it| matches!(it, coroner::journal::Entry::Lives(lives) if lives.container.as_str().starts_with(name)),
+                |it| matches!(it, coroner_journal::JournalRecord::Running(lives) if lives.container.as_str().starts_with(name)),
             );
             Ok((lives.count() >= DEATHS.len()).then_some(()))
         })
@@ -66,7 +66,8 @@ impl Stage {
         children
     }
 
-    /// Containers end, and their cgroups go, while the agent is away, and the router too or not: each end is told once, and marked.
+    /// Containers end, and their cgroups go, while the agent is away, and the router too or not:
+    /// each end is reported once, and marked.
     async fn forgotten(&mut self, name: &str, router_too: bool) {
         let ids = DEATHS.map(|(action, ..)| format!("{name}-{}", action.replace(' ', "-")));
         let _children = self.begin(name, 1000).await;
@@ -95,8 +96,8 @@ impl Stage {
         }
     }
 
-    /// Every kill and exit, each kill first, and how many of the exits are marked.
-    async fn told(&self, name: &str) -> usize {
+    /// Checks every kill and exit, each kill first. Returns how many of the exits are marked.
+    async fn check(&self, name: &str) -> usize {
         let mut marked = 0;
         for (action, status, killed) in DEATHS {
             let id = format!("{name}-{}", action.replace(' ', "-"));
@@ -118,29 +119,29 @@ impl Stage {
 }
 
 #[tokio::test]
-async fn deaths_while_no_router_looked_are_told_and_after_an_absence_marked() {
-    let _timed = timed("deaths_while_no_router_looked");
+async fn deaths_during_router_absence_are_reported_and_marked() {
+    let _timed = timed("deaths_during_router_absence_are_reported_and_marked");
     let mut stage = Stage::start().await;
 
     let _children = stage.begin("stopped", 1000).await;
     stage.router.stop().await.unwrap();
     tokio::time::sleep(Duration::from_secs(10)).await;
     stage.router.start_again().await.unwrap();
-    say(format_args!("stopped for 10 s: {} of {} marked", stage.told("stopped").await, DEATHS.len()));
+    print(format_args!("stopped for 10 s: {} of {} marked", stage.check("stopped").await, DEATHS.len()));
 
     let _children = stage.begin("hung", 1000).await;
     stage.router.signal(Signal::STOP).unwrap();
     tokio::time::sleep(Duration::from_secs(15)).await;
     stage.router.signal(Signal::CONT).unwrap();
-    assert_eq!(stage.told("hung").await, 0, "the same router looked before and after");
+    assert_eq!(stage.check("hung").await, 0, "the same router watched before and after");
 
     let _children = stage.begin("absent", 1000).await;
     stage.router.kill().unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     stage.router.start_again().await.unwrap();
-    assert_eq!(stage.told("absent").await, DEATHS.len(), "each came before this router began");
+    assert_eq!(stage.check("absent").await, DEATHS.len(), "each came before this router began");
 
-    // The agent is started anew as well, and then alone: nobody can tell how these ended.
+    // The agent is started anew as well, and then alone: how these ended cannot be known.
     stage.forgotten("forgotten", true).await;
     stage.forgotten("agentless", false).await;
     stage.router.stop().await.unwrap();

@@ -1,4 +1,5 @@
-//! Containers without a runtime: a cgroup, and the test program as the init of a pid namespace in it. Nobody else publishes for them.
+//! Containers without a runtime: a cgroup, and the test program as the init of a pid namespace in
+//! it. Only the router publishes for them.
 
 use std::fs;
 use std::path::{Path, PathBuf};

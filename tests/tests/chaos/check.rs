@@ -1,10 +1,11 @@
-//! The ledger, once all is quiet: what was done, against what containerd was told and what CRI shows.
+//! The ledger, once all is quiet: what was done, against what was published to containerd and what
+//! CRI shows.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use std::time::{Duration, Instant};
 
-use coroner_tests::report::say;
+use coroner_tests::report::print;
 use serde_json::Value;
 
 use crate::wire::{Sighting, What};
@@ -41,7 +42,7 @@ pub(crate) async fn all(world: &World) {
         for what in [What::Oom, What::Exit { status: life.status }] {
             let same: Vec<&Sighting> = seen.iter().map(|(_, it)| *it).filter(|it| it.what == what).collect();
             let (Some(earliest), Some(latest)) = (same.first(), same.last()) else { continue };
-            // What is delivered as containerd comes back is repeated once CRI listens.
+            // What is delivered while containerd restarts is repeated once CRI listens.
             let counts =
                 |(died, back): &&(Instant, Instant)| *back + LISTENS >= earliest.at && *died <= latest.at;
             let died = deaths.iter().filter(counts).count();
@@ -58,7 +59,8 @@ pub(crate) async fn all(world: &World) {
         assert!(!wrong, "{}: {seen:?}", shown(life));
     }
     let known: HashSet<&str> = lives.iter().map(|life| life.id.as_str()).collect();
-    // Of what containerd was stopped over nothing is known; what nobody started was invented.
+    // A container interrupted by a stop of containerd is unknown; one that was never started was
+    // invented.
     let unexplained: Vec<&&str> = of.keys().filter(|id| !known.contains(**id) && id.len() != 64).collect();
     assert!(unexplained.is_empty(), "{unexplained:?}");
     reasons(world, &lives).await;
@@ -66,7 +68,7 @@ pub(crate) async fn all(world: &World) {
     explained::all(world, &lives).await;
     let killed = lives.iter().filter(|life| life.killed).count();
     let bare = lives.iter().filter(|life| life.container.is_none()).count();
-    say(format_args!(
+    print(format_args!(
         "{} containers ({bare} bare), {killed} with an OOM kill; {} deliveries, {repeats} repeats, {} deaths",
         lives.len(),
         sightings.iter().filter(|it| it.acked).count(),
@@ -79,8 +81,8 @@ fn shown(life: &Life) -> String {
     format!("{} ({})", life.id, life.action)
 }
 
-/// No reason is wrong. Statuses are the shims' in this mode, and containerd, killed as a shim tells it, may lose one for good, or the
-/// whole container: it says so.
+/// No reason is wrong. Statuses are the shims' in this mode, and containerd, killed while a shim
+/// reports one, may lose it for good, or the whole container: it logs that.
 async fn reasons(world: &World, lives: &[Life]) {
     let mut cri = world.cri.clone();
     let mut lost = 0;
@@ -91,22 +93,22 @@ async fn reasons(world: &World, lives: &[Life]) {
             continue;
         }
         let reading = cri.reading(container).await.unwrap().expect("it has ended");
-        let whose = format!("{} ({}): {reading}", container.name, life.action);
+        let subject = format!("{} ({}): {reading}", container.name, life.action);
         let unknown = reading.code == UNKNOWN_STATUS;
         lost += usize::from(unknown);
-        assert!(unknown || reading.code == i32::try_from(life.status).unwrap(), "{whose}");
+        assert!(unknown || reading.code == i32::try_from(life.status).unwrap(), "{subject}");
         match (life.killed, life.status) {
-            (true, _) => assert!(reading.is_oom() || unknown && reading.reason == "Unknown", "{whose}"),
-            (false, _) if unknown => assert_eq!(reading.reason, "Unknown", "{whose}"),
-            (false, 0) => assert_eq!(reading.reason, "Completed", "{whose}"),
-            (false, _) => assert_eq!(reading.reason, "Error", "{whose}"),
+            (true, _) => assert!(reading.is_oom() || unknown && reading.reason == "Unknown", "{subject}"),
+            (false, _) if unknown => assert_eq!(reading.reason, "Unknown", "{subject}"),
+            (false, 0) => assert_eq!(reading.reason, "Completed", "{subject}"),
+            (false, _) => assert_eq!(reading.reason, "Error", "{subject}"),
         }
     }
-    say(format_args!("{lost} statuses were lost by containerd itself"));
+    print(format_args!("{lost} statuses were lost by containerd itself"));
     assert!(lost <= EACH, "of those that ended as containerd was killed, at most as many as there were");
 }
 
-/// What was ruled more than once was ruled alike, and the journal had something to go on with.
+/// What was ruled more than once was ruled alike, and the journal had state to recover.
 async fn audited(world: &World) {
     let router = world.router.lock().await;
     let audit = router.audit().unwrap();
@@ -121,7 +123,7 @@ async fn audited(world: &World) {
     }
     let recovered = audit.iter().filter(|record| record["record"] == "recovered");
     let went_on = recovered.filter(|it| it["signals"] != 0 || it["events"] != 0).count();
-    say(format_args!(
+    print(format_args!(
         "{} signals ruled, {again} of them again; {went_on} times the journal had work",
         ruled.len()
     ));

@@ -1,10 +1,11 @@
-//! What `coroner explain` says of containers that died while everything broke; one of them is shown in docs/operations.md.
+//! What `coroner explain` prints of containers that died while everything broke; one of them is
+//! shown in docs/operating/operations.md.
 
-use coroner_tests::report::say;
+use coroner_tests::report::print;
 
 use crate::world::{Life, World};
 
-const PAGE: &str = include_str!("../../../docs/operations.md");
+const PAGE: &str = include_str!("../../../docs/operating/operations.md");
 /// How the example there begins.
 const CALL: &str = "$ coroner explain bare-";
 /// Its kind of death: a child is killed, and the program ends with 1.
@@ -14,12 +15,12 @@ pub(crate) async fn all(world: &World, lives: &[Life]) {
     let shown = shape(example());
     let router = world.router.lock().await;
     let config = router.path("coroner.toml");
-    let (mut told, mut alike, mut holes, mut last) = (0, 0, 0, String::new());
+    let (mut explained, mut alike, mut holes, mut last) = (0, 0, 0, String::new());
     for life in lives.iter().filter(|life| life.action == ACTION && life.container.is_none()) {
         let output = router.command(&["explain", &life.id, "--config", config.to_str().unwrap()]).unwrap();
         assert!(output.status.success(), "{}: {output:?}", life.id);
         let text = String::from_utf8(output.stdout).unwrap();
-        told += 1;
+        explained += 1;
         if text.lines().all(|line| !line.starts_with("verdict    exited 1,")) {
             holes += 1;
             continue;
@@ -30,12 +31,12 @@ pub(crate) async fn all(world: &World, lives: &[Life]) {
         alike += usize::from(shape(&text) == shown);
         last = text;
     }
-    say(format_args!(
-        "{told} containers explained, {alike} as docs/operations.md shows it, {holes} with a hole"
+    print(format_args!(
+        "{explained} containers explained, {alike} as docs/operating/operations.md shows it, {holes} with a hole"
     ));
     // Lines of some milliseconds are lost with a router that is killed.
     assert!(holes <= world.deaths.lock().unwrap().len(), "{last}");
-    assert!(alike > 0, "none is as docs/operations.md shows it, such as\n{last}");
+    assert!(alike > 0, "none is as docs/operating/operations.md shows it, such as\n{last}");
 }
 
 /// The example on the page, without its first line, which is the command.
@@ -45,7 +46,7 @@ fn example() -> &'static str {
     after.split_once("```").unwrap().0
 }
 
-/// The words of it, whatever the numbers, names and times, and without what tells of restarts.
+/// Its words, whatever the numbers, names and times, and without the lines on restarts.
 fn shape(text: &str) -> Vec<String> {
     let word = |word: &str| match word {
         "ms" | "s" => "TIME".to_owned(),

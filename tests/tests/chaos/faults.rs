@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use coroner_tests::binary;
-use coroner_tests::report::say;
+use coroner_tests::report::print;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -16,7 +16,8 @@ const AWAY: [(u64, u64); 3] = [(12, 5), (20, 30), (12, 120)];
 /// Of each run of the router, on average.
 const LIFE: Duration = Duration::from_millis(3800);
 
-/// Kills from which on containerd is away for long, too.
+/// Kills from which on containerd is away a second time, for longer, and a third, for long.
+const SECOND: usize = 30;
 const LONG: usize = 60;
 
 /// When the router is killed, from the beginning on, and how often containerd is away.
@@ -32,8 +33,8 @@ impl Plan {
         let whole = LIFE * u32::try_from(kills).unwrap();
         let mut kills: Vec<Duration> = (0..kills).map(|_| whole.mul_f64(random.random())).collect();
         kills.sort();
-        let away = if kills.len() < LONG { &AWAY[..1] } else { &AWAY[..] };
-        Self { kills, away, seed }
+        let times = 1 + usize::from(kills.len() >= SECOND) + usize::from(kills.len() >= LONG);
+        Self { kills, away: &AWAY[..times], seed }
     }
 }
 
@@ -81,14 +82,14 @@ async fn containerds(world: &World, plan: &Plan) {
         containerd.start_again().await.unwrap();
         world.back(died);
         world.up.send_replace(true);
-        say(format_args!("containerd was away for {away} s"));
+        print(format_args!("containerd was away for {away} s"));
     }
 }
 
 async fn links(world: &World, mut random: StdRng) {
     loop {
         sleep(Duration::from_millis(random.random_range(200..4000))).await;
-        // Nobody is on it while the router is dead.
+        // No link uses it while the router is dead.
         drop(world.cuts.send(()));
     }
 }

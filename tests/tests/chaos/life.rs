@@ -10,7 +10,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use crate::world::{Life, World};
 
-/// An end is told within seconds once all is well again; containerd is away for two minutes.
+/// An end is reported within seconds once all is well again; containerd is away for two minutes.
 const END: Duration = Duration::from_secs(300);
 
 /// What the program does, whether the kernel kills for it, and the status.
@@ -59,7 +59,7 @@ pub(crate) async fn pods(world: Rc<World>, slot: usize, seed: u64) {
     }
 }
 
-/// Asks CRI, which may be away, until the container has ended.
+/// Polls CRI, which may be away, until the container has ended.
 async fn ended(world: &World, container: &Container) {
     let mut cri = world.cri.clone();
     let ended = until("an end", END, async || {
@@ -71,7 +71,7 @@ async fn ended(world: &World, container: &Container) {
     }
 }
 
-/// Of nobody: mode `sole`.
+/// Containers without another publisher: mode `sole`.
 pub(crate) async fn bare(world: Rc<World>, slot: usize, seed: u64) {
     let mut random = chance(seed, slot, 2);
     for turn in 0.. {
@@ -84,7 +84,7 @@ pub(crate) async fn bare(world: Rc<World>, slot: usize, seed: u64) {
         let life = Life { id: id.clone(), action, killed, status, container: None };
         world.lives.lock().unwrap().push(life);
         until("a program to end", END, async || Ok(child.try_wait()?)).await.unwrap();
-        // A runtime removes the cgroup once the exit was told.
+        // A runtime removes the cgroup once the exit was reported.
         until("a container's exit", END, async || Ok(world.ledger.has_exit(&id).then_some(())))
             .await
             .unwrap();

@@ -1,4 +1,5 @@
-//! A link between two unix sockets that can be cut: everybody on it is, and may come again at once.
+//! A link between two unix sockets that can be cut: all connections end, and clients may connect
+//! again at once.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,5 @@
-//! Between router and containerd: passes every byte, writes down every event that goes by and whether containerd took it.
+//! Between router and containerd: passes every byte, writes down every event that goes by and
+//! whether containerd took it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -56,7 +57,8 @@ impl Ledger {
     }
 }
 
-/// Listens at `near` for a router, and dials `far` for each link that it opens. A link lives as long as both its ends.
+/// Listens at `near` for a router, and dials `far` for each link that it opens. A link lives as
+/// long as both its ends.
 pub(crate) async fn serve(near: PathBuf, far: PathBuf, ledger: Ledger) {
     let listener = UnixListener::bind(near).expect("the folder is ours");
     let mut links = JoinSet::new();
@@ -72,17 +74,17 @@ pub(crate) async fn serve(near: PathBuf, far: PathBuf, ledger: Ledger) {
 }
 
 async fn link(router: UnixStream, far: PathBuf, ledger: Ledger) {
-    // Nobody there: the router's link ends, as a refused one does.
+    // Without a containerd the router's link ends, as a refused one does.
     let Ok(containerd) = connect(&far).await else { return };
     let (mut from_router, mut to_router) = router.into_split();
     let (mut from_containerd, mut to_containerd) = containerd.into_split();
-    // Places in the ledger by the ttrpc stream they were asked on.
-    let asked: Arc<Mutex<HashMap<u32, usize>>> = Arc::default();
+    // Places in the ledger by the ttrpc stream of their request.
+    let pending: Arc<Mutex<HashMap<u32, usize>>> = Arc::default();
     let requests = async {
         while let Some((stream, frame)) = frame(&mut from_router).await {
             if let Some((container, what)) = event(&frame[HEADER..]) {
                 let place = ledger.add(container, what);
-                asked.lock().expect(UNPOISONED).insert(stream, place);
+                pending.lock().expect(UNPOISONED).insert(stream, place);
             }
             if to_containerd.write_all(&frame).await.is_err() {
                 return;
@@ -91,7 +93,7 @@ async fn link(router: UnixStream, far: PathBuf, ledger: Ledger) {
     };
     let answers = async {
         while let Some((stream, frame)) = frame(&mut from_containerd).await {
-            let place = asked.lock().expect(UNPOISONED).remove(&stream);
+            let place = pending.lock().expect(UNPOISONED).remove(&stream);
             let answer = ttrpc::proto::Response::parse_from_bytes(&frame[HEADER..]);
             let took = answer.is_ok_and(|it| it.status.as_ref().is_none_or(|it| it.code.value() == 0));
             if let (Some(place), true) = (place, took) {

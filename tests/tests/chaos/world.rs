@@ -1,4 +1,4 @@
-//! What breaks and what must not: containerd, agents, the router, and what stands between them.
+//! What breaks and what must not: containerd, agents, the router, and the links between them.
 
 use std::fs;
 use std::path::PathBuf;
@@ -23,7 +23,8 @@ use crate::bare::Root;
 use crate::wire::Ledger;
 use crate::{link, wire};
 
-/// All is quiet once nothing went by for so long: the longest pause between two tries, and CRI's own.
+/// All is quiet once nothing went by for so long: the longest pause between two tries, and CRI's
+/// own.
 const QUIET: Duration = Duration::from_secs(8);
 /// Of the file system that the journal is on.
 const STATE: &str = "size=24m";
@@ -35,7 +36,8 @@ pub(crate) struct Life {
     pub(crate) action: &'static str,
     pub(crate) killed: bool,
     pub(crate) status: u32,
-    /// A pod's container, to be asked for at CRI; of what containerd did not confirm to have been started nothing is known.
+    /// A pod's container, to be queried at CRI; without a confirmed start by containerd nothing is
+    /// known of it.
     pub(crate) container: Option<Container>,
 }
 
@@ -73,7 +75,7 @@ impl World {
         links.spawn(wire::serve(scratch.path("wire.sock"), events.into(), ledger.clone()));
         let agent = PathBuf::from(agents[1].address().trim_start_matches("unix://"));
         links.spawn(link::serve(scratch.path("link.sock"), agent, cuts.clone()));
-        // Nobody ever reads it: whoever writes there hangs.
+        // A FIFO without a reader: any write there hangs.
         mkfifoat(CWD, scratch.path("hangs"), Mode::RWXU)?;
         let state = scratch.path("journal");
         fs::create_dir(&state)?;
@@ -109,13 +111,13 @@ impl World {
         self.over.load(Ordering::Relaxed)
     }
 
-    /// Somebody who died then is back.
+    /// A part that died then is back.
     pub(crate) fn back(&self, died: Instant) {
         self.deaths.lock().unwrap().push((died, Instant::now()));
     }
 
-    /// Waits until nothing goes by any more.
-    pub(crate) async fn settle(&self) {
+    /// Waits until nothing is published any more.
+    pub(crate) async fn wait_quiet(&self) {
         until_quiet(QUIET, async || Ok(self.ledger.all().len())).await.unwrap();
     }
 

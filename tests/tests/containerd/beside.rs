@@ -54,7 +54,8 @@ impl Coroner {
         self.router.wait_record(&what, END, |record| is_ruled(record, kind, &container.id)).await
     }
 
-    /// Waits until what was queued for `topic` by that ruling has left, and returns the `delivered` record.
+    /// Waits until what was queued for `topic` by that ruling has left, and returns the `delivered`
+    /// record.
     pub(crate) async fn delivered(&self, ruled: &Value, topic: &str) -> Result<Value> {
         let id = ruled["signal"]["id"].as_str().context("a ruled record has a signal id")?;
         let what = format!("the delivery of {topic} for {id}");
@@ -70,7 +71,7 @@ impl Coroner {
 }
 
 impl Coroner {
-    /// The record that tells of the chain of this generation.
+    /// The record of the chain of this generation.
     pub(crate) async fn swapped(&self, generation: u64) -> Result<Value> {
         let what = format!("generation {generation}");
         self.router

@@ -4,7 +4,7 @@ use anyhow::Result;
 use coroner_tests::containerd::Containerd;
 use coroner_tests::cri::{Container, Cri, Pod};
 use coroner_tests::events::OOM;
-use coroner_tests::report::{say, timed};
+use coroner_tests::report::{print, timed};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -22,13 +22,13 @@ async fn containerd_down_then_up() {
     let mut cri = containerd.cri().await.unwrap();
     let pod = cri.run_pod(&containerd, "down").await.unwrap();
     let coroner = Coroner::start(&containerd).await.unwrap();
-    for (round, way) in ["terminated", "killed"].into_iter().enumerate() {
+    for (round, action) in ["terminated", "killed"].into_iter().enumerate() {
         let changes = round + 1;
         let waiting = [
-            Waiting::run(&mut cri, &pod, &format!("{way}-1"), "await child 64 1 0").await.unwrap(),
-            Waiting::run(&mut cri, &pod, &format!("{way}-2"), "await self 64").await.unwrap(),
+            Waiting::run(&mut cri, &pod, &format!("{action}-1"), "await child 64 1 0").await.unwrap(),
+            Waiting::run(&mut cri, &pod, &format!("{action}-2"), "await self 64").await.unwrap(),
         ];
-        match way {
+        match action {
             "terminated" => containerd.stop().await.unwrap(),
             _ => containerd.kill().unwrap(),
         }
@@ -42,13 +42,13 @@ async fn containerd_down_then_up() {
         assert_eq!(
             acked(&coroner, &ruled).unwrap(),
             Vec::<String>::new(),
-            "delivered while containerd was {way}"
+            "delivered while containerd was {action}"
         );
 
         containerd.start_again().await.unwrap();
         for ruled in &ruled {
             let delivered = coroner.delivered(ruled, OOM).await.unwrap();
-            say(format_args!("{way}: {} after {} ms", delivered["outcome"], delivered["waited-ms"]));
+            print(format_args!("{action}: {} after {} ms", delivered["outcome"], delivered["waited-ms"]));
             assert_eq!(delivered["outcome"], "acked", "{delivered:#}");
         }
         let mut all: Vec<_> = ruled.iter().map(|ruled| ruled["signal"]["id"].to_string()).collect();
@@ -63,16 +63,17 @@ async fn containerd_down_then_up() {
         let containers = waiting.map(|waiting| waiting.container);
         for container in &containers {
             cri.first_reading(container, END).await.unwrap();
-            // The router's and the shim's own: an ack alone says that containerd broadcast it, if to nobody.
+            // The router's and the shim's own: an ack alone means that containerd broadcast it,
+            // with or without a subscriber.
             containerd.wait_oom_taken_in(container, 2, END).await.unwrap();
         }
         let readings = cri.final_readings(&containers).await.unwrap();
         let readings: Vec<_> = readings.iter().map(ToString::to_string).collect();
-        assert_eq!(readings, ["OOMKilled/1", "OOMKilled/137"], "containerd was {way}");
+        assert_eq!(readings, ["OOMKilled/1", "OOMKilled/137"], "containerd was {action}");
     }
 }
 
-/// A container that runs out of memory when it is told to, by a signal, which needs no containerd.
+/// A container that runs out of memory on a signal, which needs no containerd.
 struct Waiting {
     container: Container,
     pid: Pid,
@@ -86,7 +87,7 @@ impl Waiting {
     }
 }
 
-/// The signal ids of these rulings whose TaskOOM containerd has taken.
+/// The signal ids of those rulings that have a TaskOOM accepted by containerd.
 fn acked(coroner: &Coroner, ruled: &[Value]) -> Result<Vec<String>> {
     let ids: Vec<_> = ruled.iter().map(|ruled| &ruled["signal"]["id"]).collect();
     let audit = coroner.router.audit()?;

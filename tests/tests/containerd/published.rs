@@ -1,10 +1,11 @@
-//! What stands on containerd's event exchange: the router adds TaskOOM and leaves TaskExit to the shim.
+//! What containerd's event exchange carries: the router adds TaskOOM and leaves TaskExit to the
+//! shim.
 
 use anyhow::Result;
 use coroner_tests::containerd::Containerd;
 use coroner_tests::cri::{Container, Cri, Pod};
 use coroner_tests::events::{EXIT, Events, OOM};
-use coroner_tests::report::{say, timed};
+use coroner_tests::report::{print, timed};
 
 use crate::beside::{Coroner, END, alone};
 
@@ -29,23 +30,25 @@ async fn task_oom_is_added_and_task_exit_is_left_to_the_shim() {
         let kill = coroner.ruled("oom-kill", &beside).await.unwrap();
         coroner.delivered(&kill, OOM).await.unwrap();
         coroner.ruled("exited", &beside).await.unwrap();
-        // Runs the exchange dry: whatever the router still had to publish has arrived when this has passed.
+        // Runs the exchange dry: whatever the router still had to publish has arrived when this has
+        // passed.
         cri.final_readings(&[stock.clone(), beside.clone()]).await.unwrap();
 
         let counts =
             |container: &Container| (events.count(OOM, &container.id), events.count(EXIT, &container.id));
         let (stock_ooms, stock_exits) = counts(&stock);
         let (ooms, exits) = counts(&beside);
-        say(format_args!(
+        print(format_args!(
             "stock: {stock_ooms} /tasks/oom, {stock_exits} /tasks/exit; beside: {ooms}, {exits}"
         ));
         assert_eq!((stock_exits, exits), (1, 1), "/tasks/exit once each, from the shim");
-        assert!(ooms >= 1, "nobody published the kill");
+        assert!(ooms >= 1, "the kill was not published");
         for event in events.of(&beside.id) {
             assert_eq!(event.namespace, "k8s.io", "{event:?}");
             assert!(event.published.is_some(), "an event without a time: {event:?}");
         }
-        // The shim publishes at most one: a second is the router's. A round in which the shim missed the kill shows nothing.
+        // The shim publishes at most one: a second is the router's. A round in which the shim
+        // missed the kill shows nothing.
         added = ooms > 1;
         if added {
             break;

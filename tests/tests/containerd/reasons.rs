@@ -1,16 +1,17 @@
-//! The main promise of mode `beside`, counted: final reasons are at least as right as stock, on the deaths that stock misses.
+//! The main promise of mode `beside`, counted: final reasons are at least as right as stock, on the
+//! deaths that stock misses.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use coroner_tests::arm::{Arm, runs, turns};
 use coroner_tests::containerd::Containerd;
 use coroner_tests::cri::Container;
-use coroner_tests::report::{say, timed};
+use coroner_tests::report::{print, timed};
+use coroner_tests::variant::{Variant, runs, turns};
 
 use crate::beside::{Coroner, alone, is_ruled};
 
-/// Runs of each case in each arm.
+/// Runs of each case in each variant.
 const RUNS: usize = 100;
 
 const CASES: [(&str, &str); 2] = [("child-oom-parent-exits-1", "child 64 1 0"), ("instant-oom", "self 64")];
@@ -28,7 +29,7 @@ async fn final_reasons_are_at_least_as_right_as_stock() {
 
     let (mut stock_misses, mut our_misses, mut unexplained) = (0, 0, Vec::new());
     for (case, arguments) in CASES {
-        let (mut stock, mut ours) = (Arm::default(), Arm::default());
+        let (mut stock, mut ours) = (Variant::default(), Variant::default());
         let mut explained: BTreeMap<String, usize> = BTreeMap::new();
         for (is_stock, names) in turns(case, runs) {
             if is_stock {
@@ -44,8 +45,8 @@ async fn final_reasons_are_at_least_as_right_as_stock() {
             }
             coroner.stop().await.unwrap();
         }
-        say(format_args!("{case}, stock:        {stock}"));
-        say(format_args!("{case}, with coroner: {ours}; misses explained by {explained:?}"));
+        print(format_args!("{case}, stock:        {stock}"));
+        print(format_args!("{case}, with coroner: {ours}; misses explained by {explained:?}"));
         stock_misses += stock.missed;
         our_misses += ours.missed;
     }
@@ -53,7 +54,8 @@ async fn final_reasons_are_at_least_as_right_as_stock() {
     assert!(our_misses <= stock_misses, "{our_misses} misses with coroner, {stock_misses} without");
 }
 
-/// Why the audit says that no OOM kill is known of a container: what it could not know, or that nothing was counted.
+/// Why the audit holds no OOM kill of a container: what it could not know, or that nothing was
+/// counted.
 async fn explain(coroner: &Coroner, container: &Container) -> Result<String> {
     let exited = coroner.ruled("exited", container).await?;
     let attributes = exited["signal"]["attributes"].as_array().context("a signal has attributes")?;

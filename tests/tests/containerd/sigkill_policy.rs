@@ -8,7 +8,7 @@ use coroner_tests::binary;
 use coroner_tests::containerd::{Containerd, IMAGE};
 use coroner_tests::cri::{Container, Cri, NAMESPACE, Pod};
 use coroner_tests::events::OOM;
-use coroner_tests::report::{say, timed};
+use coroner_tests::report::{print, timed};
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -17,9 +17,9 @@ use crate::beside::{Coroner, END, NODE, alone};
 const POLICY: &str = "50-sigkill-is-oom";
 
 #[tokio::test]
-async fn sigkill_is_ruled_oom_while_a_policy_is_there() {
+async fn sigkill_is_ruled_oom_while_its_policy_is_loaded() {
     let _turn = alone().await;
-    let _timed = timed("sigkill_is_ruled_oom_while_a_policy_is_there");
+    let _timed = timed("sigkill_is_ruled_oom_while_its_policy_is_loaded");
     let containerd = Containerd::start().await.unwrap();
     let mut cri = containerd.cri().await.unwrap();
     let pod = cri.run_pod(&containerd, "sigkill").await.unwrap();
@@ -29,7 +29,7 @@ async fn sigkill_is_ruled_oom_while_a_policy_is_there() {
     let before = killed_from_the_host(&mut cri, &pod, "before").await.unwrap();
     let ruled = coroner.ruled("exited", &before).await.unwrap();
     let (_, reading) = cri.readings(&before, END).await.unwrap();
-    say(format_args!("without the policy: {reading}"));
+    print(format_args!("without the policy: {reading}"));
     assert_eq!(reading.to_string(), "Error/137");
     assert_eq!(ruled["actions"], json!([]), "{ruled:#}");
 
@@ -39,13 +39,13 @@ async fn sigkill_is_ruled_oom_while_a_policy_is_there() {
     let renamed = unix_ms();
     coroner.router.drop_in(&format!("{POLICY}.wasm"), &bytes).unwrap();
     let chain = coroner.swapped(2).await.unwrap();
-    say(format_args!("from the rename to the chain that has it: {} ms", at_ms(&chain) - renamed));
+    print(format_args!("from the rename to the chain that has it: {} ms", at_ms(&chain) - renamed));
 
     let after = killed_from_the_host(&mut cri, &pod, "after").await.unwrap();
     let ruled = coroner.ruled("exited", &after).await.unwrap();
     let delivered = coroner.delivered(&ruled, OOM).await.unwrap();
     let (first, reading) = cri.readings(&after, END).await.unwrap();
-    say(format_args!("with the policy: first {first}, final {reading}"));
+    print(format_args!("with the policy: first {first}, final {reading}"));
     assert_eq!(reading.to_string(), "OOMKilled/137");
     assert_eq!(delivered["outcome"], "acked", "{delivered:#}");
     check_ruling(&ruled, &binary::digest(&policy.with_extension("wasm")).unwrap());
@@ -54,11 +54,11 @@ async fn sigkill_is_ruled_oom_while_a_policy_is_there() {
     let removed = unix_ms();
     fs::remove_file(policy.with_extension("wasm")).unwrap();
     let chain = coroner.swapped(3).await.unwrap();
-    say(format_args!("from its removal to the chain without it: {} ms", at_ms(&chain) - removed));
+    print(format_args!("from its removal to the chain without it: {} ms", at_ms(&chain) - removed));
     let last = killed_from_the_host(&mut cri, &pod, "last").await.unwrap();
     let ruled = coroner.ruled("exited", &last).await.unwrap();
     let (_, reading) = cri.readings(&last, END).await.unwrap();
-    say(format_args!("without it again: {reading}"));
+    print(format_args!("without it again: {reading}"));
     assert_eq!(reading.to_string(), "Error/137");
     assert_eq!((&ruled["actions"], &ruled["generation"]), (&json!([]), &json!(3)), "{ruled:#}");
     assert_eq!(binary::digest(coroner.router.binary()).unwrap(), binary, "the router's binary has changed");
@@ -70,7 +70,7 @@ fn unix_ms() -> u64 {
 }
 
 fn at_ms(chain: &Value) -> u64 {
-    chain["at-ms"].as_u64().expect("a chain says when")
+    chain["at-ms"].as_u64().expect("a chain record has its time")
 }
 
 async fn killed_from_the_host(cri: &mut Cri, pod: &Pod, name: &str) -> Result<Container> {

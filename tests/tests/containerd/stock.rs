@@ -1,7 +1,8 @@
-//! What containerd shows without Coroner: proves the harness, and pins what the other cases compare with.
+//! What containerd shows without Coroner: proves the harness, and pins what the other cases compare
+//! with.
 
 use coroner_tests::containerd::Containerd;
-use coroner_tests::report::{say, timed};
+use coroner_tests::report::{print, timed};
 use rustix::process::{Signal, kill_process};
 
 use crate::beside::{END, alone};
@@ -27,8 +28,9 @@ async fn stock_truth_table() {
     let mut cri = containerd.cri().await.unwrap();
     let pod = cri.run_pod(&containerd, "stock").await.unwrap();
     for (name, limit, arguments, kill, expected) in TABLE {
-        // A stock shim arms its OOM watch after the start, and misses a kill now and then: that is why we are here. What it
-        // shows when it does not miss is the table; anything but an OOM it shows every time.
+        // A stock shim sets up its OOM watch after the start, and misses a kill now and then: the
+        // reason for this project. What it shows when it does not miss is the table; anything but
+        // an OOM it shows every time.
         let attempts = if expected.starts_with("OOMKilled") { ATTEMPTS } else { 1 };
         let mut shown = Vec::new();
         while shown.len() < attempts && !shown.iter().any(|last| last == expected) {
@@ -38,7 +40,7 @@ async fn stock_truth_table() {
                 kill_process(cri.pid(&container).await.unwrap(), Signal::KILL).unwrap();
             }
             let (first, last) = cri.readings(&container, END).await.unwrap();
-            say(format_args!("{name}: first {first}, final {last}"));
+            print(format_args!("{name}: first {first}, final {last}"));
             shown.push(last.to_string());
         }
         assert!(shown.iter().any(|last| last == expected), "{name}: {expected} is not among {shown:?}");

@@ -1,7 +1,8 @@
-//! Every way a container ends, in a real kernel with cgroup v2, seen from each place an agent can have.
+//! Every kind of container end, in a real kernel with cgroup v2, seen from each placement of an
+//! agent.
 
 use coroner_proto::agent::{Level, PressureOf, signal::Event};
-use coroner_tests::report::say;
+use coroner_tests::report::print;
 use coroner_tests::vm::Vm;
 use coroner_tests::wait::until;
 
@@ -13,13 +14,13 @@ struct Place<'a> {
     reader: Reader,
     root: &'static str,
     shell: u32,
-    /// What its exits without a status say; none where each has one.
+    /// The reason that its exits without a status carry; none where each has a status.
     unknown: Option<&'static str>,
-    /// A life that is over before it is looked at has no status.
+    /// A container that ends before it is first checked has no status.
     misses: bool,
 }
 
-/// A container, and what must be told of it.
+/// A container, and what must be reported of it.
 struct Case {
     id: &'static str,
     keys: &'static str,
@@ -74,12 +75,13 @@ impl Place<'_> {
         self.reader.until(id, |reader| reader.end(id).is_some()).await;
     }
 
-    /// What was told is what happened: the counter, each kill before the exit, and the status, or that it is not known.
+    /// Reports match what happened: the counter, each kill before the exit, and the status, or that
+    /// it is not known.
     fn check(&self, id: &str, kills: u64, end: (u32, Option<u32>)) {
-        let told = self.reader.end(id).unwrap();
+        let reported = self.reader.end(id).unwrap();
         match self.unknown {
-            None => assert_eq!(told, (Some(end.0), end.1, String::new()), "{id}"),
-            Some(because) => assert_eq!(told, (None, None, because.to_owned()), "{id}"),
+            None => assert_eq!(reported, (Some(end.0), end.1, String::new()), "{id}"),
+            Some(because) => assert_eq!(reported, (None, None, because.to_owned()), "{id}"),
         }
         self.check_kills(id, kills);
     }
@@ -97,7 +99,7 @@ impl Place<'_> {
             if let Some(Event::OomKill(kill)) = &signal.event {
                 assert!(signal.seq < exit.seq, "{id}: a kill after the exit");
                 assert_eq!(kill.level.enum_value(), Ok(Level::LEVEL_CONTAINER), "{id}");
-                // The kernel logs ten victims in five seconds; of the rest only the counters tell.
+                // The kernel logs ten victims in five seconds; the rest only show in the counters.
                 assert!(kill.victim.as_ref().is_none_or(|it| it.comm == "oomtest"), "{id}: {kill:?}");
                 assert_eq!(kill.group.unwrap(), id == "group", "{id}");
             }
@@ -118,19 +120,20 @@ impl Place<'_> {
             Some(Event::OomKill(kill)) => kill.victim.as_ref(),
             _ => None,
         });
-        // The kernel logs ten victims in five seconds, and may have done so for somebody else just before.
+        // The kernel logs ten victims in five seconds, and may have done so for another container
+        // just before.
         let logged = self.vm.must("dmesg").unwrap().contains(&format!("task_memcg=/{}/pid1-oom,", self.root));
-        assert!(logged || self.root != "reaped", "nobody was killed before");
+        assert!(logged || self.root != "reaped", "no victim came before");
         assert_eq!(victim.map(|it| it.comm.as_str()), logged.then_some("oomtest"), "{first:?}");
         let pressure = self.reader.pressure("slow");
-        let (first, told) = pressure.first().expect("slow reclaim trips the trigger, or memory.high");
+        let (first, reported) = pressure.first().expect("slow reclaim trips the trigger, or memory.high");
         let kill =
             self.reader.of("slow").iter().find(|it| matches!(it.event, Some(Event::OomKill(_)))).unwrap().seq;
         assert!(*first < kill, "pressure ahead of the kill: {first} {kill}");
-        assert_eq!(told.of.enum_value(), Ok(PressureOf::PRESSURE_OF_MEMORY));
+        assert_eq!(reported.of.enum_value(), Ok(PressureOf::PRESSURE_OF_MEMORY));
         assert!(pressure.iter().any(|(_, it)| it.high_events > Some(0)), "{pressure:?}");
         assert!(pressure.iter().skip(1).all(|(_, it)| it.stalled_us.is_some()), "{pressure:?}");
-        say(format_args!("{}: {} pressure signals before a slow OOM", self.root, pressure.len()));
+        print(format_args!("{}: {} pressure signals before a slow OOM", self.root, pressure.len()));
     }
 
     async fn killed_from_outside(&mut self) {
@@ -183,8 +186,8 @@ impl Place<'_> {
             format!("{{ /guest run {root} {id} {LIMIT} -- /oomtest {waits}{action} || echo not started; }} &")
         };
         let all: Vec<String> = ids.iter().enumerate().map(start).collect();
-        let said = self.vm.must_at(self.shell, &format!("{} wait", all.join(" "))).unwrap();
-        assert!(!said.contains("not started"), "{said}");
+        let printed = self.vm.must_at(self.shell, &format!("{} wait", all.join(" "))).unwrap();
+        assert!(!printed.contains("not started"), "{printed}");
         for (_, id) in ids.iter().enumerate().filter(|(at, _)| slow(*at)) {
             self.knows(id).await;
             self.vm.go_on(self.root, id).unwrap();
@@ -194,16 +197,16 @@ impl Place<'_> {
         for (at, id) in ids.iter().enumerate() {
             let (_, kills, end) = kind(at);
             if misses && !slow(at) {
-                // What nobody saw alive is over when its cgroup goes.
+                // A container that was never seen alive is over when its cgroup goes.
                 let events = format!("/sys/fs/cgroup/{}/{id}/cgroup.events", self.root);
                 self.vm
                     .must(&format!("while ! grep -q 'populated 0' {events}; do sleep 0.05; done"))
                     .unwrap();
                 self.remove(id);
                 self.ended(id).await;
-                let told = self.reader.end(id).unwrap();
-                let unknown = told.0.is_none() && told.1.is_none() && told.2.contains(because);
-                assert!(unknown || told == (Some(end.0), end.1, String::new()), "{id}: {told:?}");
+                let reported = self.reader.end(id).unwrap();
+                let unknown = reported.0.is_none() && reported.1.is_none() && reported.2.contains(because);
+                assert!(unknown || reported == (Some(end.0), end.1, String::new()), "{id}: {reported:?}");
                 missed += u32::from(unknown);
                 self.check_kills(id, kills);
             } else {
@@ -213,7 +216,7 @@ impl Place<'_> {
             }
         }
         if self.misses {
-            say(format_args!("{}: of 25 lives that began at once {missed} had no status", self.root));
+            print(format_args!("{}: of 25 lives that began at once {missed} had no status", self.root));
         }
     }
 }
@@ -234,8 +237,8 @@ const ROUTER: &str = r#"
 "#;
 
 #[tokio::test]
-async fn every_end_is_told_as_it_was_from_each_place() {
-    let router = coroner_tests::binary::find("coroner", "coroner").unwrap();
+async fn container_ends_are_reported_exactly_from_each_placement() {
+    let router = coroner_tests::binary::find("coroner", "coroner-cli").unwrap();
     let vm = Vm::boot("exec /guest serve 9000", |files| {
         files.file("coroner.toml", ROUTER.as_bytes());
         files.program("coroner", &router)
@@ -266,7 +269,8 @@ async fn every_end_is_told_as_it_was_from_each_place() {
     place.killed_from_outside().await;
     place.asleep("asleep", &sidecar, true).await;
     place.storm("storm").await;
-    // Without a pid namespace of its own nobody can tell which process it is: named by Watch its status is known, else it is not, and never wrong.
+    // Without a pid namespace of its own the init process cannot be identified: named by Watch its
+    // status is known, else it is not, and never wrong.
     let share = |id: &str| {
         let command = format!("/guest share watched {id} -- /oomtest delay 1000 exit 3");
         vm.must(&command).unwrap().trim().parse::<u32>().unwrap()
@@ -278,9 +282,9 @@ async fn every_end_is_told_as_it_was_from_each_place() {
     place.remove("nameless");
     place.unknown = Some("init not known");
     place.ended("nameless").await;
-    let told = place.reader.end("nameless").unwrap();
-    assert_eq!((told.0, told.1), (None, None), "{told:?}");
-    assert!(told.2.contains("init not known"), "{told:?}");
+    let reported = place.reader.end("nameless").unwrap();
+    assert_eq!((reported.0, reported.1), (None, None), "{reported:?}");
+    assert!(reported.2.contains("init not known"), "{reported:?}");
 
     let reader = Reader::connect(&vm.address(1032)).await;
     assert_eq!(reader.hello.placement, "namespaced");
@@ -303,7 +307,8 @@ async fn every_end_is_told_as_it_was_from_each_place() {
 async fn level_and_loopback(vm: &Vm) {
     vm.must("/coroner run --config /coroner.toml > /tmp/router.log 2>&1 &").unwrap();
     vm.must("mkdir /sys/fs/cgroup/narrow; echo '+memory' > /sys/fs/cgroup/narrow/cgroup.subtree_control; echo 8M > /sys/fs/cgroup/narrow/memory.max").unwrap();
-    // The kernel logs ten victims in five seconds, and only its log tells whose limit it was: what the cases before it used up comes again.
+    // The kernel logs ten victims in five seconds, and only its log names the limit that was hit:
+    // the budget that the cases before it used up recovers with time.
     for at in 0..LEVELS {
         let (kill, exit) = killed_above(vm, &format!("above-{at}")).await;
         assert_eq!(exit["signal"]["event"]["exited"]["status"], 137, "{exit}");
@@ -341,7 +346,7 @@ async fn killed_above(vm: &Vm, id: &str) -> (serde_json::Value, serde_json::Valu
 }
 
 #[tokio::test]
-async fn as_pid_1_no_life_is_too_short() {
+async fn agent_as_pid_1_reports_the_shortest_containers() {
     let init = "exec /agent run --listen vsock://-1:1030 --root reaped -- /guest serve 9000";
     let vm = Vm::boot(init, |_| Ok(())).await.unwrap();
     assert_eq!(vm.must("cat /proc/1/comm").unwrap().trim(), "agent");

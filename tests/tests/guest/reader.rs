@@ -7,7 +7,6 @@ use coroner_proto::agent::{
     signal::Event,
 };
 use coroner_proto::agent_ttrpc::AgentClient;
-use coroner_proto::transport;
 use coroner_tests::wait::until;
 use ttrpc::asynchronous::Client;
 use ttrpc::context;
@@ -28,8 +27,9 @@ pub(crate) type End = (Option<u32>, Option<u32>, String);
 impl Reader {
     pub(crate) async fn connect(address: &str) -> Self {
         let address = address.parse().unwrap();
-        let socket =
-            until("the agent to listen", PATIENCE, async || Ok(transport::connect(&address).await.ok()));
+        let socket = until("the agent to listen", PATIENCE, async || {
+            Ok(coroner_transport::connect(&address).await.ok())
+        });
         let client = AgentClient::new(Client::new(socket.await.unwrap()));
         let hello = client.hello(context::with_duration(PATIENCE), &HelloRequest::default()).await.unwrap();
         Self { client, hello, signals: Vec::new(), after: 0 }
@@ -39,7 +39,7 @@ impl Reader {
     pub(crate) async fn until(&mut self, what: &str, enough: impl Fn(&Self) -> bool) {
         let begun = std::time::Instant::now();
         while !enough(self) {
-            assert!(begun.elapsed() < 2 * PATIENCE, "waited in vain for {what}: {:?}", self.of(what));
+            assert!(begun.elapsed() < 2 * PATIENCE, "timeout waiting for {what}: {:?}", self.of(what));
             self.read(200).await;
         }
     }
@@ -91,7 +91,7 @@ impl Reader {
         self.signals.iter().filter(|signal| signal.container_id == id).collect()
     }
 
-    /// How a container ended, if that was told. Told twice is told wrongly.
+    /// How a container ended, if that was reported. Two reports of one end are an error.
     pub(crate) fn end(&self, id: &str) -> Option<End> {
         let mut ends = self.of(id).into_iter().filter_map(|signal| match &signal.event {
             Some(Event::Exited(exited)) if signal.exec_id.is_none() => {
@@ -104,7 +104,7 @@ impl Reader {
         end
     }
 
-    /// The kill counter of a container as last told: 0 where no kill was.
+    /// The kill counter of a container as last reported: 0 without a kill.
     pub(crate) fn kills(&self, id: &str) -> u64 {
         let total = |signal: &&Signal| match &signal.event {
             Some(Event::OomKill(kill)) => Some(kill.total),

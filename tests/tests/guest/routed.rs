@@ -1,4 +1,5 @@
-//! The whole way: two guests, the real router on the host, and a containerd that hears how containers in them ended.
+//! End to end: two guests, the real router on the host, and a containerd that receives how
+//! containers in them ended.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use coroner_tests::containerd::Containerd;
 use coroner_tests::events::{EXIT, Events};
-use coroner_tests::report::say;
+use coroner_tests::report::print;
 use coroner_tests::router::{Router, usual};
 use coroner_tests::scratch::Scratch;
 use coroner_tests::vm::Vm;
@@ -16,17 +17,17 @@ use serde_json::Value;
 
 use super::proxy::Proxy;
 use super::reader::{PATIENCE, Reader};
-use super::truth::{Truth, WAYS, check, repeats};
+use super::truth::{ENDS, Truth, check, repeats};
 
-/// The init that docs/guest.md shows.
+/// The init that docs/operating/guest.md shows.
 const INIT: &str = include_str!("../../../examples/deploy/guest/init");
 const CUTS: usize = 50;
 /// Containers of the storm, at least: it lasts as long as links are cut.
 const STORM: usize = 60;
-/// Programs of the storm that live at once, and what is left of before: without a bound they use up the guest's memory and its processor, and nobody in it
-/// gets to say anything.
+/// Programs of the storm that live at once, and what is left of before. Without this bound they use
+/// up the guest's memory and its processor, and no agent in it gets to send anything.
 const AT_ONCE: usize = 24;
-/// What the router has to tell that a guest is gone.
+/// The time the router has to report that a guest is gone.
 const LOST_WITHIN: Duration = Duration::from_secs(1);
 
 /// The containers that still live when their guests are killed.
@@ -42,7 +43,8 @@ struct Stage {
 }
 
 impl Stage {
-    /// Guest one has the agent as pid 1, as the example says, and a link that can be cut; guest two has it as a sidecar, and is added later.
+    /// Guest one has the agent as pid 1, as in the example, and a link that can be cut; guest two
+    /// has it as a sidecar, and is added later.
     async fn set() -> Self {
         let containerd = Containerd::start().await.unwrap();
         let events = Events::subscribe(&containerd.socket()).await.unwrap();
@@ -55,8 +57,9 @@ impl Stage {
         let proxy = Proxy::start(&link, one.socket());
         let config = config(&containerd, &link, one.pid().unwrap());
         let router = Router::start_in(scratch, &config).await.unwrap();
-        let added =
-            router.ask(&["guest", "add", "two", "--address", &two.address(1031), "--mode", "sole"]).unwrap();
+        let added = router
+            .request(&["guest", "add", "two", "--address", &two.address(1031), "--mode", "sole"])
+            .unwrap();
         assert_eq!((&added["guest"], &added["configured"]), (&"two".into(), &false.into()), "{added}");
         let stage = Self { router, events, _containerd: containerd, one, two, proxy };
         stage.states(&["up", "up"]).await;
@@ -66,7 +69,7 @@ impl Stage {
     /// Waits until `coroner guest list` shows both in these states.
     async fn states(&self, wanted: &[&str]) {
         until("both guests to be listed as they are", PATIENCE, async || {
-            let list = self.router.ask(&["guest", "list"])?;
+            let list = self.router.request(&["guest", "list"])?;
             let guests = list["guests"].as_array().cloned().unwrap_or_default();
             let of = |key: &str| guests.iter().map(|it| it[key].clone()).collect::<Vec<_>>();
             assert_eq!(
@@ -108,43 +111,44 @@ monitor_pid = {monitor}
     )
 }
 
-/// The words of a shell that begins containers one after the other until it is told that it is enough; it prints how many.
+/// A shell script that begins containers one after the other until a file ends it; it prints how
+/// many.
 fn storm() -> String {
-    let mut ways = String::new();
-    for (at, (action, ..)) in WAYS.iter().enumerate() {
-        write!(ways, "{at}) a='{action}';; ").unwrap();
+    let mut ends = String::new();
+    for (at, (action, ..)) in ENDS.iter().enumerate() {
+        write!(ends, "{at}) a='{action}';; ").unwrap();
     }
     format!(
         "i=0; while [ $i -lt {STORM} ] || [ ! -e /tmp/enough ]; do \
-         while [ $(pidof oomtest | wc -w) -gt {AT_ONCE} ]; do sleep 0.05; done; case $((i % {})) in {ways}esac; \
+         while [ $(pidof oomtest | wc -w) -gt {AT_ONCE} ]; do sleep 0.05; done; case $((i % {})) in {ends}esac; \
          /guest run pods-a storm-$i memory.max=8M -- /oomtest $a > /dev/null || exit 1; i=$((i + 1)); done; echo $i",
-        WAYS.len()
+        ENDS.len()
     )
 }
 
 fn truth(id: String, at: usize) -> Truth {
-    let (_, kills, status) = WAYS[at % WAYS.len()];
+    let (_, kills, status) = ENDS[at % ENDS.len()];
     Truth { id, kills, status }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_happens_in_two_guests_is_told_to_containerd_over_cuts_and_restarts_and_when_they_are_gone() {
+async fn guest_deaths_reach_containerd_over_cuts_and_restarts() {
     let mut stage = Stage::set().await;
     stage.one.must("mkdir /sys/fs/cgroup/pods-a; echo '+memory +cpu +io' > /sys/fs/cgroup/pods-a/cgroup.subtree_control").unwrap();
     stage.leave();
     quiet(&mut stage).await;
     let mut truths = cut_in_a_storm(&mut stage).await;
-    truths.extend((0..2 * WAYS.len()).map(|at| truth(format!("quiet-{at}"), at)));
+    truths.extend((0..2 * ENDS.len()).map(|at| truth(format!("quiet-{at}"), at)));
     lost(&mut stage, &truths).await;
 }
 
-/// Every way to end in guest two, each seen to begin.
+/// Every kind of end in guest two, each seen to begin.
 async fn quiet(stage: &mut Stage) {
     let sidecar = Reader::connect(&stage.two.address(1031)).await;
     assert_eq!(sidecar.hello.placement, "sidecar");
-    let ids: Vec<String> = (0..2 * WAYS.len()).map(|at| format!("quiet-{at}")).collect();
+    let ids: Vec<String> = (0..2 * ENDS.len()).map(|at| format!("quiet-{at}")).collect();
     for (at, id) in ids.iter().enumerate() {
-        let action = WAYS[at % WAYS.len()].0;
+        let action = ENDS[at % ENDS.len()].0;
         stage.two.must(&format!("/guest run watched {id} memory.max=8M -- /oomtest await {action}")).unwrap();
     }
     for id in &ids {
@@ -165,7 +169,7 @@ async fn cut_in_a_storm(stage: &mut Stage) -> Vec<Truth> {
         tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(async {
                 for cut in 0..CUTS {
-                    // Early in what the guest says, and later.
+                    // Early in what the guest sends, and later.
                     proxy.cut(60 + cut * 997 % 1500, PATIENCE).await;
                     if cut == CUTS / 3 || cut == 2 * CUTS / 3 {
                         router.kill().unwrap();
@@ -177,20 +181,20 @@ async fn cut_in_a_storm(stage: &mut Stage) -> Vec<Truth> {
         let during = router.audit().unwrap().len();
         vm.must("touch /tmp/enough").unwrap();
         let count = storm.join().unwrap().unwrap().trim().parse().unwrap();
-        say(format_args!("{count} containers, {during} audit records when the last link was cut"));
+        print(format_args!("{count} containers, {during} audit records when the last link was cut"));
         count
     });
     let truths: Vec<Truth> = (0..count).map(|at| truth(format!("storm-{at}"), at)).collect();
     check(router, events, &truths).await;
     let repeats = repeats(&router.audit().unwrap());
-    say(format_args!(
+    print(format_args!(
         "{CUTS} cuts and 2 kills of the router in {:.1} s: {repeats} repeats, all the same",
         begun.elapsed().as_secs_f64()
     ));
     truths
 }
 
-/// Both machines are killed: each container that lived is told lost, and none that had ended.
+/// Both machines are killed: each container that lived is reported lost, and none that had ended.
 async fn lost(stage: &mut Stage, ended: &[Truth]) {
     stage.states(&["up", "up"]).await;
     for (at, (name, count)) in LEFT.into_iter().enumerate() {
@@ -213,7 +217,7 @@ async fn lost(stage: &mut Stage, ended: &[Truth]) {
             assert_eq!(record["actions"][0]["task-exit"], Value::Null, "{record}");
         }
         let took = killed.elapsed();
-        say(format_args!("guest-lost was ruled {} ms after its machine was killed", took.as_millis()));
+        print(format_args!("guest-lost was ruled {} ms after its machine was killed", took.as_millis()));
         assert!(took < LOST_WITHIN, "{took:?}");
         for left in 0..count {
             let id = format!("{name}-{left}");
@@ -241,6 +245,6 @@ async fn lost(stage: &mut Stage, ended: &[Truth]) {
     assert_eq!(lost, left, "each once, and no container that had ended: {of_others:#?}");
     check(&stage.router, &mut stage.events, ended).await;
     let all: HashSet<String> = ended.iter().map(|it| it.id.clone()).chain(left).collect();
-    let told = audit.iter().filter_map(|it| it["signal"]["target"]["container-id"].as_str());
-    assert!(told.into_iter().all(|id| all.contains(id)), "a container that never was");
+    let reported = audit.iter().filter_map(|it| it["signal"]["target"]["container-id"].as_str());
+    assert!(reported.into_iter().all(|id| all.contains(id)), "a container that never was");
 }

@@ -1,5 +1,6 @@
-//! A wrapped shim's containers in a guest with an agent, as Kata's are: the agent counts, the shim tells the ends. Guest, agent, router and containerd are
-//! real; the shim is played, because Kata's is not to be had here.
+//! A wrapped shim's containers in a guest with an agent, as Kata's are: the agent counts, the shim
+//! reports the ends. Guest, agent, router and containerd are real; the shim is played, because
+//! Kata's is not to be had here.
 
 use coroner_tests::containerd::Containerd;
 use coroner_tests::events::Events;
@@ -9,10 +10,10 @@ use coroner_tests::vm::Vm;
 
 use super::reader::Reader;
 use super::shim::Shim;
-use super::truth::{Truth, WAYS, check};
+use super::truth::{ENDS, Truth, check};
 
 const INIT: &str = include_str!("../../../examples/deploy/guest/init");
-/// Each way to end, so often.
+/// Rounds of each kind of end.
 const ROUNDS: usize = 2;
 
 fn config(containerd: &Containerd, vm: &Vm) -> String {
@@ -37,7 +38,7 @@ mode = "beside"
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guests_agent_counts_for_a_proxied_shim_and_the_shim_tells_the_ends() {
+async fn guest_agent_counts_kills_and_proxied_shim_reports_ends() {
     let containerd = Containerd::start().await.unwrap();
     let mut events = Events::subscribe(&containerd.socket()).await.unwrap();
     let vm = Vm::boot_image(INIT, |_| Ok(())).await.unwrap();
@@ -47,15 +48,16 @@ async fn a_guests_agent_counts_for_a_proxied_shim_and_the_shim_tells_the_ends() 
     let agent = Reader::connect(&vm.address(1030)).await;
     let shim = Shim::connect(&router.path("shims.sock")).await;
     let mut truths = Vec::new();
-    for at in 0..ROUNDS * WAYS.len() {
-        let (id, (action, kills, status)) = (format!("shimmed-{at}"), WAYS[at % WAYS.len()]);
+    for at in 0..ROUNDS * ENDS.len() {
+        let (id, (action, kills, status)) = (format!("shimmed-{at}"), ENDS[at % ENDS.len()]);
         shim.begin(&router.path(&id), &id).await;
         let run = format!("/guest run pods-a {id} memory.max=8M -- /oomtest await {action}");
         let pid = vm.must(&run).unwrap();
         agent.knows(&id, true).await;
         vm.go_on("pods-a", &id).unwrap();
         vm.must(&format!("while kill -0 {} 2> /dev/null; do :; done", pid.trim())).unwrap();
-        // Kata's shim tells an OOM for any notice that memory ran out, and may do so late or never.
+        // Kata's shim reports an OOM for any notice that memory ran out, and may do so late or
+        // never.
         if at % 2 == 0 {
             shim.oom(&id).await;
         }
@@ -69,8 +71,10 @@ async fn a_guests_agent_counts_for_a_proxied_shim_and_the_shim_tells_the_ends() 
     check(&router, &mut events, &truths).await;
     let ruled: Vec<_> = router.audit().unwrap().into_iter().filter(|it| it["record"] == "ruled").collect();
     for record in &ruled {
-        let is_kill = !record["signal"]["event"]["oom-kill"].is_null();
-        assert_eq!(record["source"], if is_kill { "s" } else { "shims" }, "{record}");
+        let event = &record["signal"]["event"];
+        // A busy machine stalls a container for long enough that its agent reports pressure.
+        let of_guest = ["oom-kill", "pressure"].iter().any(|kind| !event[kind].is_null());
+        assert_eq!(record["source"], if of_guest { "s" } else { "shims" }, "{record}");
     }
     assert!(ruled.iter().all(|it| it["signal"]["event"]["oom-kill"]["late"] != true), "{ruled:#?}");
 }

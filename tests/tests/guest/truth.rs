@@ -1,4 +1,5 @@
-//! What happened in the guests against what was told of it: nothing is missing, nothing invented, each kill before its exit.
+//! What happened in the guests against what was reported of it: nothing is missing, nothing
+//! invented, each kill before its exit.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,8 +20,8 @@ pub(crate) struct Truth {
     pub(crate) status: u64,
 }
 
-/// Of all ways to end, one after the other: what a program is told, and what comes of it.
-pub(crate) const WAYS: [(&str, u64, u64); 5] = [
+/// All kinds of end, one after the other: the action of a program, its kills and its status.
+pub(crate) const ENDS: [(&str, u64, u64); 5] = [
     ("self 64", 1, 137),
     ("child 64 1 0", 1, 1),
     ("exit 0", 0, 0),
@@ -28,7 +29,8 @@ pub(crate) const WAYS: [(&str, u64, u64); 5] = [
     ("children 2 64 10", 2, 0),
 ];
 
-/// The signals of one kind that were ruled for a container: each by its first record, by its place in the audit.
+/// The signals of one kind that were ruled for a container: each by its first record, by its place
+/// in the audit.
 fn first_of<'a>(audit: &'a [Value], id: &str, kind: &str) -> Vec<(usize, &'a Value)> {
     let mut first: Vec<(usize, &Value)> = Vec::new();
     for (at, record) in audit.iter().enumerate() {
@@ -43,7 +45,8 @@ fn first_of<'a>(audit: &'a [Value], id: &str, kind: &str) -> Vec<(usize, &'a Val
     first
 }
 
-/// Waits until every exit was ruled, then holds the audit and containerd's events against what happened.
+/// Waits until every exit was ruled, then holds the audit and containerd's events against what
+/// happened.
 pub(crate) async fn check(router: &Router, events: &mut Events, truths: &[Truth]) {
     until("every exit to be ruled", LAST, async || {
         let audit = router.audit()?;
@@ -57,9 +60,9 @@ pub(crate) async fn check(router: &Router, events: &mut Events, truths: &[Truth]
         let totals: Vec<u64> =
             killed.iter().map(|(_, it)| it["event"]["oom-kill"]["total"].as_u64().unwrap()).collect();
         assert!(totals.is_sorted_by(|before, after| before < after), "{id}: {totals:?}");
-        assert_eq!(totals.last().copied().unwrap_or(0), *kills, "{id}: kills told against what happened");
+        assert_eq!(totals.last().copied().unwrap_or(0), *kills, "{id}: kills reported against what happened");
         let exits = first_of(&audit, id, "exited");
-        let [(at, exit)] = exits.as_slice() else { panic!("{id}: exits told: {exits:?}") };
+        let [(at, exit)] = exits.as_slice() else { panic!("{id}: exits reported: {exits:?}") };
         assert_eq!(exit["event"]["exited"]["status"], *status, "{id}: {exit}");
         assert!(killed.iter().all(|(kill, _)| kill < at), "{id}: a kill after the exit");
 
@@ -75,7 +78,8 @@ pub(crate) async fn check(router: &Router, events: &mut Events, truths: &[Truth]
     }
 }
 
-/// How many records repeat a signal. What is told again is the same, but for when the router got it.
+/// How many records repeat a signal. What is reported again is the same, but for when the router
+/// received it.
 pub(crate) fn repeats(audit: &[Value]) -> usize {
     let mut first: HashMap<&str, Value> = HashMap::new();
     let mut repeats = 0;

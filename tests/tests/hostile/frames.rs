@@ -1,23 +1,24 @@
-//! Frames: a hundred thousand a second that nobody asked for, and lengths that no frame has.
+//! Frames: a hundred thousand unrequested ones a second, and lengths that no frame has.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use coroner_tests::report::say;
+use coroner_tests::report::print;
 use protobuf::Message as _;
 use tokio::io::AsyncWriteExt as _;
 use ttrpc::proto::Response;
 
+use super::fixture::Fixture;
 use super::link::frame;
-use super::stand::Stand;
 use super::{STREAM, answer, exit};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn frames_that_nobody_asked_for_cost_little_however_many_are_sent() {
+async fn unrequested_frames_cost_little_at_any_rate() {
     const FLOODERS: usize = 3;
-    let mut stand = Stand::start("a flood of frames", "").await;
-    // Answers that would be an exit of the good guest's container, and every type of frame there is, for calls nobody made: ours have odd numbers.
+    let mut fixture = Fixture::start("a flood of frames", "").await;
+    // Answers that would be an exit of the good guest's container, and every type of frame there
+    // is, for calls that were never made: ours have odd numbers.
     let payload = answer(vec![exit(1, "good-1")]).write_to_bytes().unwrap();
     let body = Response { payload, ..Response::default() }.write_to_bytes().unwrap();
     let mut burst = Vec::new();
@@ -30,7 +31,7 @@ async fn frames_that_nobody_asked_for_cost_little_however_many_are_sent() {
     let mut flooders = Vec::new();
     for at in 0..FLOODERS {
         let (burst, sent) = (Arc::clone(&burst), Arc::clone(&sent));
-        flooders.push(stand.bad(&format!("bad-{at}"), move |mut link| {
+        flooders.push(fixture.bad(&format!("bad-{at}"), move |mut link| {
             let (burst, sent) = (Arc::clone(&burst), Arc::clone(&sent));
             async move {
                 link.up(STREAM).await?;
@@ -41,29 +42,29 @@ async fn frames_that_nobody_asked_for_cost_little_however_many_are_sent() {
             }
         }));
     }
-    stand.beside(Duration::from_secs(4)).await;
+    fixture.beside(Duration::from_secs(4)).await;
     let rate = sent.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
-    say(format_args!(
+    print(format_args!(
         "of all they could send, the router took {rate:.0} frames a second from {FLOODERS} guests"
     ));
     assert!(rate < 100_000.0, "it reads them as fast as they come");
     for (at, flooder) in flooders.iter().enumerate() {
-        let seen = stand.guest(&format!("bad-{at}"));
+        let seen = fixture.guest(&format!("bad-{at}"));
         assert_eq!((&seen["state"], &seen["signals"]), (&"up".into(), &0.into()), "{seen:#}");
         assert_eq!(flooder.links(), 1);
     }
-    assert!(stand.published.of("good-1").exits.is_empty());
+    assert!(fixture.published.of("good-1").exits.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_length_no_frame_has_ends_the_link_before_anything_is_kept_for_it() {
-    let mut stand = Stand::start("lengths of 4 GB", "").await;
+async fn frame_length_out_of_range_ends_the_link_unbuffered() {
+    let mut fixture = Fixture::start("lengths of 4 GB", "").await;
     let lengths = [u32::MAX, 0x7fff_ffff, (4 << 20) - 1, (64 << 10) + 1];
     let mut guests = Vec::new();
     for length in lengths {
-        guests.push(stand.bad(&format!("bad-{length}"), move |mut link| async move {
-            // The first before it has said hello, the others as an answer.
-            let call = if length == u32::MAX { link.asked().await? } else { link.up(STREAM).await? };
+        guests.push(fixture.bad(&format!("bad-{length}"), move |mut link| async move {
+            // The first before its hello, the others as an answer.
+            let call = if length == u32::MAX { link.call().await? } else { link.up(STREAM).await? };
             let mut bytes = frame(call.stream, 2, &[]);
             bytes[..4].copy_from_slice(&length.to_be_bytes());
             link.0.write_all(&bytes).await?;
@@ -72,9 +73,9 @@ async fn a_length_no_frame_has_ends_the_link_before_anything_is_kept_for_it() {
             }
         }));
     }
-    stand.beside(Duration::from_secs(4)).await;
+    fixture.beside(Duration::from_secs(4)).await;
     for (length, guest) in lengths.iter().zip(guests) {
-        let seen = stand.guest(&format!("bad-{length}"));
+        let seen = fixture.guest(&format!("bad-{length}"));
         assert_eq!(seen["problem"], "a frame over the limit was refused", "{seen:#}");
         assert!((2..=6).contains(&guest.links()), "{} links in four seconds", guest.links());
     }

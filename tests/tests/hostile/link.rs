@@ -1,4 +1,4 @@
-//! A guest's end of a link, frame by frame and byte by byte: it may say anything at any time.
+//! A guest's end of a link, frame by frame and byte by byte: it may send anything at any time.
 
 use std::io;
 use std::path::Path;
@@ -12,7 +12,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use ttrpc::proto::{Request, Response};
 
-/// A guest that does as its script says on every link.
+/// A guest that runs its script on every link.
 pub(crate) struct Bad {
     links: Arc<AtomicUsize>,
     _serving: JoinSet<()>,
@@ -33,7 +33,7 @@ impl Bad {
             while let Ok((stream, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
                 let doing = script(Link(stream));
-                // The router ends links in the middle of whatever is said: that is what most of these wait for.
+                // The router ends links in the middle of an exchange: most scripts wait for that.
                 scripts.spawn(async { drop(doing.await) });
             }
         });
@@ -49,15 +49,15 @@ impl Bad {
 /// One link to the router.
 pub(crate) struct Link(pub(crate) UnixStream);
 
-/// What the router asked.
-pub(crate) struct Asked {
+/// A request of the router.
+pub(crate) struct Call {
     pub(crate) stream: u32,
     pub(crate) method: String,
     payload: Vec<u8>,
 }
 
-impl Asked {
-    /// Whether it only says what was dealt with: the answer to that is looked at by nobody.
+impl Call {
+    /// Whether it only acknowledges signals: the answer to that is ignored.
     fn is_ack(&self) -> bool {
         let request = NextSignalsRequest::parse_from_bytes(&self.payload);
         self.method == "NextSignals" && request.is_ok_and(|it| it.after_seq == u64::MAX)
@@ -66,64 +66,65 @@ impl Asked {
 
 impl Link {
     /// The next request.
-    pub(crate) async fn asked(&mut self) -> io::Result<Asked> {
+    pub(crate) async fn call(&mut self) -> io::Result<Call> {
         let mut header = [0; 10];
         self.0.read_exact(&mut header).await?;
         let number = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().expect("four bytes"));
         let mut body = vec![0; number(0) as usize];
         self.0.read_exact(&mut body).await?;
         let request = Request::parse_from_bytes(&body)?;
-        Ok(Asked { stream: number(4), method: request.method, payload: request.payload })
+        Ok(Call { stream: number(4), method: request.method, payload: request.payload })
     }
 
     /// Answers a request.
-    pub(crate) async fn answer(&mut self, asked: &Asked, message: &impl Message) -> io::Result<()> {
-        self.payload(asked, message.write_to_bytes()?).await
+    pub(crate) async fn answer(&mut self, call: &Call, message: &impl Message) -> io::Result<()> {
+        self.payload(call, message.write_to_bytes()?).await
     }
 
     /// Answers a request with these bytes.
-    pub(crate) async fn payload(&mut self, asked: &Asked, payload: Vec<u8>) -> io::Result<()> {
+    pub(crate) async fn payload(&mut self, call: &Call, payload: Vec<u8>) -> io::Result<()> {
         let response = Response { payload, ..Response::default() };
-        self.0.write_all(&frame(asked.stream, 2, &response.write_to_bytes()?)).await
+        self.0.write_all(&frame(call.stream, 2, &response.write_to_bytes()?)).await
     }
 
-    /// Says hello as an agent does, and answers everything else about itself with nothing, until it is asked for signals.
-    pub(crate) async fn up(&mut self, stream: &str) -> io::Result<Asked> {
+    /// Sends hello as an agent does, and answers everything else about itself with nothing, until a
+    /// request for signals.
+    pub(crate) async fn up(&mut self, stream: &str) -> io::Result<Call> {
         loop {
-            let asked = self.asked().await?;
-            match asked.method.as_str() {
-                "Hello" => self.answer(&asked, &hello(stream)).await?,
-                "Snapshot" => self.answer(&asked, &SnapshotResponse::default()).await?,
-                _ => return Ok(asked),
+            let call = self.call().await?;
+            match call.method.as_str() {
+                "Hello" => self.answer(&call, &hello(stream)).await?,
+                "Snapshot" => self.answer(&call, &SnapshotResponse::default()).await?,
+                _ => return Ok(call),
             }
         }
     }
 
     /// The next request for signals or for a snapshot. What only acknowledges is answered.
-    pub(crate) async fn next(&mut self) -> io::Result<Asked> {
+    pub(crate) async fn next(&mut self) -> io::Result<Call> {
         loop {
-            let asked = self.asked().await?;
-            if !asked.is_ack() {
-                return Ok(asked);
+            let call = self.call().await?;
+            if !call.is_ack() {
+                return Ok(call);
             }
-            self.answer(&asked, &NextSignalsResponse::default()).await?;
+            self.answer(&call, &NextSignalsResponse::default()).await?;
         }
     }
 
-    /// Has no more to tell.
+    /// Answers no further request for signals.
     pub(crate) async fn idle(&mut self) -> io::Result<()> {
         loop {
             self.next().await?;
         }
     }
 
-    /// Says no more, and takes what it is sent until the router ends the link.
+    /// Sends nothing more, and reads what it is sent until the router ends the link.
     pub(crate) async fn silent(&mut self) -> io::Result<()> {
         tokio::io::copy(&mut self.0, &mut tokio::io::sink()).await.map(drop)
     }
 }
 
-/// What an agent says first.
+/// The first answer of an agent.
 pub(crate) fn hello(stream: &str) -> HelloResponse {
     let capabilities = vec!["kill-count".to_owned(), "exit-status".to_owned()];
     HelloResponse { stream_id: stream.to_owned(), capabilities, ..HelloResponse::default() }

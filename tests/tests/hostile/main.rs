@@ -1,4 +1,5 @@
-//! Guests that lie, flood, stall and break, against the real `coroner run`: it stays up and small, and a good guest beside them is served as before.
+//! Guests that lie, flood, stall and break, against the real `coroner run`: it stays up and small,
+//! and a good guest beside them is served as before.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, in its helpers too")]
 
@@ -14,25 +15,29 @@ mod malformed;
 mod names;
 mod patience;
 mod published;
-mod stand;
+mod fixture;
 
 use coroner_proto::agent::{self, NextSignalsResponse, Signal, signal::Event};
 
 /// The stream most bad guests have.
 const STREAM: &str = "bad";
 
-fn told(seq: u64, container: &str, event: Event) -> Signal {
+fn agent_signal(seq: u64, container: &str, event: Event) -> Signal {
     Signal { seq, container_id: container.to_owned(), event: Some(event), ..Signal::default() }
 }
 
 fn kill(seq: u64, container: &str) -> Signal {
-    told(seq, container, Event::OomKill(agent::OomKill { total: 1, added: 1, ..agent::OomKill::default() }))
+    agent_signal(
+        seq,
+        container,
+        Event::OomKill(agent::OomKill { total: 1, added: 1, ..agent::OomKill::default() }),
+    )
 }
 
 fn exit(seq: u64, container: &str) -> Signal {
     let exited =
         agent::Exited { pid: Some(7), is_init: Some(true), status: Some(137), ..agent::Exited::default() };
-    told(seq, container, Event::Exited(exited))
+    agent_signal(seq, container, Event::Exited(exited))
 }
 
 fn answer(signals: Vec<Signal>) -> NextSignalsResponse {

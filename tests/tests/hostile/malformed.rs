@@ -9,11 +9,11 @@ use tokio::io::AsyncWriteExt as _;
 use ttrpc::Code;
 use ttrpc::proto::Response;
 
+use super::fixture::Fixture;
 use super::link::{Link, frame, hello};
-use super::stand::Stand;
-use super::{STREAM, answer, kill, told};
+use super::{STREAM, agent_signal, answer, kill};
 
-/// Each vice, and what is said of it. All are held apart for a second at least.
+/// Each vice, and the problem that is reported of it. All are held apart for a second at least.
 const VICES: [(&str, &str); 8] = [
     ("no-message", "NextSignals: undecodable"),
     ("no-response", "NextSignals: undecodable"),
@@ -27,7 +27,7 @@ const VICES: [(&str, &str); 8] = [
 
 async fn sin(vice: &str, mut link: Link) -> io::Result<()> {
     if vice == "odd-stream" {
-        let call = link.asked().await?;
+        let call = link.call().await?;
         link.answer(&call, &hello("a:b")).await?;
         return link.silent().await;
     }
@@ -53,16 +53,17 @@ async fn sin(vice: &str, mut link: Link) -> io::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_no_agent_gives_ends_its_link_with_a_penalty() {
-    let mut stand = Stand::start("malformed answers", "").await;
+async fn malformed_answer_ends_its_link_with_a_penalty() {
+    let mut fixture = Fixture::start("malformed answers", "").await;
     let guests: Vec<_> =
-        VICES.map(|(vice, _)| stand.bad(vice, move |link| sin(vice, link))).into_iter().collect();
-    stand.beside(Duration::from_secs(4)).await;
-    for ((vice, said), guest) in VICES.iter().zip(guests) {
-        let seen = stand.guest(vice);
-        // While one more try is made the last word stands, unless it came up for a moment.
-        let problem = |it: &serde_json::Value| it["problem"].as_str().is_some_and(|it| it.starts_with(said));
-        let seen = if problem(&seen) { seen } else { stand.wait_guest(vice, said, problem).await };
+        VICES.map(|(vice, _)| fixture.bad(vice, move |link| sin(vice, link))).into_iter().collect();
+    fixture.beside(Duration::from_secs(4)).await;
+    for ((vice, expected), guest) in VICES.iter().zip(guests) {
+        let seen = fixture.guest(vice);
+        // During one more try the last problem stays, unless the link came up for a moment.
+        let problem =
+            |it: &serde_json::Value| it["problem"].as_str().is_some_and(|it| it.starts_with(expected));
+        let seen = if problem(&seen) { seen } else { fixture.wait_guest(vice, expected, problem).await };
         assert!(seen["problem"].as_str().unwrap().len() < 200, "{seen:#}");
         assert!((2..=7).contains(&guest.links()), "{vice}: {} links", guest.links());
     }
@@ -70,9 +71,9 @@ async fn an_answer_no_agent_gives_ends_its_link_with_a_penalty() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn huge_texts_are_cut_or_refused() {
-    let mut stand = Stand::start("huge texts", "").await;
-    let _wordy = stand.bad("wordy", |mut link| async move {
-        let call = link.asked().await?;
+    let mut fixture = Fixture::start("huge texts", "").await;
+    let _wordy = fixture.bad("wordy", |mut link| async move {
+        let call = link.call().await?;
         let agent_version = "v\n".repeat(15_000);
         let capabilities = vec!["x".repeat(1000); 25];
         link.answer(
@@ -83,23 +84,23 @@ async fn huge_texts_are_cut_or_refused() {
         let call = link.up(STREAM).await?;
         let victim = Victim { comm: "x".repeat(60_000), ..Victim::default() };
         let kill = OomKill { total: 1, added: 1, victim: MessageField::some(victim), ..OomKill::default() };
-        link.answer(&call, &answer(vec![told(1, "own", Event::OomKill(kill))])).await?;
+        link.answer(&call, &answer(vec![agent_signal(1, "own", Event::OomKill(kill))])).await?;
         link.idle().await
     });
-    let _refusing = stand.bad("refusing", |mut link| async move {
+    let _refusing = fixture.bad("refusing", |mut link| async move {
         loop {
-            let call = link.asked().await?;
+            let call = link.call().await?;
             let status = ttrpc::get_status(Code::INTERNAL, "no\n".repeat(20_000));
             let body = Response { status: MessageField::some(status), ..Response::default() };
             link.0.write_all(&frame(call.stream, 2, &body.write_to_bytes()?)).await?;
         }
     });
-    stand.wait_guest("wordy", "the long name to be refused", |it| it["refused"] == 1).await;
-    stand.beside(Duration::from_secs(1)).await;
-    let seen = stand.guest("refusing");
+    fixture.wait_guest("wordy", "the long name to be refused", |it| it["refused"] == 1).await;
+    fixture.beside(Duration::from_secs(1)).await;
+    let seen = fixture.guest("refusing");
     assert!(seen["problem"].as_str().unwrap().starts_with("Hello: refused, INTERNAL: no?no?"), "{seen:#}");
-    assert_eq!(stand.guest("wordy")["state"], "up");
-    let log = std::fs::read_to_string(stand.router.path("router.log")).unwrap();
+    assert_eq!(fixture.guest("wordy")["state"], "up");
+    let log = std::fs::read_to_string(fixture.router.path("router.log")).unwrap();
     let longest = log.lines().map(str::len).max().unwrap();
     assert!(longest < 600, "a line of {longest} bytes");
 }

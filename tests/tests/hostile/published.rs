@@ -1,4 +1,5 @@
-//! A containerd that takes everything, unless it is told not to, and tells what it has of each container.
+//! A containerd that accepts everything, unless it is set to refuse, and shows what it has of each
+//! container.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -51,10 +52,10 @@ impl Events for Service {
         let bytes = &envelope.event.value;
         self.all.send_modify(|all| {
             if envelope.topic == "/tasks/oom" {
-                let oom = TaskOOM::parse_from_bytes(bytes).expect("what the topic says");
+                let oom = TaskOOM::parse_from_bytes(bytes).expect("the type of the topic");
                 all.entry(oom.container_id).or_default().ooms += 1;
             } else {
-                let exit = TaskExit::parse_from_bytes(bytes).expect("what the topic says");
+                let exit = TaskExit::parse_from_bytes(bytes).expect("the type of the topic");
                 let at = exit.exited_at.seconds * 1000 + i64::from(exit.exited_at.nanos) / 1_000_000;
                 let at = u64::try_from(at).expect("after 1970");
                 all.entry(exit.container_id).or_default().exits.push(at);

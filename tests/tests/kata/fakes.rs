@@ -1,15 +1,14 @@
-//! Peers that are polled as kata-agents are: one that is well, and one for each way of not being so.
+//! Peers that are polled as kata-agents are: a good one, and one for each fault.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use coroner_proto::address::Address;
 use coroner_proto::kata::health_check_response::ServingStatus;
 use coroner_proto::kata::{CheckRequest, GetOOMEventRequest, HealthCheckResponse, OOMEvent};
 use coroner_proto::kata_ttrpc::{AgentService, Health, create_agent_service, create_health};
-use coroner_proto::transport;
+use coroner_transport::Address;
 use tokio::net::UnixListener;
 use tokio::sync::Mutex;
 use tokio::sync::mpsc;
@@ -28,7 +27,7 @@ pub(crate) enum Answer {
     LateRefusal(Code, &'static str, std::time::Duration),
 }
 
-/// A kata-agent as far as anybody polls it.
+/// The part of a kata-agent that is polled.
 pub(crate) struct FakeKata {
     answer: Answer,
     polls: AtomicUsize,
@@ -77,7 +76,7 @@ impl Health for Service {
 
 /// Serves `kata` until the server is dropped with its runtime.
 pub(crate) async fn serve(kata: &Arc<FakeKata>, socket: &Path) -> Server {
-    let listener = transport::listen(&Address::Unix(socket.to_owned())).expect("the folder is ours");
+    let listener = coroner_transport::listen(&Address::Unix(socket.to_owned())).expect("the folder is ours");
     let mut services = create_agent_service(Arc::new(Service(Arc::clone(kata))));
     services.extend(create_health(Arc::new(Service(Arc::clone(kata)))));
     let mut server = Server::new().add_listener(listener).register_service(services);

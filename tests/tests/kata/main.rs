@@ -1,5 +1,5 @@
-//! The source `kata` among peers that refuse, hang, flood and lie: one line of log for each outage, an idle processor, and a good
-//! peer beside them that is heard as ever.
+//! The source `kata` among peers that refuse, hang, flood and lie: one line of log for each outage,
+//! an idle processor, and a good peer beside them that is read as before.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, in its helpers too")]
 
@@ -11,7 +11,7 @@ mod routing;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coroner_tests::report::{say, timed};
+use coroner_tests::report::{print, timed};
 use coroner_tests::router::{Router, usual_played};
 use coroner_tests::scratch::Scratch;
 use serde_json::Value;
@@ -23,10 +23,11 @@ use ttrpc::asynchronous::Server;
 use fakes::{Answer, FakeKata, mute, serve};
 use routing::{Event, FakeContainerd, Took};
 
-/// Kills that the good peer tells, and the pause after each: ten seconds in all.
+/// Kills that the good peer announces, and the pause after each: ten seconds in all.
 const KILLS: usize = 20;
 const PAUSE: Duration = Duration::from_millis(500);
-/// The processor time that the router may take in these ten seconds. Six hundred kills of a flood are worth twice as much.
+/// The processor time that the router may take in these ten seconds. Six hundred kills of a flood
+/// are worth twice as much.
 const BUSY: Duration = Duration::from_millis(500);
 
 /// A router with some peers, and one good one.
@@ -41,15 +42,16 @@ impl Case {
     /// `others`: names of the other sources; their sockets are in `scratch` already.
     async fn start(scratch: Scratch, others: &[&str]) -> Self {
         let (containerd, events) = FakeContainerd::serve(&scratch.path("containerd.sock"), 0).await;
-        let (kills, told) = mpsc::channel(KILLS);
-        let good = FakeKata::new(Answer::Kills(Mutex::new(told)));
+        let (kills, announced) = mpsc::channel(KILLS);
+        let good = FakeKata::new(Answer::Kills(Mutex::new(announced)));
         let servers = vec![serve(&good, &scratch.path("good.sock")).await, containerd];
         let sources: String = others.iter().chain(&["good"]).map(|name| source(name)).collect();
         let router = Router::start_in(scratch, &(usual_played("n") + &sources)).await.unwrap();
         Self { router, events, kills, _servers: servers }
     }
 
-    /// The good peer tells its kills. What the router took of a processor meanwhile, and what came beside them.
+    /// The good peer announces its kills. Returns the processor time of the router meanwhile, and
+    /// what came beside them.
     async fn run(&mut self) -> (Duration, Vec<Event>) {
         let before = self.router.cpu().unwrap();
         let (mut pause, mut others) = (tokio::time::interval(PAUSE), Vec::new());
@@ -68,7 +70,7 @@ impl Case {
         (self.router.cpu().unwrap() - before, others)
     }
 
-    /// Every kill of the good peer was ruled on as announced, and nothing was told of it beside.
+    /// Every kill of the good peer was ruled on as announced, and nothing else was reported of it.
     fn check_announced(&self) {
         let records = self.router.audit().unwrap();
         let of_good =
@@ -83,8 +85,8 @@ impl Case {
 }
 
 #[tokio::test]
-async fn peers_that_refuse_hang_or_lie_cost_a_line_each_and_no_processor() {
-    let _timed = timed("peers_that_refuse_hang_or_lie_cost_a_line_each_and_no_processor");
+async fn bad_kata_peers_cost_one_log_line_each_and_no_cpu() {
+    let _timed = timed("bad_kata_peers_cost_one_log_line_each_and_no_cpu");
     let late = Duration::from_secs(1);
     let refusing = [
         ("unimplemented", Answer::Refusal(Code::UNIMPLEMENTED, "GetOOMEvent is not implemented")),
@@ -110,26 +112,26 @@ async fn peers_that_refuse_hang_or_lie_cost_a_line_each_and_no_processor() {
         mute(&scratch.path(&format!("{name}.sock")), holds, &mut tasks);
         names.push(name);
     }
-    names.push("nobody");
+    names.push("absent");
     let mut case = Case::start(scratch, &names).await;
     let (busy, others) = case.run().await;
     assert_eq!(others, [], "nothing is made up");
     case.router.stop().await.unwrap();
     case.check_announced();
     for (name, kata) in &peers {
-        say(format_args!("{name}: polled {} times", kata.polls()));
+        print(format_args!("{name}: polled {} times", kata.polls()));
     }
     for name in names {
         let lines = case.router.logged(&format!("source=\"{name}\"")).unwrap();
         assert!((1..=2).contains(&lines), "{name}: {lines} lines");
     }
-    say(format_args!("13 bad peers and a good one for ten seconds: {busy:?} of a processor"));
+    print(format_args!("13 bad peers and a good one for ten seconds: {busy:?} of a processor"));
     assert!(busy < BUSY, "{busy:?}");
 }
 
 #[tokio::test]
-async fn a_peer_that_tells_without_end_is_read_at_an_even_pace() {
-    let _timed = timed("a_peer_that_tells_without_end_is_read_at_an_even_pace");
+async fn flooding_kata_peer_is_rate_limited() {
+    let _timed = timed("flooding_kata_peer_is_rate_limited");
     let scratch = Scratch::new().unwrap();
     let floods = FakeKata::new(Answer::Always("flood"));
     let _server = serve(&floods, &scratch.path("floods.sock")).await;
@@ -140,7 +142,7 @@ async fn a_peer_that_tells_without_end_is_read_at_an_even_pace() {
     case.router.stop().await.unwrap();
     case.check_announced();
     let polls = floods.polls();
-    say(format_args!("a flood of ten seconds: read {polls} times, {busy:?} of a processor"));
+    print(format_args!("a flood of ten seconds: read {polls} times, {busy:?} of a processor"));
     assert!(polls < 1000, "fifty a second, and a hundred at once");
     assert!(case.router.logged("source=\"floods\"").unwrap() <= 2);
     assert!(busy < 2 * BUSY, "{busy:?}");

@@ -7,13 +7,13 @@ use std::process::{Command, Output};
 use std::time::Instant;
 
 use coroner_tests::binary;
-use coroner_tests::report::say;
+use coroner_tests::report::print;
 use serde_json::Value;
 
-use super::{Stand, text};
+use super::{Fixture, text};
 
 fn coroner() -> Command {
-    Command::new(binary::find("coroner", "coroner").unwrap())
+    Command::new(binary::find("coroner", "coroner-cli").unwrap())
 }
 
 fn explain(arguments: &[&str], file: &Path) -> Output {
@@ -21,7 +21,7 @@ fn explain(arguments: &[&str], file: &Path) -> Output {
 }
 
 #[test]
-fn the_demo_is_explained_from_what_it_printed() {
+fn demo_output_is_explained() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("demo.jsonl");
     let demo = coroner().args(["demo", "--json"]).output().unwrap();
@@ -30,18 +30,18 @@ fn the_demo_is_explained_from_what_it_printed() {
     written.extend_from_slice(b"{\"v\":3,\"record\":\"rul\n");
     fs::write(&file, &written).unwrap();
 
-    let told = explain(&["0000"], &file);
-    let (out, said) = (text(&told.stdout), text(&told.stderr));
-    assert_eq!(told.status.code(), Some(0), "{said}");
-    assert_eq!(said, "coroner: 1 broken lines were passed over\n");
+    let output = explain(&["0000"], &file);
+    let (out, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert_eq!(stderr, "coroner: 1 broken lines were skipped\n");
     for due in [
         "container  0000",
         "limit 32 MiB",
         "verdict    exited 1",
         "after an OOM kill of a child",
-        "containerd knows of the kill",
-        "  /tasks/exit queued for containerd",
-        "containerd took /tasks/exit: 1 try",
+        "stand-in knows of the kill",
+        "  /tasks/exit queued for stand-in",
+        "stand-in took /tasks/exit: 1 try",
     ] {
         assert!(out.contains(due), "{due}\n{out}");
     }
@@ -52,32 +52,33 @@ fn the_demo_is_explained_from_what_it_printed() {
     assert_eq!(document["records"].as_array().unwrap().iter().collect::<Vec<_>>(), ours);
     assert!(document["container"].as_str().unwrap().starts_with("0000"));
 
-    let nobody = explain(&["shop/web/app"], &file);
-    assert_eq!((nobody.status.code(), text(&nobody.stdout)), (Some(2), String::new()));
+    let unknown = explain(&["shop/web/app"], &file);
+    assert_eq!((unknown.status.code(), text(&unknown.stdout)), (Some(2), String::new()));
     assert_eq!(explain(&["a/b"], &file).status.code(), Some(2));
     assert_eq!(explain(&["0"], &folder.path().join("none")).status.code(), Some(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_files_of_the_configuration_are_read_the_rotated_ones_first() {
-    let mut stand = Stand::start().await;
-    stand.kill("web", 1);
-    stand.kill("webber", 1);
-    stand.written("/tasks/oom", 2).await;
-    stand.dealt_with().await;
-    stand.router.stop().await.unwrap();
-    fs::rename(stand.router.path("audit.jsonl"), stand.router.path("audit.jsonl.1")).unwrap();
-    stand.router.start_again().await.unwrap();
-    stand.exit("web", 1);
-    stand.written("/tasks/exit", 1).await;
-    stand.router.stop().await.unwrap();
+async fn configured_audit_files_are_read_rotated_ones_first() {
+    let mut fixture = Fixture::start().await;
+    fixture.kill("web", 1);
+    fixture.kill("webber", 1);
+    fixture.written("/tasks/oom", 2).await;
+    fixture.dealt_with().await;
+    fixture.router.stop().await.unwrap();
+    fs::rename(fixture.router.path("audit.jsonl"), fixture.router.path("audit.jsonl.1")).unwrap();
+    fixture.router.start_again().await.unwrap();
+    fixture.exit("web", 1);
+    fixture.written("/tasks/exit", 1).await;
+    fixture.router.stop().await.unwrap();
 
-    let config = stand.router.path("coroner.toml");
-    let explain =
-        |whom: &str| stand.router.command(&["explain", whom, "--config", config.to_str().unwrap()]).unwrap();
-    let told = explain("web");
-    let out = text(&told.stdout);
-    assert_eq!(told.status.code(), Some(0), "{told:?}");
+    let config = fixture.router.path("coroner.toml");
+    let explain = |subject: &str| {
+        fixture.router.command(&["explain", subject, "--config", config.to_str().unwrap()]).unwrap()
+    };
+    let output = explain("web");
+    let out = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(out.contains("exited 1, 2 ms after an OOM kill of a child"), "{out}");
     let place = |what: &str| out.find(what).unwrap_or_else(|| panic!("{what}\n{out}"));
     assert!(place("OOM kill, counter") < place("containerd took /tasks/oom"));
@@ -87,18 +88,18 @@ async fn the_files_of_the_configuration_are_read_the_rotated_ones_first() {
     assert_eq!(several.status.code(), Some(2));
     assert!(text(&several.stderr).contains("several containers begin so: web, webber"), "{several:?}");
     assert_eq!(explain("job").status.code(), Some(2));
-    let elsewhere = stand.router.command(&["explain", "web", "--config", "/no/such.toml"]).unwrap();
+    let elsewhere = fixture.router.command(&["explain", "web", "--config", "/no/such.toml"]).unwrap();
     assert_eq!(elsewhere.status.code(), Some(2));
     assert!(text(&elsewhere.stderr).contains("--file"), "{elsewhere:?}");
 }
 
 #[test]
-fn a_file_larger_than_memory_may_hold_is_read_in_a_stream() {
+fn audit_larger_than_the_memory_limit_is_streamed() {
     const MIB: u64 = 1 << 20;
     const FILE: u64 = 600 * MIB;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("audit.jsonl");
-    let recording = include_str!("../../../router/src/demo/recording.jsonl");
+    let recording = include_str!("../../../router/cli/src/demo/recording.jsonl");
     let container = recording.split(":0000").nth(1).unwrap().split(':').next().unwrap();
     let container = format!("0000{container}");
     let others = recording.replace(&container, "f00d");
@@ -110,14 +111,15 @@ fn a_file_larger_than_memory_may_hold_is_read_in_a_stream() {
     out.into_inner().unwrap().sync_all().unwrap();
 
     let start = Instant::now();
-    // The shell's ulimit is of address space: what is read into memory is in it, whatever becomes of it.
+    // The shell's ulimit is of address space: what is read into memory is in it, whatever becomes
+    // of it.
     let limit = 300 * 1024;
-    let program = binary::find("coroner", "coroner").unwrap();
+    let program = binary::find("coroner", "coroner-cli").unwrap();
     let script = format!("ulimit -v {limit}; exec \"$0\" explain {container} --json --file \"$1\"");
-    let told = Command::new("sh").args(["-c", &script]).arg(&program).arg(&file).output().unwrap();
+    let output = Command::new("sh").args(["-c", &script]).arg(&program).arg(&file).output().unwrap();
     let took = start.elapsed();
-    assert!(told.status.success(), "{told:?}");
-    let document: Value = serde_json::from_slice(&told.stdout).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(document["records"].as_array().unwrap().len(), recording.lines().count());
-    say(format_args!("600 MiB of audit read in {took:.1?}, in at most {limit} KiB of address space"));
+    print(format_args!("600 MiB of audit read in {took:.1?}, in at most {limit} KiB of address space"));
 }

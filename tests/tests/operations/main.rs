@@ -1,7 +1,9 @@
-//! Running the router as an operator does: as a service, watched while it runs, and asked afterwards what became of a container.
+//! Running the router as an operator does: as a service, watched while it runs, and queried
+//! afterwards about what became of a container.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, in its helpers too")]
 
+mod admin;
 mod explain;
 #[expect(dead_code, reason = "shared with another suite, which uses the rest")]
 #[path = "../routing/fakes.rs"]
@@ -20,15 +22,15 @@ use coroner_tests::scratch::Scratch;
 use fakes::{FakeAgent, FakeContainerd, serve};
 use ttrpc::asynchronous::Server;
 
-/// A router in mode `sole` between an agent and a containerd that do what they are told.
-struct Stand {
+/// A router in mode `sole` between a fake agent and a fake containerd.
+struct Fixture {
     router: Router,
     agent: Arc<FakeAgent>,
     _servers: [Server; 2],
     seq: u64,
 }
 
-impl Stand {
+impl Fixture {
     async fn start() -> Self {
         let scratch = Scratch::new().unwrap();
         let agent = Arc::new(FakeAgent::default());
@@ -45,9 +47,9 @@ impl Stand {
         Self { router, agent, _servers: [served, containerd], seq: 0 }
     }
 
-    fn tell(&mut self, container: &str, event: Event) {
+    fn emit(&mut self, container: &str, event: Event) {
         self.seq += 1;
-        self.agent.tell(Signal {
+        self.agent.emit(Signal {
             seq: self.seq,
             container_id: container.to_owned(),
             boot_ns: self.seq * 1_000_000,
@@ -58,15 +60,15 @@ impl Stand {
     }
 
     fn kill(&mut self, container: &str, total: u64) {
-        self.tell(container, Event::OomKill(OomKill { total, added: 1, ..OomKill::default() }));
+        self.emit(container, Event::OomKill(OomKill { total, added: 1, ..OomKill::default() }));
     }
 
     fn exit(&mut self, container: &str, status: u32) {
         let exited = Exited { pid: Some(7), is_init: Some(true), status: Some(status), ..Exited::default() };
-        self.tell(container, Event::Exited(exited));
+        self.emit(container, Event::Exited(exited));
     }
 
-    /// Waits until all that was told is dealt with.
+    /// Waits until all that was emitted is dealt with.
     async fn dealt_with(&self) {
         self.agent.acked(self.seq).await;
         self.router.wait_delivered(self.seq).await.unwrap();

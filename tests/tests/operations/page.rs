@@ -1,4 +1,5 @@
-//! docs/operations.md is what happens: a real container is OOM-killed, and what the page shows of it is what came.
+//! docs/operating/operations.md is what happens: a real container is OOM-killed, and what the page
+//! shows of it is what came.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Output, Stdio};
@@ -15,10 +16,10 @@ const END: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docs_operations_md_is_what_happens() {
-    let mut page = Page::open("operations.md").unwrap();
+    let mut page = Page::open("operating/operations.md").unwrap();
     let containerd = Containerd::start().await.unwrap();
     let mut cri = containerd.cri().await.unwrap();
-    // Whether memory was short for long enough to be told differs from day to day.
+    // Whether memory was short for long enough to be reported differs from day to day.
     let agent = Agent::start_with(containerd.cgroup(), &["--pressure", "none"]).await.unwrap();
     let toml = format!(
         r#"{}
@@ -40,7 +41,7 @@ async fn docs_operations_md_is_what_happens() {
     tapping.stderr.as_mut().unwrap().read_exact(&mut ready).unwrap();
 
     let pod = cri.run_pod(&containerd, "web-1").await.unwrap();
-    // It outlives its child by a second: what became of the kill is told before the exit.
+    // It outlives its child by a second: what became of the kill is published before the exit.
     let container = cri.run(&pod, "app", 32, "child 64 1 1000").await.unwrap();
     let of = |kind: &'static str| {
         let id = container.id.clone();
@@ -66,9 +67,9 @@ async fn docs_operations_md_is_what_happens() {
     let config = router.path("coroner.toml");
     let mut arguments: Vec<&str> = explain.split(' ').skip(1).collect();
     arguments.extend(["--config", config.to_str().unwrap()]);
-    let told = router.command(&arguments).unwrap();
-    assert_eq!(told.status.code(), Some(0), "{told:?}");
-    page.produce(explain, &told);
+    let output = router.command(&arguments).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    page.produce(explain, &output);
     page.finish().unwrap();
     router.stop().await.unwrap();
 }

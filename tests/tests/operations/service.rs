@@ -1,4 +1,5 @@
-//! The router as systemd runs it: with a socket that outlives it, and told of when it is ready and when it stops.
+//! The router as systemd runs it: with a socket that outlives it, and notifications of ready and
+//! stopping.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -18,13 +19,14 @@ use super::text;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// systemd hands sockets over from descriptor 3, and names the process they are for by its pid (sd_listen_fds(3)).
+/// systemd hands sockets over from descriptor 3, and names the process they are for by its pid
+/// (sd_listen_fds(3)).
 const ACTIVATE: &str = "exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" run --config \"$1\"";
 
-/// What a service manager has: the socket, and where it is told.
+/// What a service manager has: the socket, and where it receives notifications.
 struct Manager {
     scratch: Scratch,
-    told: UnixDatagram,
+    notified: UnixDatagram,
 }
 
 impl Manager {
@@ -48,14 +50,14 @@ impl Manager {
         "#;
         let directory = scratch.directory().to_string_lossy().into_owned();
         std::fs::write(scratch.path("coroner.toml"), toml.replace("@DIR@", &directory)).unwrap();
-        let told = UnixDatagram::bind(scratch.path("notify")).unwrap();
-        told.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { scratch, told }
+        let notified = UnixDatagram::bind(scratch.path("notify")).unwrap();
+        notified.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { scratch, notified }
     }
 
     fn command(&self) -> Command {
         let mut command = Command::new("sh");
-        command.args(["-c", ACTIVATE]).arg(binary::find("coroner", "coroner").unwrap());
+        command.args(["-c", ACTIVATE]).arg(binary::find("coroner", "coroner-cli").unwrap());
         command.arg(self.scratch.path("coroner.toml")).env("NOTIFY_SOCKET", self.scratch.path("notify"));
         command
     }
@@ -66,9 +68,9 @@ impl Manager {
     }
 
     /// The next message, a line each.
-    fn told(&self) -> Vec<String> {
+    fn notified(&self) -> Vec<String> {
         let mut message = [0; 4096];
-        let length = self.told.recv(&mut message).expect("the manager is told in time");
+        let length = self.notified.recv(&mut message).expect("the manager is notified in time");
         text(&message[..length]).lines().map(str::to_owned).collect()
     }
 
@@ -78,14 +80,14 @@ impl Manager {
 }
 
 /// `coroner status`, which has connected and waits.
-async fn asked(socket: &Path, listener: &UnixListener) -> Child {
-    let mut status = Command::new(binary::find("coroner", "coroner").unwrap());
+async fn waiting_status(socket: &Path, listener: &UnixListener) -> Child {
+    let mut status = Command::new(binary::find("coroner", "coroner-cli").unwrap());
     status.args(["status", "--json"]).env("CORONER_SOCKET", socket);
     let mut status = status.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    until("somebody to wait at the socket", PATIENCE, async || {
-        let mut looked = [PollFd::new(listener, PollFlags::IN)];
-        poll(&mut looked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
-        Ok(looked[0].revents().contains(PollFlags::IN).then_some(()))
+    until("a client to wait at the socket", PATIENCE, async || {
+        let mut polled = [PollFd::new(listener, PollFlags::IN)];
+        poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        Ok(polled[0].revents().contains(PollFlags::IN).then_some(()))
     })
     .await
     .unwrap();
@@ -101,38 +103,38 @@ fn pid_of(status: Child) -> u64 {
 }
 
 #[tokio::test]
-async fn the_socket_outlives_the_router_and_who_asks_in_between_waits() {
+async fn socket_outlives_the_router_and_queues_requests() {
     let manager = Manager::new();
     let path = manager.scratch.path("control.sock");
     let listener = UnixListener::bind(&path).unwrap();
 
-    let status = asked(&path, &listener).await;
+    let status = waiting_status(&path, &listener).await;
     let mut first = manager.start(listener.try_clone().unwrap());
     assert_eq!(pid_of(status), u64::from(first.pid()));
-    assert_eq!(manager.told(), ["READY=1", "STATUS=serving 1 source and 0 configured guests, 1 sink"]);
+    assert_eq!(manager.notified(), ["READY=1", "STATUS=serving 1 source and 0 configured guests, 1 sink"]);
 
     first.kill().unwrap();
-    let status = asked(&path, &listener).await;
+    let status = waiting_status(&path, &listener).await;
     let mut second = manager.start(listener.try_clone().unwrap());
     assert_eq!(pid_of(status), u64::from(second.pid()));
-    assert_eq!(manager.told()[0], "READY=1");
+    assert_eq!(manager.notified()[0], "READY=1");
 
     assert!(second.terminate(PATIENCE).await.unwrap().success());
-    assert_eq!(manager.told()[0], "STOPPING=1");
+    assert_eq!(manager.notified()[0], "STOPPING=1");
     assert!(path.exists(), "it is not the router's to remove");
-    let status = asked(&path, &listener).await;
+    let status = waiting_status(&path, &listener).await;
     let _third = manager.start(listener.try_clone().unwrap());
     pid_of(status);
     assert!(manager.log().contains("the control socket is the service manager's"));
 }
 
 #[tokio::test]
-async fn what_is_no_control_socket_fails_the_start_and_nobody_is_told_that_it_is_ready() {
+async fn invalid_control_socket_fails_the_start_before_ready() {
     let manager = Manager::new();
-    manager.told.set_nonblocking(true).unwrap();
+    manager.notified.set_nonblocking(true).unwrap();
     for (passed, why) in [
-        (OwnedFd::from(File::open("/dev/null").unwrap()), "no control socket: fd 3 is not a socket"),
-        (OwnedFd::from(UnixDatagram::unbound().unwrap()), "no control socket: fd 3 is not a valid"),
+        (OwnedFd::from(File::open("/dev/null").unwrap()), "not a control socket: fd 3 is not a socket"),
+        (OwnedFd::from(UnixDatagram::unbound().unwrap()), "not a control socket: fd 3 is not a valid"),
     ] {
         let mut failed = manager.start(passed);
         let status = until("the router to fail", PATIENCE, async || Ok(failed.check_running().err())).await;
@@ -140,14 +142,14 @@ async fn what_is_no_control_socket_fails_the_start_and_nobody_is_told_that_it_is
         assert!(manager.log().contains(why), "{}", manager.log());
     }
     let mut nothing = [0; 16];
-    assert!(manager.told.recv(&mut nothing).is_err(), "nobody was told that it is ready");
+    assert!(manager.notified.recv(&mut nothing).is_err(), "READY was not sent");
 }
 
 #[tokio::test]
-async fn a_manager_that_cannot_be_told_is_a_warning() {
+async fn unreachable_service_manager_is_a_warning() {
     let manager = Manager::new();
     let listener = UnixListener::bind(manager.scratch.path("control.sock")).unwrap();
-    let missing: PathBuf = manager.scratch.path("nobody");
+    let missing: PathBuf = manager.scratch.path("missing");
     let log = manager.scratch.path("router.log");
     let mut command = manager.command();
     command.env("NOTIFY_SOCKET", missing);
@@ -155,5 +157,5 @@ async fn a_manager_that_cannot_be_told_is_a_warning() {
         Process::with_input("coroner", &mut command, Stdio::from(OwnedFd::from(listener)), &log).unwrap();
     router.wait_ready(PATIENCE).await.unwrap();
     assert!(router.terminate(PATIENCE).await.unwrap().success());
-    assert!(manager.log().contains("cannot be told (NOTIFY_SOCKET)"), "{}", manager.log());
+    assert!(manager.log().contains("cannot be notified (NOTIFY_SOCKET)"), "{}", manager.log());
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use coroner_tests::binary;
-use coroner_tests::report::say;
+use coroner_tests::report::print;
 use tempfile::TempDir;
 
 use super::text;
@@ -49,7 +49,7 @@ fn root() -> TempDir {
         fs::copy(example(&format!("deploy/systemd/{unit}")), at(&format!("etc/systemd/system/{unit}")))
             .unwrap();
     }
-    for (name, package) in [("coroner", "coroner"), ("coroner-agent", "coroner-agent")] {
+    for (name, package) in [("coroner", "coroner-cli"), ("coroner-agent", "coroner-agent")] {
         fs::copy(binary::find(name, package).unwrap(), at(&format!("usr/sbin/{name}"))).unwrap();
     }
     root
@@ -62,11 +62,11 @@ fn analyze(root: &Path, arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn systemd_accepts_the_units_without_a_word() {
+fn systemd_accepts_the_units_without_output() {
     let root = root();
     let verified = analyze(root.path(), &[&["verify", "--man=no"], UNITS.as_slice()].concat());
     assert!(verified.status.success() && verified.stderr.is_empty(), "{}", text(&verified.stderr));
-    // A key that it does not know would have been said.
+    // A key that it does not know would have been reported.
     let unit = root.path().join("etc/systemd/system/coroner.service");
     let spoilt = fs::read_to_string(&unit).unwrap().replace("[Service]\n", "[Service]\nRestartSecs=1\n");
     fs::write(&unit, spoilt).unwrap();
@@ -75,21 +75,22 @@ fn systemd_accepts_the_units_without_a_word() {
 }
 
 #[test]
-fn the_services_have_little_left_that_could_be_forbidden() {
+fn service_exposure_scores_stay_below_their_threshold() {
     let root = root();
-    // 10 is a service without any restriction. What these cannot do without is named beside its key in the unit.
+    // 10 is a service without any restriction. What these cannot do without is named beside its key
+    // in the unit.
     for (unit, threshold) in [("coroner.service", 25), ("coroner-agent.service", 35)] {
         let threshold = format!("--threshold={threshold}");
         let scored = analyze(root.path(), &["security", "--offline=true", &threshold, unit]);
         let report = text(&scored.stdout);
         let score = report.lines().rev().find(|line| line.contains("Overall exposure level")).unwrap();
-        say(score.trim_start_matches(['→', ' ']));
+        print(score.trim_start_matches(['→', ' ']));
         assert!(scored.status.success(), "{report}");
     }
 }
 
 #[test]
-fn the_units_are_what_the_operations_page_says() {
+fn units_match_the_operations_page() {
     let (service, socket, agent) = (keys(UNITS[0]), keys(UNITS[1]), keys(UNITS[2]));
     for (key, value) in [
         ("Type", "notify"),
@@ -106,7 +107,7 @@ fn the_units_are_what_the_operations_page_says() {
     assert_eq!((&agent["OOMScoreAdjust"], &agent["RestartSec"]), (&"-999".to_owned(), &"100ms".to_owned()));
     // Unit and programs agree on where things are.
     let text = fs::read_to_string(example("coroner.toml")).unwrap();
-    let config = coroner::config::Config::parse(&text).unwrap();
+    let config = coroner::node::config::Config::parse(&text).unwrap();
     assert_eq!(Path::new(&socket["ListenStream"]), config.control.unwrap());
     assert_eq!(socket["SocketMode"], "0600");
     assert!(text.contains(agent["ExecStart"].split("--listen ").nth(1).unwrap()));
@@ -122,14 +123,14 @@ fn confined(unit: &str) -> Command {
 }
 
 #[test]
-fn the_agent_knows_as_much_with_the_capabilities_that_its_unit_leaves() {
+fn agent_with_its_units_capabilities_loses_no_feature() {
     let agent = binary::find("coroner-agent", "coroner-agent").unwrap();
     let capabilities = |command: &mut Command| {
         let output = command.arg("check").output().unwrap();
         assert!(output.status.success(), "{output:?}");
         // Containers come and go; what can be known does not.
-        let said = text(&output.stdout);
-        let lines = said.lines().take_while(|line| !line.starts_with("container"));
+        let stdout = text(&output.stdout);
+        let lines = stdout.lines().take_while(|line| !line.starts_with("container"));
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
     let free = capabilities(&mut Command::new(&agent));
@@ -141,7 +142,7 @@ fn the_agent_knows_as_much_with_the_capabilities_that_its_unit_leaves() {
 }
 
 #[test]
-fn the_router_compiles_and_runs_policies_with_the_capabilities_that_its_unit_leaves() {
+fn router_with_its_units_capabilities_runs_policies() {
     let folder = tempfile::tempdir().unwrap();
     let policies = folder.path().join("policies.d");
     fs::create_dir(&policies).unwrap();
@@ -149,29 +150,32 @@ fn the_router_compiles_and_runs_policies_with_the_capabilities_that_its_unit_lea
     fs::copy(bundled, policies.join("50-sigkill-is-oom.wasm")).unwrap();
     let text = fs::read_to_string(example("coroner.toml")).unwrap();
     let config = folder.path().join("coroner.toml");
-    fs::write(&config, text.replace("/etc/coroner/policies.d", &policies.display().to_string())).unwrap();
+    let text = text.replace("/etc/coroner/policies.d", &policies.display().to_string());
+    // The unit makes the folder.
+    fs::write(&config, text.replace("/var/log/coroner", &folder.path().display().to_string())).unwrap();
     let mut check = confined(UNITS[0]);
-    check.arg(binary::find("coroner", "coroner").unwrap()).args(["check", "--config"]).arg(&config);
+    check.arg(binary::find("coroner", "coroner-cli").unwrap()).args(["check", "--config"]).arg(&config);
     let output = check.output().unwrap();
     assert!(output.status.success(), "{output:?}");
 }
 
 #[test]
-fn check_says_which_socket_the_units_do_not_fit() {
+fn check_names_the_socket_that_the_units_lack() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("coroner.toml");
     let policies = folder.path().join("policies.d");
     fs::create_dir(&policies).unwrap();
     let example = fs::read_to_string(example("coroner.toml")).unwrap();
     let example = example.replace("/etc/coroner/policies.d", &policies.display().to_string());
+    let example = example.replace("/var/log/coroner", &folder.path().display().to_string());
     let check = |toml: &str| {
         fs::write(&config, toml).unwrap();
-        let mut command = Command::new(binary::find("coroner", "coroner").unwrap());
+        let mut command = Command::new(binary::find("coroner", "coroner-cli").unwrap());
         text(&command.args(["check", "--config"]).arg(&config).output().unwrap().stdout)
     };
     let unit = &keys(UNITS[1])["ListenStream"];
-    let said = check(&format!("{example}\n[control]\nsocket = \"/run/other.sock\"\n"));
-    assert!(said.contains(&format!("ListenStream=/run/other.sock in place of {unit}")), "{said}");
-    let said = check(&example);
-    assert!(said.ends_with("good\n") && !said.contains("ListenStream"), "{said}");
+    let stdout = check(&format!("{example}\n[control]\nsocket = \"/run/other.sock\"\n"));
+    assert!(stdout.contains(&format!("ListenStream=/run/other.sock in place of {unit}")), "{stdout}");
+    let stdout = check(&example);
+    assert!(stdout.ends_with("good\n") && !stdout.contains("ListenStream"), "{stdout}");
 }

@@ -1,4 +1,5 @@
-//! An agent and a containerd over the real protocols, which misbehave on demand: beside the suites with real ones.
+//! An agent and a containerd over the real protocols, which misbehave on demand: beside the suites
+//! with real ones.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -11,13 +12,12 @@ use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::empty::Empty;
 use containerd_shim_protos::shim_async::{Events, create_events};
-use coroner_proto::address::Address;
 use coroner_proto::agent::{
     HelloRequest, HelloResponse, NextSignalsRequest, NextSignalsResponse, SettleRequest, SettleResponse,
     Signal, SnapshotRequest, SnapshotResponse,
 };
 use coroner_proto::agent_ttrpc::{Agent, create_agent};
-use coroner_proto::transport;
+use coroner_transport::Address;
 use tokio::sync::{Notify, mpsc};
 use ttrpc::asynchronous::{Server, TtrpcContext};
 use ttrpc::{Code, Error, get_status};
@@ -25,7 +25,7 @@ use ttrpc::{Code, Error, get_status};
 /// Why the locks here can be taken.
 const UNPOISONED: &str = "nothing panics under this lock";
 
-/// An agent that tells what it is given.
+/// An agent that emits the signals it is given.
 #[derive(Default)]
 pub(crate) struct FakeAgent {
     pub(crate) signals: Mutex<Vec<Signal>>,
@@ -36,18 +36,18 @@ pub(crate) struct FakeAgent {
     pub(crate) acked: Mutex<u64>,
     pub(crate) lost: Mutex<u64>,
     pub(crate) snapshot: Mutex<Option<SnapshotResponse>>,
-    /// What a last look at any counter shows; none: it has no such call.
+    /// What a final read of any counter shows; none: it has no such call.
     pub(crate) counter: Mutex<Option<u64>>,
-    /// What that look finds, and tells a moment after it was answered.
+    /// A signal that the read finds, and that is emitted a moment after its answer.
     pub(crate) found: Mutex<Option<Signal>>,
-    /// What it says that there is to read, and never tells.
+    /// The sequence number that it promises, and never emits.
     pub(crate) promised: AtomicU64,
     /// Settle is never answered.
     pub(crate) silent: AtomicBool,
 }
 
 impl FakeAgent {
-    pub(crate) fn tell(&self, signal: Signal) {
+    pub(crate) fn emit(&self, signal: Signal) {
         self.signals.lock().expect(UNPOISONED).push(signal);
         self.changed.notify_waiters();
     }
@@ -57,7 +57,7 @@ impl FakeAgent {
         self.reached(&self.acked, seq).await;
     }
 
-    /// Waits until the router has read up to `seq` and asks for more.
+    /// Waits until the router has read up to `seq` and requests more.
     pub(crate) async fn read(&self, seq: u64) {
         self.reached(&self.read, seq).await;
     }
@@ -127,7 +127,7 @@ impl Agent for Service {
             std::future::pending::<()>().await;
         }
         let Some(total) = *self.0.counter.lock().expect(UNPOISONED) else {
-            return Err(Error::RpcStatus(get_status(Code::UNIMPLEMENTED, "no settling here")));
+            return Err(Error::RpcStatus(get_status(Code::UNIMPLEMENTED, "no final read here")));
         };
         let found = self.0.found.lock().expect(UNPOISONED).take();
         let promised = self.0.promised.load(Ordering::SeqCst);
@@ -137,7 +137,7 @@ impl Agent for Service {
             #[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
             tokio::spawn(async move {
                 tokio::time::sleep(Duration::from_millis(20)).await;
-                agent.tell(signal);
+                agent.emit(signal);
             });
         }
         Ok(SettleResponse { seq, kills_total: Some(total), ..SettleResponse::default() })
@@ -151,14 +151,14 @@ impl Agent for Service {
 
 /// Serves `agent` on a unix socket until the server is dropped with its runtime.
 pub(crate) async fn serve(agent: &Arc<FakeAgent>, socket: &Path) -> Server {
-    let listener = transport::listen(&Address::Unix(socket.to_owned())).expect("the folder is ours");
+    let listener = coroner_transport::listen(&Address::Unix(socket.to_owned())).expect("the folder is ours");
     let services = create_agent(Arc::new(Service(Arc::clone(agent))));
     let mut server = Server::new().add_listener(listener).register_service(services);
     server.start().await.expect("the socket is bound");
     server
 }
 
-/// An event service that refuses as often as it is told to, and tells what it took.
+/// An event service that refuses as often as it is set to, and passes on what it accepted.
 pub(crate) struct FakeContainerd {
     refusals: AtomicUsize,
     took: mpsc::UnboundedSender<Event>,
@@ -196,12 +196,12 @@ impl Events for FakeContainerd {
         let envelope = request.envelope.into_option().expect("a forward carries an envelope");
         let bytes = &envelope.event.value;
         let event = if envelope.topic == "/tasks/oom" {
-            let container = TaskOOM::parse_from_bytes(bytes).expect("what the topic says").container_id;
+            let container = TaskOOM::parse_from_bytes(bytes).expect("the type of the topic").container_id;
             Event::Oom { namespace: envelope.namespace, container }
         } else if envelope.topic != "/tasks/exit" {
             Event::Other { topic: envelope.topic }
         } else {
-            let exit = TaskExit::parse_from_bytes(bytes).expect("what the topic says");
+            let exit = TaskExit::parse_from_bytes(bytes).expect("the type of the topic");
             Event::Exit { container: exit.container_id, id: exit.id, pid: exit.pid, status: exit.exit_status }
         };
         self.took.send(event).ok();
@@ -212,7 +212,7 @@ impl Events for FakeContainerd {
 impl FakeContainerd {
     #[expect(
         clippy::disallowed_methods,
-        reason = "a test looks at every event; what it makes is bounded by itself"
+        reason = "a test reads every event; what it makes is bounded by itself"
     )]
     pub(crate) async fn serve(socket: &Path, refusals: usize) -> (Server, Took) {
         let (took, events) = mpsc::unbounded_channel();

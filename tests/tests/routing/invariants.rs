@@ -1,11 +1,13 @@
-//! The design's invariants, as far as this router keeps them: each test bears its invariant's number and name.
+//! The design's invariants, as far as this router keeps them: each test bears its invariant's
+//! number and name.
 
 use std::sync::Arc;
 
-use coroner::audit::Record;
-use coroner::policy::{Host, Keeper};
-use coroner::source::replay;
-use coroner::{intake::Named, worker::Worker};
+use coroner::node::NamedSignal;
+use coroner::node::Worker;
+use coroner_core::audit::Record;
+use coroner_policy::{Host, PolicyManager};
+use coroner_sources::replay;
 
 use super::fakes::{Event, FakeAgent, FakeContainerd, serve};
 use super::{Places, Running, exit, kill, ruled};
@@ -24,7 +26,7 @@ async fn invariant_1_every_exit_yields_its_task_exit() {
     let agent = Arc::new(FakeAgent::default());
     let _server = serve(&agent, &places.path("agent.sock")).await;
     for at in 0..20 {
-        agent.tell(exit(at + 1, &format!("c{at}"), 3));
+        agent.emit(exit(at + 1, &format!("c{at}"), 3));
     }
     let router = Running::start(places, &config);
     let mut left: Vec<String> = (0..20).map(|at| format!("c{at}")).collect();
@@ -37,15 +39,15 @@ async fn invariant_1_every_exit_yields_its_task_exit() {
 }
 
 #[tokio::test]
-async fn invariant_2_a_kill_known_at_release_goes_first_and_a_late_one_is_marked() {
+async fn invariant_2_known_kill_precedes_exit_and_late_one_is_marked() {
     let places = Places::new();
     let config = places.config("sole");
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
     let agent = Arc::new(FakeAgent::default());
     let _server = serve(&agent, &places.path("agent.sock")).await;
-    agent.tell(kill(1, "c1", 1));
-    agent.tell(exit(2, "c1", 1));
-    agent.tell(kill(3, "c1", 2));
+    agent.emit(kill(1, "c1", 1));
+    agent.emit(exit(2, "c1", 1));
+    agent.emit(kill(3, "c1", 2));
     let router = Running::start(places, &config);
     assert!(matches!(events.recv().await, Some(Event::Oom { .. })));
     assert!(matches!(events.recv().await, Some(Event::Exit { .. })));
@@ -57,13 +59,13 @@ async fn invariant_2_a_kill_known_at_release_goes_first_and_a_late_one_is_marked
 }
 
 #[tokio::test]
-async fn invariant_5_what_was_not_delivered_is_delivered_by_the_next_router_under_the_same_id() {
+async fn invariant_5_undelivered_event_keeps_its_id_over_a_restart() {
     let places = Places::new();
     let (config, path) = (places.config("sole"), places.path("containerd.sock"));
     let agent = Arc::new(FakeAgent::default());
     let _server = serve(&agent, &places.path("agent.sock")).await;
-    agent.tell(kill(1, "c1", 1));
-    // Nobody listens where containerd should be: this router is stopped with the kill unsent.
+    agent.emit(kill(1, "c1", 1));
+    // Nothing listens where containerd should be: this router is stopped with the kill unsent.
     let first = Running::start(places.clone(), &config);
     agent.read(1).await;
     let unsent = first.stop().await;
@@ -85,11 +87,12 @@ async fn invariant_5_what_was_not_delivered_is_delivered_by_the_next_router_unde
 async fn invariant_6_a_stuck_sink_delays_no_exit() {
     let places = Places::new();
     let mut config = places.config("sole");
-    // A pipe nobody reads holds its writer for ever once it is full, and before that its opener.
+    // A pipe without a reader holds its writer for ever once it is full, and before that its
+    // opener.
     let stuck = places.path("stuck");
     rustix::fs::mkfifoat(rustix::fs::CWD, &stuck, rustix::fs::Mode::RWXU).unwrap();
     for sink in &mut config.sinks {
-        if let coroner::config::SinkKind::Jsonl(file) = &mut sink.kind {
+        if let coroner::node::config::SinkKind::Jsonl(file) = &mut sink.kind {
             file.path = Some(stuck.clone());
         }
     }
@@ -99,7 +102,7 @@ async fn invariant_6_a_stuck_sink_delays_no_exit() {
     // More than the lane and its inbox hold: what is over is dropped, and holds up nothing.
     let count = 8192 + 4096 + 100;
     for at in 0..count {
-        agent.tell(exit(at + 1, &format!("c{at}"), 0));
+        agent.emit(exit(at + 1, &format!("c{at}"), 0));
     }
     let router = Running::start(places, &config);
     for _ in 0..count {
@@ -119,26 +122,27 @@ async fn invariant_6_a_stuck_sink_delays_no_exit() {
 fn replayed(recording: &str) -> Vec<String> {
     let config = Places::new().config("sole");
     let host = Arc::new(Host::new(config.policies).expect("the engine runs here"));
-    let lineups = Keeper::start(Arc::clone(&host)).lineups();
-    assert_eq!(lineups.now().policies.len(), 1);
-    let mut worker = Worker::new(host, lineups, Vec::new());
-    let lines = replay::read(recording).expect("a recording of ours").into_iter().map(|arrival| {
-        let (known, memory_limit) = (arrival.origin.known.clone(), arrival.memory_limit);
-        let verdict = worker.rule(Named { arrival, known, memory_limit });
+    let active_chain = PolicyManager::start(Arc::clone(&host)).active_chain();
+    assert_eq!(active_chain.now().policies.len(), 1);
+    let mut worker = Worker::new(host, active_chain, Vec::new());
+    let lines = replay::read(recording).expect("a recording of ours").into_iter().map(|envelope| {
+        let (known, memory_limit) = (envelope.origin.known.clone(), envelope.memory_limit);
+        let verdict = worker.rule(NamedSignal { envelope, known, memory_limit });
         Record::Ruled(Box::new(verdict.record)).to_line()
     });
     lines.collect()
 }
 
 #[test]
-fn invariant_9_the_same_recording_gives_the_same_rulings_byte_for_byte() {
-    let recording = include_str!("../../../router/src/demo/recording.jsonl");
+fn invariant_9_same_recording_gives_identical_rulings() {
+    let recording = include_str!("../../../router/cli/src/demo/recording.jsonl");
     let first = replayed(recording);
     assert_eq!(first.len(), 2);
     assert_eq!(first, replayed(recording));
     // A ruling is itself a recording.
     assert_eq!(first, replayed(&first.concat()));
-    // What the case had from elsewhere, a container's shim or its spec, is no signal's.
+    // What the case had from elsewhere, a container's shim or its spec, does not belong to a
+    // signal.
     let (limit, bundle) = ("\"memory-limit\":33554432", "\"attributes\":[[\"bundle\",\"/b\"]]},\"draft\"");
     let described =
         first[0].replace("\"memory-limit\":null", limit).replace("\"attributes\":[]},\"draft\"", bundle);
@@ -153,7 +157,11 @@ async fn invariant_11_unknown_is_not_zero() {
     let config = places.config("beside");
     let agent = Arc::new(FakeAgent::default());
     let _server = serve(&agent, &places.path("agent.sock")).await;
-    agent.tell(super::told(1, "c1", Some(coroner_proto::agent::signal::Event::Exited(Default::default()))));
+    agent.emit(super::agent_signal(
+        1,
+        "c1",
+        Some(coroner_proto::agent::signal::Event::Exited(Default::default())),
+    ));
     let router = Running::start(places, &config);
     agent.acked(1).await;
     let records = router.stop().await;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use coroner::config::Config;
-use coroner_proto::agent::signal::Event as Told;
+use coroner::node::config::Config;
+use coroner_proto::agent::signal::Event as AgentEvent;
 use coroner_proto::agent::{Container, Exited, Pressure, SnapshotResponse};
 use protobuf::MessageField;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,10 +12,10 @@ use tokio::net::UnixListener;
 use ttrpc::asynchronous::Server;
 
 use super::fakes::{Event, FakeAgent, FakeContainerd, serve};
-use super::{Places, Running, exit, kill, ruled, told};
+use super::{Places, Running, agent_signal, exit, kill, ruled};
 
 #[tokio::test]
-async fn an_oversized_frame_ends_the_link_and_the_source_comes_back() {
+async fn oversized_frame_ends_the_link_and_the_source_recovers() {
     let places = Places::new();
     let config = places.config("beside");
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
@@ -25,7 +25,7 @@ async fn an_oversized_frame_ends_the_link_and_the_source_comes_back() {
     let (mut link, _) = listener.accept().await.unwrap();
     let mut request = [0; 10];
     link.read_exact(&mut request).await.unwrap();
-    // A response of 3 MiB to whatever was asked: ttrpc alone would read all of it.
+    // A response of 3 MiB to any request: ttrpc alone would read all of it.
     link.write_all(&[0, 0x30, 0, 0, 0, 0, 0, 1, 2, 0]).await.unwrap();
     let taken = link.write_all(&vec![0; 0x30_0000]).await;
     assert!(taken.is_err(), "the router read the body of an oversized frame");
@@ -33,7 +33,7 @@ async fn an_oversized_frame_ends_the_link_and_the_source_comes_back() {
     std::fs::remove_file(&socket).unwrap();
     let agent = Arc::new(FakeAgent::default());
     let _server = serve(&agent, &socket).await;
-    agent.tell(kill(1, "c1", 1));
+    agent.emit(kill(1, "c1", 1));
     assert_eq!(
         events.recv().await,
         Some(Event::Oom { namespace: "k8s.io".to_owned(), container: "c1".to_owned() })
@@ -42,7 +42,7 @@ async fn an_oversized_frame_ends_the_link_and_the_source_comes_back() {
 }
 
 #[tokio::test]
-async fn what_one_signal_breaks_the_others_do_not_feel() {
+async fn broken_signal_does_not_affect_the_others() {
     let places = Places::new();
     let config = places.config("beside");
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
@@ -50,10 +50,10 @@ async fn what_one_signal_breaks_the_others_do_not_feel() {
     let _server = serve(&agent, &places.path("agent.sock")).await;
     let long = "x".repeat(257);
     for (seq, id) in ["", "a/../b", "caf\u{e9}", &long].into_iter().enumerate() {
-        agent.tell(kill(seq as u64 + 1, id, 1));
+        agent.emit(kill(seq as u64 + 1, id, 1));
     }
-    agent.tell(told(5, "c1", None));
-    agent.tell(kill(6, "c1", 1));
+    agent.emit(agent_signal(5, "c1", None));
+    agent.emit(kill(6, "c1", 1));
     let router = Running::start(places, &config);
     assert_eq!(
         events.recv().await,
@@ -69,7 +69,7 @@ async fn what_one_signal_breaks_the_others_do_not_feel() {
 }
 
 #[tokio::test]
-async fn a_peer_that_is_no_agent_is_asked_once() {
+async fn peer_without_the_service_does_not_affect_other_sources() {
     let places = Places::new();
     let config = places.config("beside");
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
@@ -85,22 +85,22 @@ async fn a_peer_that_is_no_agent_is_asked_once() {
     let agent = Arc::new(FakeAgent::default());
     let _server = serve(&agent, &places.path("second.sock")).await;
     let router = Running::start(places, &both);
-    agent.tell(kill(1, "c1", 1));
+    agent.emit(kill(1, "c1", 1));
     assert!(events.recv().await.is_some(), "the other source is read");
     router.stop().await;
     assert_eq!(agent.hellos.load(Ordering::SeqCst), 1, "and it was greeted once");
 }
 
 #[tokio::test]
-async fn a_containerd_that_refuses_gets_everything_later_in_order() {
+async fn refusing_containerd_gets_everything_later_in_order() {
     let places = Places::new();
     let config = places.config("sole");
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 3).await;
     let agent = Arc::new(FakeAgent::default());
     let _server = serve(&agent, &places.path("agent.sock")).await;
     for at in 0..5 {
-        agent.tell(kill(2 * at + 1, &format!("c{at}"), 1));
-        agent.tell(exit(2 * at + 2, &format!("c{at}"), 137));
+        agent.emit(kill(2 * at + 1, &format!("c{at}"), 1));
+        agent.emit(exit(2 * at + 2, &format!("c{at}"), 137));
     }
     let router = Running::start(places, &config);
     let mut took = Vec::new();
@@ -121,7 +121,7 @@ async fn a_containerd_that_refuses_gets_everything_later_in_order() {
 }
 
 #[tokio::test]
-async fn what_the_agent_lost_is_made_good_from_its_snapshot() {
+async fn signals_lost_by_the_agent_are_recovered_from_snapshot() {
     let places = Places::new();
     let config = places.config("sole");
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
@@ -140,22 +140,22 @@ async fn what_the_agent_lost_is_made_good_from_its_snapshot() {
             container("new", 1, 0, status(137)),
             // Killed before the agent came, and nothing since: no signal.
             container("old", 5, 5, MessageField::none()),
-            container("told", 1, 0, MessageField::none()),
+            container("reported", 1, 0, MessageField::none()),
         ],
         as_of_seq: 40,
         ..SnapshotResponse::default()
     });
-    agent.tell(kill(1, "told", 1));
+    agent.emit(kill(1, "reported", 1));
     let router = Running::start(places, &config);
     let oom =
         |container: &str| Event::Oom { namespace: "k8s.io".to_owned(), container: container.to_owned() };
-    assert_eq!(events.recv().await, Some(oom("told")));
+    assert_eq!(events.recv().await, Some(oom("reported")));
     *agent.lost.lock().unwrap() = 3;
     agent.changed.notify_waiters();
     assert_eq!(events.recv().await, Some(oom("new")));
     let id = "new".to_owned();
     assert_eq!(events.recv().await, Some(Event::Exit { container: id.clone(), id, pid: 0, status: 137 }));
-    agent.tell(kill(41, "old", 6));
+    agent.emit(kill(41, "old", 6));
     assert_eq!(events.recv().await, Some(oom("old")));
     agent.acked(41).await;
     let records = router.stop().await;
@@ -168,12 +168,12 @@ async fn what_the_agent_lost_is_made_good_from_its_snapshot() {
     assert_eq!(
         ruled(&records).iter().filter(of_old).count(),
         1,
-        "kills from before the agent came are no signals"
+        "kills from before the agent came are not signals"
     );
 }
 
 #[tokio::test]
-async fn pressure_of_a_container_that_has_ended_does_not_make_it_live() {
+async fn pressure_of_an_ended_container_does_not_make_it_live() {
     let places = Places::new();
     let mut config = places.config("sole");
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
@@ -186,7 +186,7 @@ async fn pressure_of_a_container_that_has_ended_does_not_make_it_live() {
     let agent = Arc::new(FakeAgent::default());
     let mut served = serve(&agent, &places.path("guest.sock")).await;
     let container = |id: &str, exit| Container { id: id.to_owned(), exit, ..Container::default() };
-    // One ended before this router came: its end was told to the one before.
+    // One ended before this router came: its end was reported to the one before.
     *agent.snapshot.lock().unwrap() = Some(SnapshotResponse {
         containers: vec![
             container("ended", MessageField::some(Exited::default())),
@@ -195,9 +195,9 @@ async fn pressure_of_a_container_that_has_ended_does_not_make_it_live() {
         as_of_seq: 1,
         ..SnapshotResponse::default()
     });
-    let pressure = |seq, id| told(seq, id, Some(Told::Pressure(Pressure::default())));
-    agent.tell(pressure(1, "ended"));
-    agent.tell(pressure(2, "lives"));
+    let pressure = |seq, id| agent_signal(seq, id, Some(AgentEvent::Pressure(Pressure::default())));
+    agent.emit(pressure(1, "ended"));
+    agent.emit(pressure(2, "lives"));
     let router = Running::start(places, &config);
     agent.acked(2).await;
     monitor.kill().unwrap();

@@ -1,10 +1,12 @@
-//! A router in this process between sockets of its own: for the tests of the way through it, and for its benchmark.
+//! A router in this process between sockets of its own: for the tests of the path through it, and
+//! for its benchmark.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use coroner::config::{Config, Journal};
-use coroner::{Router, RunError};
+use coroner::node::config::Config;
+use coroner::node::{Assembly, RunError};
+use coroner_journal::JournalSettings;
 use coroner_tests::binary;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -59,18 +61,18 @@ impl Places {
             at("audit.jsonl"),
         );
         let mut config = Config::parse(&text).expect("the text above is a configuration");
-        let program = binary::find("coroner", "coroner").expect("the workspace is built");
+        let program = binary::find("coroner", "coroner-cli").expect("the workspace is built");
         config.policies.compile.program = Some(program);
         config.guests_directory = self.path("guests.d");
         config.policies.cache = Some(self.path("cache"));
-        config.journal = Some(Journal { directory: self.path("journal"), size: 64 << 20 });
+        config.journal = Some(JournalSettings { directory: self.path("journal"), size: 64 << 20 });
         config
     }
 }
 
 impl Running {
     /// Adds the sources of `config` to a router, and runs it until `end`.
-    pub(crate) fn of(places: Places, config: &Config, mut router: Router) -> Self {
+    pub(crate) fn of(places: Places, config: &Config, mut router: Assembly) -> Self {
         for source in &config.sources {
             router.follow(source);
         }
@@ -87,7 +89,7 @@ impl Running {
 
     /// Lets the router run dry.
     pub(crate) async fn end(self) -> Places {
-        self.stop.send(()).expect("the router listens until it is told");
+        self.stop.send(()).expect("the router runs until it is stopped");
         self.ended.await.expect("no part panics").expect("no part ends by itself");
         self.places
     }

@@ -12,10 +12,9 @@ use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim_async::EventsClient;
-use coroner_proto::address::Address;
 use coroner_proto::shim::{KillRequest, Process, ReleasedRequest, RuleRequest};
 use coroner_proto::shim_ttrpc::ShimClient;
-use coroner_proto::transport;
+use coroner_transport::Address;
 use serde_json::json;
 use ttrpc::asynchronous::Client;
 use ttrpc::context::{Context, with_duration};
@@ -36,7 +35,7 @@ impl Shim {
         let address = Address::Unix(socket.to_owned());
         let dial = async {
             loop {
-                match transport::connect(&address).await {
+                match coroner_transport::connect(&address).await {
                     Ok(socket) => break socket,
                     Err(_) => tokio::task::yield_now().await,
                 }
@@ -64,7 +63,7 @@ impl Shim {
         self.events.forward(context(), &request).await.unwrap();
     }
 
-    /// Creates and starts a container in the sandbox `s`, or as its bundle says if it is there.
+    /// Creates and starts a container in the sandbox `s`, or in the one that its bundle names.
     pub(crate) async fn begin(&self, bundle: &Path, container: &str) {
         if !bundle.exists() {
             std::fs::create_dir_all(bundle).unwrap();

@@ -1,4 +1,5 @@
-//! Wrapped shims and their proxies, played by a client: what the router makes of their events, and when it lets an exit go.
+//! Wrapped shims and their proxies, played by a client: what the router makes of their events, and
+//! when it lets an exit go.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, in its helpers too")]
 
@@ -6,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use coroner::config::Config;
+use coroner::node::config::Config;
 use coroner_proto::shim::KillRequest;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -14,12 +15,12 @@ use ttrpc::asynchronous::Server;
 
 use super::fakes::{Event, FakeAgent, FakeContainerd, Took, serve};
 use super::shim::Shim;
-use super::{Places, Running, exit as exit_of_agent, kill, ruled, told};
+use super::{Places, Running, agent_signal, exit as exit_of_agent, kill, ruled};
 
 fn config(places: &Places, mode: &str) -> Config {
     let mut config = places.config("sole");
     let source = format!(
-        "[containerd]\naddress = \"/none\"\n[[sink]]\nname = \"x\"\ntype = \"jsonl\"\npath = \"-\"\n\
+        "[containerd]\naddress = \"/none\"\n[[sink]]\nname = \"x\"\ntype = \"containerd\"\n\
          [[source]]\nname = \"shims\"\ntype = \"shim\"\naddress = \"unix://{}\"\nmode = \"{mode}\"",
         places.path("shims.sock").display()
     );
@@ -46,7 +47,7 @@ async fn expect(events: &mut Took, all: &[Event]) {
 }
 
 #[tokio::test]
-async fn a_wrapped_shims_events_pass_in_order_and_its_repeats_do_not() {
+async fn wrapped_shim_events_pass_in_order_without_repeats() {
     let places = Places::new();
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
     let router = Running::start(places.clone(), &config(&places, "wrapped"));
@@ -71,7 +72,7 @@ async fn a_wrapped_shims_events_pass_in_order_and_its_repeats_do_not() {
 }
 
 #[tokio::test]
-async fn what_is_told_of_a_deleted_container_once_more_goes_no_further() {
+async fn repeated_events_of_a_deleted_container_are_dropped() {
     let places = Places::new();
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
     let router = Running::start(places.clone(), &config(&places, "proxy"));
@@ -80,10 +81,10 @@ async fn what_is_told_of_a_deleted_container_once_more_goes_no_further() {
     shim.rule("c1", 3, Vec::new()).await.unwrap();
     shim.release("c1", 3).await;
     shim.delete("c1").await;
-    // It could not be told in time, say.
+    // As if it could not be reported in time.
     shim.exit("c1", 3).await;
     shim.release("c1", 3).await;
-    // An OOM that was not told before is told late rather than never.
+    // An OOM that was not reported before is reported late rather than never.
     shim.oom("c1").await;
     shim.oom("c1").await;
     let refused = shim.rule("c1", 3, Vec::new()).await.unwrap_err();
@@ -98,7 +99,7 @@ async fn what_is_told_of_a_deleted_container_once_more_goes_no_further() {
 }
 
 #[tokio::test]
-async fn an_end_that_its_shim_tells_after_the_deletion_is_told_once() {
+async fn exit_reported_after_the_deletion_is_published_once() {
     let places = Places::new();
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
     let router = Running::start(places.clone(), &config(&places, "wrapped"));
@@ -114,7 +115,7 @@ async fn an_end_that_its_shim_tells_after_the_deletion_is_told_once() {
 }
 
 #[tokio::test]
-async fn a_proxy_needs_a_source_of_its_mode() {
+async fn proxy_without_a_source_of_its_mode_is_refused() {
     let places = Places::new();
     let router = Running::start(places.clone(), &config(&places, "wrapped"));
     let shim = Shim::connect(&places.path("shims.sock")).await;
@@ -141,7 +142,7 @@ async fn task_exit_follows_the_release_and_carries_what_was_released() {
     let ruled_status = shim.rule("c1", 3, vec![request(1, 15), request(2, 9)]).await.unwrap();
     assert_eq!(ruled_status, 3, "the native ruling leaves the status");
     expect(&mut events, &[other("/tasks/create"), other("/tasks/start"), oom()]).await;
-    // The shim's own news of it, and a second one who waits.
+    // The shim's own event of it, and a second client that waits.
     shim.exit("c1", 3).await;
     assert_eq!(shim.rule("c1", 3, vec![request(2, 9)]).await.unwrap(), 3);
     shim.release("c1", 4).await;
@@ -159,7 +160,7 @@ async fn task_exit_follows_the_release_and_carries_what_was_released() {
 }
 
 #[tokio::test]
-async fn invariant_5_a_shim_that_tells_an_exit_again_after_a_restart_has_it_published_under_one_id() {
+async fn invariant_5_exit_repeated_after_a_restart_keeps_its_id() {
     let places = Places::new();
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
     let router = Running::start(places.clone(), &config(&places, "wrapped"));
@@ -182,7 +183,7 @@ async fn invariant_5_a_shim_that_tells_an_exit_again_after_a_restart_has_it_publ
     }
 }
 
-/// A node without containerd, whose only sinks are CRI-O's and the audit's.
+/// A node without containerd, with only the sinks of CRI-O and the audit.
 fn config_of_crio(places: &Places) -> Config {
     let mut config = config(places, "proxy");
     let crio = Config::parse("[guests]\n[[sink]]\nname = \"crio\"\ntype = \"oom-file\"").unwrap();
@@ -193,7 +194,7 @@ fn config_of_crio(places: &Places) -> Config {
 }
 
 #[tokio::test]
-async fn on_a_node_of_crio_the_oom_file_is_there_before_who_waits_is_answered() {
+async fn crio_oom_file_is_written_before_wait_is_answered() {
     let places = Places::new();
     let config = config_of_crio(&places);
     let file = places.path("bundle").join("oom");
@@ -224,17 +225,18 @@ async fn on_a_node_of_crio_the_oom_file_is_there_before_who_waits_is_answered() 
     assert_eq!(because, "its bundle is not known: no wrapped shim has told its creation");
     let delivered: Vec<&Value> = records.iter().filter(|it| it["record"] == "delivered").collect();
     assert!(delivered.iter().all(|it| it["topic"] != "/tasks/exit"), "{delivered:#?}");
-    assert_eq!(delivered.len(), 1, "of what was withheld nothing is told: {delivered:#?}");
+    assert_eq!(delivered.len(), 1, "what was withheld is not reported: {delivered:#?}");
 }
 
-/// A router that shims publish at, and a guest's agent that speaks for the containers of the sandbox `s`. Its mode is not the one that docs/shims.md
-/// names: a shim's containers are never ruled as if nobody else published.
+/// A router that shims publish to, and a guest's agent that reports on the containers of the
+/// sandbox `s`. Its mode is not the one that docs/operating/shims.md names: a shim's containers are
+/// never ruled as if the router alone published.
 async fn with_guest(places: &Places, config: Config) -> (Arc<FakeAgent>, Server, Running) {
     let agent = Arc::new(FakeAgent::default());
     let served = serve(&agent, &places.path("guest.sock")).await;
     let router = Running::start(places.clone(), &add_guest(places, config));
-    // It is asked only once its link is up.
-    agent.tell(told(1, "before", None));
+    // It is queried only once its link is up.
+    agent.emit(agent_signal(1, "before", None));
     agent.read(1).await;
     (agent, served, router)
 }
@@ -249,7 +251,7 @@ fn add_guest(places: &Places, mut config: Config) -> Config {
 }
 
 #[tokio::test]
-async fn what_a_guests_agent_finds_at_the_end_goes_before_the_exit() {
+async fn kill_found_by_the_guest_agent_precedes_the_exit() {
     for mode in ["wrapped", "proxy"] {
         let places = Places::new();
         let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
@@ -264,7 +266,7 @@ async fn what_a_guests_agent_finds_at_the_end_goes_before_the_exit() {
         }
         shim.exit("c1", 3).await;
         // The agent's own word of the end, and the shim's of the kill, once more.
-        agent.tell(exit_of_agent(3, "c1", 3));
+        agent.emit(exit_of_agent(3, "c1", 3));
         shim.oom("c1").await;
         shim.delete("c1").await;
         agent.read(3).await;
@@ -282,7 +284,7 @@ async fn what_a_guests_agent_finds_at_the_end_goes_before_the_exit() {
 }
 
 #[tokio::test]
-async fn an_oom_that_a_guests_agent_counts_as_none_is_not_believed_and_one_that_it_cannot_count_is() {
+async fn shim_oom_is_dropped_only_if_the_guest_agent_counts_none() {
     let places = Places::new();
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
     let (agent, _served, router) = with_guest(&places, config(&places, "wrapped")).await;
@@ -294,7 +296,7 @@ async fn an_oom_that_a_guests_agent_counts_as_none_is_not_believed_and_one_that_
     expect(&mut events, &[other("/tasks/create"), other("/tasks/start")]).await;
     shim.oom("c1").await;
     expect(&mut events, &[oom()]).await;
-    // Nor is an agent waited for that promises what it never tells, or never answers.
+    // Nor is an agent waited for that promises what it never emits, or never answers.
     *agent.counter.lock().unwrap() = Some(0);
     agent.promised.store(u64::MAX, Ordering::SeqCst);
     shim.begin(&places.path("bundle"), "c2").await;
@@ -310,7 +312,7 @@ async fn an_oom_that_a_guests_agent_counts_as_none_is_not_believed_and_one_that_
 }
 
 #[tokio::test]
-async fn a_container_that_runs_once_more_under_its_id_is_another() {
+async fn container_restarted_under_its_id_is_a_new_one() {
     let places = Places::new();
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
     let router = Running::start(places.clone(), &config(&places, "wrapped"));
@@ -329,7 +331,7 @@ async fn a_container_that_runs_once_more_under_its_id_is_another() {
 }
 
 #[tokio::test]
-async fn a_kill_that_a_guests_agent_tells_becomes_the_oom_file_in_the_bundle_that_the_shim_named() {
+async fn guest_agent_kill_becomes_the_oom_file_in_the_bundle() {
     let places = Places::new();
     let (agent, _served, router) = with_guest(&places, config_of_crio(&places)).await;
     let shim = Shim::connect(&places.path("shims.sock")).await;
@@ -342,7 +344,7 @@ async fn a_kill_that_a_guests_agent_tells_becomes_the_oom_file_in_the_bundle_tha
 }
 
 #[tokio::test]
-async fn a_kill_that_two_sources_tell_by_one_counter_is_ruled_once() {
+async fn kill_counted_by_two_sources_is_ruled_once() {
     let places = Places::new();
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
     let mut config = places.config("beside");
@@ -357,19 +359,19 @@ async fn a_kill_that_two_sources_tell_by_one_counter_is_ruled_once() {
     ];
     let router = Running::start(places.clone(), &config);
     for total in [1, 2] {
-        agents[0].tell(kill(total, "c1", total));
+        agents[0].emit(kill(total, "c1", total));
         expect(&mut events, &[oom()]).await;
-        agents[1].tell(kill(total, "c1", total));
+        agents[1].emit(kill(total, "c1", total));
         agents[1].acked(total).await;
     }
-    agents[1].tell(kill(3, "c1", 3));
+    agents[1].emit(kill(3, "c1", 3));
     expect(&mut events, &[oom()]).await;
     let records = router.stop().await;
     assert_eq!(ruled(&records).len(), 3, "{records:#?}");
 }
 
 #[tokio::test]
-async fn whose_a_shims_container_is_stays_known_over_a_restart_of_the_router() {
+async fn shim_container_ownership_survives_a_router_restart() {
     let places = Places::new();
     let (_containerd, mut events) = FakeContainerd::serve(&places.path("containerd.sock"), 0).await;
     let (agent, _served, router) = with_guest(&places, config(&places, "wrapped")).await;
@@ -377,9 +379,9 @@ async fn whose_a_shims_container_is_stays_known_over_a_restart_of_the_router() {
     shim.begin(&places.path("bundle"), "c1").await;
     router.end().await;
     let router = Running::start(places.clone(), &add_guest(&places, config(&places, "wrapped")));
-    // Before its shim speaks again.
-    agent.tell(kill(2, "c1", 1));
-    agent.tell(exit_of_agent(3, "c1", 3));
+    // Before its shim reports again.
+    agent.emit(kill(2, "c1", 1));
+    agent.emit(exit_of_agent(3, "c1", 3));
     agent.acked(3).await;
     expect(&mut events, &[other("/tasks/create"), other("/tasks/start"), oom()]).await;
     let records = router.stop().await;

@@ -3,8 +3,8 @@
 use coroner_tests::scratch::Scratch;
 use serde_json::{Value, json};
 
+use super::fixture::{Fixture, lines, named, subjects};
 use super::receiver::{Answer, Receiver};
-use super::stand::{Stand, lines, named, whose};
 
 /// A webhook for reports of the one topic, in clear.
 pub(crate) fn hook(port: u16, more: &str) -> String {
@@ -23,10 +23,10 @@ pub(crate) fn hook(port: u16, more: &str) -> String {
     )
 }
 
-async fn stand(answers: &[Answer], more: &str) -> (Receiver, Stand) {
+async fn fixture(answers: &[Answer], more: &str) -> (Receiver, Fixture) {
     let receiver = Receiver::clear(answers).await;
-    let stand = Stand::reporting(Scratch::new().unwrap(), &hook(receiver.address.port(), more)).await;
-    (receiver, stand)
+    let fixture = Fixture::reporting(Scratch::new().unwrap(), &hook(receiver.address.port(), more)).await;
+    (receiver, fixture)
 }
 
 fn dropped(sink: &Value) -> Value {
@@ -34,30 +34,30 @@ fn dropped(sink: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn what_another_try_may_change_is_tried_again() {
+async fn retryable_answers_are_retried() {
     let answers = [(500, None), (503, Some("1")), (429, Some("0")), (408, None), (425, None)];
-    let (mut receiver, mut stand) = stand(&answers, "").await;
-    stand.exit("c1");
+    let (mut receiver, mut fixture) = fixture(&answers, "").await;
+    fixture.exit("c1");
     let first = receiver.post().await.json();
     for _ in 0..answers.len() {
         assert_eq!(receiver.post().await.json(), first, "the same event, the same id");
     }
-    let told = &stand.delivered("hook", 1).await[0];
-    assert_eq!((&told["outcome"], &told["attempts"]), (&json!("acked"), &json!(6)));
-    assert_eq!(told["error"], "425 Too Early: so it is", "the last error");
-    let sink = stand.sink("hook", |_| true).await;
+    let delivered = &fixture.delivered("hook", 1).await[0];
+    assert_eq!((&delivered["outcome"], &delivered["attempts"]), (&json!("acked"), &json!(6)));
+    assert_eq!(delivered["error"], "425 Too Early: so it is", "the last error");
+    let sink = fixture.sink("hook", |_| true).await;
     assert_eq!((&sink["delivered"], &sink["failed"]), (&json!(1), &json!(5)));
     assert_eq!(dropped(&sink), json!({"full": 0, "deadline": 0, "refused": 0, "unwritten": 0, "stopped": 0}));
-    stand.router.stop().await.unwrap();
+    fixture.router.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn what_is_refused_is_written_to_the_dead_letter_file_and_not_tried_again() {
-    let (mut receiver, mut stand) = stand(&[(400, None), (301, None)], "").await;
-    stand.exits("c", 3).await;
+async fn refused_document_is_dead_lettered_and_not_retried() {
+    let (mut receiver, mut fixture) = fixture(&[(400, None), (301, None)], "").await;
+    fixture.exits("c", 3).await;
     receiver.documents(3).await;
-    let told = stand.delivered("hook", 3).await;
-    let outcomes: Vec<_> = told.iter().map(|it| (it["outcome"].clone(), it["error"].clone())).collect();
+    let delivered = fixture.delivered("hook", 3).await;
+    let outcomes: Vec<_> = delivered.iter().map(|it| (it["outcome"].clone(), it["error"].clone())).collect();
     assert_eq!(
         outcomes,
         [
@@ -66,63 +66,67 @@ async fn what_is_refused_is_written_to_the_dead_letter_file_and_not_tried_again(
             (json!("acked"), json!(null)),
         ]
     );
-    let letters = lines(&stand.router.path("dead.jsonl"));
-    assert_eq!(whose(letters.iter().map(|it| &it["document"])), ["c-0", "c-1"]);
+    let letters = lines(&fixture.router.path("dead.jsonl"));
+    assert_eq!(subjects(letters.iter().map(|it| &it["document"])), ["c-0", "c-1"]);
     assert_eq!((&letters[0]["sink"], &letters[0]["because"]), (&json!("hook"), &json!("refused")));
     assert_eq!(letters[0]["error"], "400 Bad Request: so it is");
     assert!(letters[0]["at-ms"].is_u64());
     assert!(receiver.is_quiet());
-    let sink = stand.sink("hook", |it| it["dropped"]["refused"] == 2).await;
+    let sink = fixture.sink("hook", |it| it["dropped"]["refused"] == 2).await;
     assert_eq!((&sink["delivered"], &sink["failed"]), (&json!(1), &json!(2)));
-    stand.router.stop().await.unwrap();
+    fixture.router.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn what_the_receiver_asks_to_wait_for_is_waited_for_up_to_the_deadline() {
-    let (mut receiver, mut stand) = stand(&[(503, Some("3600"))], "deadline = \"1s\"").await;
-    stand.exit("c1");
+async fn retry_after_is_honoured_up_to_the_deadline() {
+    let (mut receiver, mut fixture) = fixture(&[(503, Some("3600"))], "deadline = \"1s\"").await;
+    fixture.exit("c1");
     receiver.documents(1).await;
-    let sink = stand.sink("hook", |it| it["dropped"]["deadline"] == 1).await;
+    let sink = fixture.sink("hook", |it| it["dropped"]["deadline"] == 1).await;
     // Without the hour there would have been tries in that second.
     assert_eq!((&sink["failed"], receiver.is_quiet()), (&json!(1), true));
-    let letter = &lines(&stand.router.path("dead.jsonl"))[0];
+    let letter = &lines(&fixture.router.path("dead.jsonl"))[0];
     assert_eq!(
         (&letter["because"], &letter["error"]),
         (&json!("deadline"), &json!("503 Service Unavailable: so it is"))
     );
-    stand.exit("c2");
+    fixture.exit("c2");
     receiver.documents(1).await;
-    stand.sink("hook", |it| it["delivered"] == 1).await;
-    stand.router.stop().await.unwrap();
+    fixture.sink("hook", |it| it["delivered"] == 1).await;
+    fixture.router.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn what_nobody_takes_and_no_file_holds_is_counted_apart() {
+async fn undeliverable_without_dead_letter_file_is_counted_apart() {
     let gone = Receiver::clear(&[]).await;
     let port = gone.address.port();
     gone.end().await;
     let sinks = hook(port, "deadline = \"200ms\"").replace("@DIR@/dead", "@DIR@/no-such-folder/dead");
-    let mut stand = Stand::reporting(Scratch::new().unwrap(), &sinks).await;
-    stand.exits("c", 2).await;
-    let sink = stand.sink("hook", |it| it["dropped"]["unwritten"] == 2).await;
+    let mut fixture = Fixture::reporting(Scratch::new().unwrap(), &sinks).await;
+    fixture.exits("c", 2).await;
+    let sink = fixture.sink("hook", |it| it["dropped"]["unwritten"] == 2).await;
     assert_eq!(dropped(&sink), json!({"full": 0, "deadline": 0, "refused": 0, "unwritten": 2, "stopped": 0}));
-    let told = stand.delivered("hook", 2).await;
-    assert!(told[0]["error"].as_str().unwrap().contains("refused"), "the last error is told: {}", told[0]);
-    stand.router.stop().await.unwrap();
+    let delivered = fixture.delivered("hook", 2).await;
+    assert!(
+        delivered[0]["error"].as_str().unwrap().contains("refused"),
+        "the last error is recorded: {}",
+        delivered[0]
+    );
+    fixture.router.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn what_waits_for_a_receiver_that_restarts_comes_in_order_and_in_batches() {
-    let (mut receiver, mut stand) = stand(&[], "format = \"batch\"\nbatch = 8").await;
+async fn documents_queued_over_a_restart_come_in_ordered_batches() {
+    let (mut receiver, mut fixture) = fixture(&[], "format = \"batch\"\nbatch = 8").await;
     let address = receiver.address;
-    stand.exits("before", 1).await;
+    fixture.exits("before", 1).await;
     let post = receiver.post().await;
     assert_eq!(post.header("content-type"), "application/cloudevents-batch+json");
     assert_eq!(post.json().as_array().unwrap().len(), 1);
-    stand.sink("hook", |it| it["delivered"] == 1).await;
+    fixture.sink("hook", |it| it["delivered"] == 1).await;
     receiver.end().await;
-    stand.exits("during", 20).await;
-    stand.sink("hook", |it| it["failed"].as_u64() >= Some(1)).await;
+    fixture.exits("during", 20).await;
+    fixture.sink("hook", |it| it["failed"].as_u64() >= Some(1)).await;
 
     let mut receiver = Receiver::at(address, None, &[]).await;
     let mut sizes = Vec::new();
@@ -133,9 +137,9 @@ async fn what_waits_for_a_receiver_that_restarts_comes_in_order_and_in_batches()
         sizes.push(events.len());
         documents.extend(events.iter().map(|it| it["data"].clone()));
     }
-    assert_eq!(whose(&documents), named("during", 0..20));
+    assert_eq!(subjects(&documents), named("during", 0..20));
     assert!(sizes.iter().all(|size| *size <= 8) && sizes.len() <= 5, "{sizes:?}");
-    let sink = stand.sink("hook", |it| it["delivered"] == 21).await;
+    let sink = fixture.sink("hook", |it| it["delivered"] == 21).await;
     assert_eq!(sink["dropped"]["deadline"], 0);
-    stand.router.stop().await.unwrap();
+    fixture.router.stop().await.unwrap();
 }

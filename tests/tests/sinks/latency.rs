@@ -1,4 +1,4 @@
-//! An exit's way to containerd while other sinks hang, measured within one run.
+//! The latency of an exit to containerd while other sinks hang, measured within one run.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,37 +6,37 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use coroner_tests::report::say;
+use coroner_tests::report::print;
 use coroner_tests::scratch::Scratch;
 use rustix::fs::{CWD, Mode, mkfifoat};
 
+use super::fixture::Fixture;
 use super::receiver::Receiver;
-use super::stand::Stand;
 
 /// Exits of each half, one after another.
 const EXITS: usize = 1000;
 
-async fn half(stand: &mut Stand, name: &str) -> Vec<Duration> {
+async fn half(fixture: &mut Fixture, name: &str) -> Vec<Duration> {
     let mut took = Vec::new();
     for at in 0..EXITS {
         let start = Instant::now();
-        stand.exit(&format!("{name}-{at}"));
-        stand.took.recv().await.expect("containerd has every exit");
+        fixture.exit(&format!("{name}-{at}"));
+        fixture.took.recv().await.expect("containerd has every exit");
         took.push(start.elapsed());
     }
-    stand.dealt_with().await;
+    fixture.dealt_with().await;
     took.sort_unstable();
     took
 }
 
-fn tell(what: &str, took: &[Duration]) {
+fn print_times(what: &str, took: &[Duration]) {
     let at = |share: usize| took[took.len() * share / 1000].as_secs_f64() * 1000.0;
     let (half, most, nearly) = (at(500), at(950), at(990));
-    say(format_args!("exit to containerd, {what}: p50 {half:.2} ms, p95 {most:.2} ms, p99 {nearly:.2} ms"));
+    print(format_args!("exit to containerd, {what}: p50 {half:.2} ms, p95 {most:.2} ms, p99 {nearly:.2} ms"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn exits_reach_containerd_while_a_webhook_hangs_and_a_disk_is_slow() {
+async fn exits_reach_containerd_while_webhook_hangs_and_disk_is_slow() {
     let scratch = Scratch::new().unwrap();
     let slow = scratch.path("slow");
     mkfifoat(CWD, &slow, Mode::RWXU).unwrap();
@@ -60,8 +60,8 @@ async fn exits_reach_containerd_while_a_webhook_hangs_and_a_disk_is_slow() {
         "#,
         receiver.address
     );
-    let mut stand = Stand::sole(scratch, &sinks).await;
-    // The disk is a pipe: as slow as whoever reads it.
+    let mut fixture = Fixture::sole(scratch, &sinks).await;
+    // The disk is a pipe: as slow as its reader.
     let paused = Arc::new(AtomicBool::new(false));
     let pause = Arc::clone(&paused);
     let reader = std::thread::spawn(move || {
@@ -74,24 +74,24 @@ async fn exits_reach_containerd_while_a_webhook_hangs_and_a_disk_is_slow() {
         }
     });
     // The first exits find everything cold.
-    half(&mut stand, "warm").await;
-    let undisturbed = half(&mut stand, "undisturbed").await;
+    half(&mut fixture, "warm").await;
+    let undisturbed = half(&mut fixture, "undisturbed").await;
     receiver.answer(false);
     paused.store(true, Ordering::SeqCst);
-    stand.exits("filler", 500).await;
+    fixture.exits("filler", 500).await;
     for _ in 0..500 {
-        stand.took.recv().await.unwrap();
+        fixture.took.recv().await.unwrap();
     }
     for sink in ["hook", "disk"] {
-        stand.sink(sink, |it| it["dropped"]["full"].as_u64() >= Some(1)).await;
+        fixture.sink(sink, |it| it["dropped"]["full"].as_u64() >= Some(1)).await;
     }
-    let disturbed = half(&mut stand, "disturbed").await;
-    tell("undisturbed", &undisturbed);
-    tell("webhook hung and its queue full, disk slow", &disturbed);
+    let disturbed = half(&mut fixture, "disturbed").await;
+    print_times("undisturbed", &undisturbed);
+    print_times("webhook hung and its queue full, disk slow", &disturbed);
 
     receiver.answer(true);
     paused.store(false, Ordering::SeqCst);
     reader.thread().unpark();
-    stand.router.stop().await.unwrap();
+    fixture.router.stop().await.unwrap();
     reader.join().unwrap();
 }

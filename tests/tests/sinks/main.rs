@@ -1,4 +1,5 @@
-//! Sinks against the real thing: an HTTPS server that checks who calls, a unix socket that goes and comes, disks that fill. None of them delays an exit.
+//! Sinks against the real thing: an HTTPS server that checks its clients, a unix socket with a
+//! listener that restarts, disks that fill. None of them delays an exit.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, in its helpers too")]
 
@@ -13,6 +14,6 @@ mod namespaces;
 mod pki;
 mod receiver;
 mod routes;
-mod stand;
+mod fixture;
 mod trust;
 mod unix;

@@ -5,10 +5,10 @@ use coroner_tests::containerd::Containerd;
 use coroner_tests::cri::NAMESPACE;
 use coroner_tests::router::Router;
 
-use super::stand::{PATIENCE, lines};
+use super::fixture::{PATIENCE, lines};
 
 #[tokio::test]
-async fn events_go_where_the_namespace_of_their_pod_leads() {
+async fn events_are_routed_by_the_namespace_of_their_pod() {
     let containerd = Containerd::start().await.unwrap();
     let mut cri = containerd.cri().await.unwrap();
     let pod = cri.run_pod(&containerd, "routed").await.unwrap();
@@ -55,10 +55,10 @@ async fn events_go_where_the_namespace_of_their_pod_leads() {
     );
     let mut router = Router::start(&toml).await.unwrap();
     let victim = cri.run(&pod, "victim", 16, "self 64").await.unwrap();
-    let told = router.wait_record("the kill", PATIENCE, |it| {
+    let record = router.wait_record("the kill", PATIENCE, |it| {
         it["record"] == "delivered" && it["topic"] == "/tasks/oom" && it["sink"] == "ours"
     });
-    told.await.unwrap();
+    record.await.unwrap();
     router.stop().await.unwrap();
 
     let documents = lines(&router.path("ours.jsonl"));

@@ -25,11 +25,11 @@ impl Pki {
         let key = KeyPair::generate().unwrap();
         write("ca.pem", params.self_signed(&key).unwrap().pem());
         let issuer = Issuer::new(params, key);
-        for (who, host) in [("server", "127.0.0.1"), ("client", "router")] {
+        for (role, host) in [("server", "127.0.0.1"), ("client", "router")] {
             let key = KeyPair::generate().unwrap();
             let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
-            write(&format!("{who}.pem"), params.signed_by(&key, &issuer).unwrap().pem());
-            write(&format!("{who}.key"), key.serialize_pem());
+            write(&format!("{role}.pem"), params.signed_by(&key, &issuer).unwrap().pem());
+            write(&format!("{role}.key"), key.serialize_pem());
         }
         Self { folder }
     }
@@ -42,7 +42,7 @@ impl Pki {
         CertificateDer::from_pem_file(self.path(name)).unwrap()
     }
 
-    /// A server that asks for a certificate of ours.
+    /// A server that requires a client certificate of this CA.
     pub(crate) fn server(&self) -> ServerConfig {
         let provider = Arc::new(default_provider());
         let mut roots = RootCertStore::empty();

@@ -1,4 +1,4 @@
-//! A web server that takes CloudEvents, and answers as it is told to.
+//! A web server that receives CloudEvents, and gives the answers it is set to.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::stand::PATIENCE;
+use super::fixture::PATIENCE;
 
 /// Why the lock here can be taken.
 const UNPOISONED: &str = "nothing panics under this lock";
@@ -79,9 +79,9 @@ impl Receiver {
         let listener = TcpListener::bind(address).await.expect("the port is free");
         let address = listener.local_addr().expect("it is bound");
         let (took, posts) = mpsc::channel(1 << 16);
-        let (answering, hears) = watch::channel(true);
+        let (answering, is_answering) = watch::channel(true);
         let answers = Mutex::new(answers.iter().copied().collect());
-        let shared = Arc::new(Shared { answers, took, answering: hears });
+        let shared = Arc::new(Shared { answers, took, answering: is_answering });
         let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
         let mut server = JoinSet::new();
         server.spawn(accept(listener, tls, shared));
@@ -104,7 +104,7 @@ impl Receiver {
         documents
     }
 
-    /// No request is there that nobody has looked at.
+    /// Whether all requests have been read.
     pub(crate) fn is_quiet(&mut self) -> bool {
         self.posts.try_recv().is_err()
     }
@@ -127,7 +127,7 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Sha
         let (tls, shared) = (tls.clone(), Arc::clone(&shared));
         connections.spawn(async move {
             let Some(tls) = tls else { return serve(stream, None, shared).await };
-            // Who does not trust this server, or is not trusted, gets no further.
+            // A client that does not trust this server, or is not trusted, gets no further.
             let Ok(stream) = tls.accept(stream).await else { return };
             let shown = stream.get_ref().1.peer_certificates();
             let client = shown.and_then(|it| it.first()).map(|it| it.clone().into_owned());
@@ -154,10 +154,7 @@ async fn answer(
     assert_eq!((request.method(), request.uri().path()), (&Method::POST, "/events"));
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes().to_vec()).unwrap_or_default();
-    shared
-        .took
-        .try_send(Post { headers: head.headers, body, client })
-        .expect("the test takes what it asked for");
+    shared.took.try_send(Post { headers: head.headers, body, client }).expect("the test reads every request");
     drop(shared.answering.clone().wait_for(|answering| *answering).await);
     let next = shared.answers.lock().expect(UNPOISONED).pop_front();
     let (status, after) = next.unwrap_or((200, None));

@@ -1,12 +1,12 @@
-//! A receiver that checks who calls, and a router that checks whom it calls.
+//! A receiver that checks its client, and a router that checks its receiver.
 
 use coroner_tests::scratch::Scratch;
 use ring::hmac;
 use serde_json::json;
 
+use super::fixture::{Fixture, lines, subjects};
 use super::pki::Pki;
 use super::receiver::{Post, Receiver};
-use super::stand::{Stand, lines, whose};
 
 /// A webhook that shows a certificate, a token and a signature.
 fn pager(port: u16, ca: &Pki, more: &str) -> String {
@@ -47,16 +47,16 @@ fn check_signed(post: &Post, secret: &[u8]) {
 }
 
 #[tokio::test]
-async fn a_receiver_sees_who_calls_and_gets_cloud_events() {
+async fn receiver_gets_cloud_events_and_the_client_certificate() {
     let scratch = Scratch::new().unwrap();
     let pki = Pki::new(scratch.directory(), "pki");
     std::fs::write(scratch.path("token"), "first\n").unwrap();
     std::fs::write(scratch.path("hmac"), "one secret\n").unwrap();
     let mut receiver = Receiver::secure(pki.server(), &[]).await;
     let sinks = pager(receiver.address.port(), &pki, &shown(&pki));
-    let mut stand = Stand::reporting(scratch, &sinks).await;
+    let mut fixture = Fixture::reporting(scratch, &sinks).await;
 
-    stand.exit("c1");
+    fixture.exit("c1");
     let post = receiver.post().await;
     assert_eq!(post.client.as_ref(), Some(&pki.certificate("client.pem")));
     assert_eq!(post.header("authorization"), "Bearer first");
@@ -87,63 +87,67 @@ async fn a_receiver_sees_who_calls_and_gets_cloud_events() {
     assert_eq!(document["signal"]["target"]["container-id"], "c1");
 
     // Both are read again when they change.
-    std::fs::write(stand.router.path("token"), "second").unwrap();
-    std::fs::write(stand.router.path("hmac"), "another secret").unwrap();
-    stand.kill("c2");
+    std::fs::write(fixture.router.path("token"), "second").unwrap();
+    std::fs::write(fixture.router.path("hmac"), "another secret").unwrap();
+    fixture.kill("c2");
     let post = receiver.post().await;
     assert_eq!(post.header("authorization"), "Bearer second");
     check_signed(&post, b"another secret");
 
-    let delivered = &stand.delivered("pager", 2).await[0];
+    let delivered = &fixture.delivered("pager", 2).await[0];
     assert_eq!(delivered["outcome"], "acked");
     assert_eq!(format!("{}/0", delivered["id"].as_str().unwrap()), id.as_str().unwrap());
     assert_eq!((&delivered["topic"], &delivered["attempts"]), (&json!("app-crash"), &json!(1)));
-    stand.router.stop().await.unwrap();
+    fixture.router.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_receiver_that_cannot_show_who_it_is_gets_nothing() {
+async fn receiver_without_a_trusted_certificate_gets_nothing() {
     let scratch = Scratch::new().unwrap();
     let (ours, others) = (Pki::new(scratch.directory(), "ours"), Pki::new(scratch.directory(), "others"));
     std::fs::write(scratch.path("token"), "t").unwrap();
     std::fs::write(scratch.path("hmac"), "s").unwrap();
     let mut impostor = Receiver::secure(others.server(), &[]).await;
     let address = impostor.address;
-    let mut stand = Stand::reporting(scratch, &pager(address.port(), &ours, &shown(&ours))).await;
-    stand.exit("c1");
-    stand.sink("pager", |it| it["failed"].as_u64() >= Some(2)).await;
-    assert!(impostor.is_quiet(), "nothing is said to a stranger");
+    let mut fixture = Fixture::reporting(scratch, &pager(address.port(), &ours, &shown(&ours))).await;
+    fixture.exit("c1");
+    fixture.sink("pager", |it| it["failed"].as_u64() >= Some(2)).await;
+    assert!(impostor.is_quiet(), "nothing is sent to a stranger");
     impostor.end().await;
 
     // The one that is trusted comes to the same place: what waited goes there.
     let mut receiver = Receiver::at(address, Some(ours.server()), &[]).await;
-    assert_eq!(whose(&receiver.documents(1).await), ["c1"]);
-    let told = &stand.delivered("pager", 1).await[0];
-    assert!(told["attempts"].as_u64() >= Some(3) && told["error"].as_str().is_some(), "{told}");
-    stand.router.stop().await.unwrap();
+    assert_eq!(subjects(&receiver.documents(1).await), ["c1"]);
+    let delivered = &fixture.delivered("pager", 1).await[0];
+    assert!(
+        delivered["attempts"].as_u64() >= Some(3) && delivered["error"].as_str().is_some(),
+        "{delivered}"
+    );
+    fixture.router.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_router_that_shows_no_certificate_is_not_let_in() {
+async fn router_without_a_certificate_is_refused() {
     let scratch = Scratch::new().unwrap();
     let pki = Pki::new(scratch.directory(), "pki");
     std::fs::write(scratch.path("hmac"), "s").unwrap();
     let mut receiver = Receiver::secure(pki.server(), &[]).await;
     let given_up = "deadline = \"1s\"\ndead_letter = \"@DIR@/dead.jsonl\"";
     let sinks = pager(receiver.address.port(), &pki, given_up);
-    // A token that is not there is no other case than a certificate that is not: tried again until the deadline.
-    let mut stand = Stand::reporting(scratch, &sinks).await;
-    stand.exit("c1");
-    stand.sink("pager", |it| it["dropped"]["deadline"] == 1).await;
-    std::fs::write(stand.router.path("token"), "t").unwrap();
-    stand.exit("c2");
-    let sink = stand.sink("pager", |it| it["dropped"]["deadline"] == 2).await;
+    // A token that is not there is no other case than a certificate that is not: tried again until
+    // the deadline.
+    let mut fixture = Fixture::reporting(scratch, &sinks).await;
+    fixture.exit("c1");
+    fixture.sink("pager", |it| it["dropped"]["deadline"] == 1).await;
+    std::fs::write(fixture.router.path("token"), "t").unwrap();
+    fixture.exit("c2");
+    let sink = fixture.sink("pager", |it| it["dropped"]["deadline"] == 2).await;
     assert_eq!(sink["delivered"], 0);
     assert!(receiver.is_quiet());
-    let errors: Vec<_> = lines(&stand.router.path("dead.jsonl"))
+    let errors: Vec<_> = lines(&fixture.router.path("dead.jsonl"))
         .iter()
         .map(|it| it["error"].as_str().unwrap().to_owned())
         .collect();
     assert!(errors[0].contains("token") && errors[1].contains("ertificate"), "{errors:?}");
-    stand.router.stop().await.unwrap();
+    fixture.router.stop().await.unwrap();
 }

@@ -1,4 +1,5 @@
-//! What wrapping costs, paired with stock in one containerd: starts of pods and containers, exits, the way of an OOM, and a proxy's memory.
+//! What wrapping costs, paired with stock in one containerd: starts of pods and containers, exits,
+//! the latency of an OOM, and a proxy's memory.
 
 use std::fs;
 use std::io::Read as _;
@@ -10,12 +11,12 @@ use coroner_cgroup::Hierarchy;
 use coroner_tests::containerd::{STOCK, WRAPPED};
 use coroner_tests::cri::{Cri, Pod};
 use coroner_tests::events::{Events, OOM};
-use coroner_tests::report::{say, timed};
+use coroner_tests::report::{print, timed};
 use coroner_tests::times::Times;
 
-use crate::stand::{END, Mode, Stand, alone};
+use super::fixture::{END, Fixture, Mode, alone};
 
-/// Pairs.
+/// Pairs of a stock and a wrapped run.
 const PAIRS: usize = 12;
 const PAIRS_VARIABLE: &str = "CORONER_TEST_PAIRS";
 /// A proxy's own memory, in KiB.
@@ -36,29 +37,29 @@ struct Cost {
 impl Cost {
     async fn measure(
         &mut self,
-        stand: &mut Stand,
+        fixture: &mut Fixture,
         events: &mut Events,
         name: &str,
         handler: &str,
     ) -> Result<()> {
-        let pod = stand.cri.run_pod_as(&stand.containerd, name, handler).await?;
+        let pod = fixture.cri.run_pod_as(&fixture.containerd, name, handler).await?;
         self.pod.add(pod.took);
-        let exits = stand.cri.create(&pod, &format!("{name}-exits"), 32, "await exit 3").await?;
-        self.start.add(stand.cri.start(&exits).await?);
+        let exits = fixture.cri.create(&pod, &format!("{name}-exits"), 32, "await exit 3").await?;
+        self.start.add(fixture.cri.start(&exits).await?);
         exits.wait_printed("waiting", END).await?;
-        let pid = stand.cri.pid(&exits).await?;
+        let pid = fixture.cri.pid(&exits).await?;
         let start = Instant::now();
         rustix::process::kill_process(pid, rustix::process::Signal::USR1)?;
-        stand.cri.first_reading(&exits, END).await?;
+        fixture.cri.first_reading(&exits, END).await?;
         self.exit.add(start.elapsed());
-        let oom = oom(&mut stand.cri, events, &pod).await?;
+        let oom = oom(&mut fixture.cri, events, &pod).await?;
         self.notice.add(oom.event.saturating_duration_since(oom.notice));
         self.kill.add(oom.event.saturating_duration_since(oom.kill));
         self.early += usize::from(oom.event < oom.kill);
-        stand.cri.remove_pod(&pod).await
+        fixture.cri.remove_pod(&pod).await
     }
 
-    fn say(&self, name: &str) {
+    fn print(&self, name: &str) {
         for (what, times) in [
             ("RunPodSandbox", &self.pod),
             ("StartContainer", &self.start),
@@ -66,9 +67,9 @@ impl Cost {
             ("memory runs out to event", &self.notice),
             ("kill to event", &self.kill),
         ] {
-            say(format_args!("{name}: {what}: {times}"));
+            print(format_args!("{name}: {what}: {times}"));
         }
-        say(format_args!("{name}: events before anything was killed: {}", self.early));
+        print(format_args!("{name}: events before anything was killed: {}", self.early));
     }
 }
 
@@ -80,7 +81,8 @@ struct Oom {
     event: Instant,
 }
 
-/// The kernel's notice that memory ran out, the kill as its counter shows it, and the event at a subscriber.
+/// The kernel's notice that memory ran out, the kill as its counter shows it, and the event at a
+/// subscriber.
 async fn oom(cri: &mut Cri, events: &mut Events, pod: &Pod) -> Result<Oom> {
     let container = cri.run(pod, &format!("{}-runs-out", pod.name), 32, "await child 64 0 60000").await?;
     container.wait_printed("waiting", END).await?;
@@ -95,7 +97,7 @@ async fn oom(cri: &mut Cri, events: &mut Events, pod: &Pod) -> Result<Oom> {
         fs::File::from(notice).read_exact(&mut [0; 8])?;
         let notice = Instant::now();
         while hierarchy.kills(&cgroup).is_ok_and(|kills| kills.total == 0) {
-            // Who watches takes no processor from those that are measured.
+            // The watching thread takes no processor from those that are measured.
             std::thread::sleep(Duration::from_micros(50));
         }
         Ok::<_, std::io::Error>((notice, Instant::now()))
@@ -124,18 +126,18 @@ fn proxies(folder: &Path) -> Vec<u64> {
 
 async fn cost(mode: Mode) {
     let pairs = std::env::var(PAIRS_VARIABLE).map_or(PAIRS, |pairs| pairs.parse().unwrap());
-    let mut stand = Stand::start(mode).await.unwrap();
-    let mut events = Events::subscribe(&stand.containerd.socket()).await.unwrap();
+    let mut fixture = Fixture::start(mode).await.unwrap();
+    let mut events = Events::subscribe(&fixture.containerd.socket()).await.unwrap();
     let (mut stock, mut ours) = (Cost::default(), Cost::default());
     for pair in 0..pairs {
         for is_stock in [pair % 2 == 0, pair % 2 != 0] {
             let (cost, handler) = if is_stock { (&mut stock, STOCK) } else { (&mut ours, WRAPPED) };
             let name = format!("{handler}-{pair}");
-            cost.measure(&mut stand, &mut events, &name, handler).await.unwrap();
+            cost.measure(&mut fixture, &mut events, &name, handler).await.unwrap();
         }
     }
-    stock.say("stock");
-    ours.say(mode.name());
+    stock.print("stock");
+    ours.print(mode.name());
     for (what, stock, ours) in [
         ("RunPodSandbox", &stock.pod, &ours.pod),
         ("StartContainer", &stock.start, &ours.start),
@@ -144,36 +146,36 @@ async fn cost(mode: Mode) {
         ("kill to event", &stock.kill, &ours.kill),
     ] {
         let [stock, ours] = [stock, ours].map(|times| times.percentile(50).unwrap().as_secs_f64());
-        say(format_args!("{}: {what}, median over stock's: {:.2}", mode.name(), ours / stock));
+        print(format_args!("{}: {what}, median over stock's: {:.2}", mode.name(), ours / stock));
     }
 }
 
 #[tokio::test]
-async fn what_wrapping_costs_is_printed() {
+async fn wrapping_cost_is_printed() {
     let _turn = alone().await;
-    let _timed = timed("what_wrapping_costs_is_printed");
+    let _timed = timed("wrapping_cost_is_printed");
     cost(Mode::Wrapped).await;
 }
 
 #[tokio::test]
-async fn what_a_proxy_costs_is_printed() {
+async fn proxy_cost_is_printed() {
     let _turn = alone().await;
-    let _timed = timed("what_a_proxy_costs_is_printed");
+    let _timed = timed("proxy_cost_is_printed");
     cost(Mode::Proxy).await;
 }
 
 #[tokio::test]
-async fn a_proxy_takes_at_most_a_mebibyte_of_its_own() {
+async fn proxy_memory_is_at_most_a_mebibyte() {
     let _turn = alone().await;
-    let _timed = timed("a_proxy_takes_at_most_a_mebibyte_of_its_own");
-    let mut stand = Stand::start(Mode::Proxy).await.unwrap();
-    let pod = stand.cri.run_pod_as(&stand.containerd, "used", WRAPPED).await.unwrap();
+    let _timed = timed("proxy_memory_is_at_most_a_mebibyte");
+    let mut fixture = Fixture::start(Mode::Proxy).await.unwrap();
+    let pod = fixture.cri.run_pod_as(&fixture.containerd, "used", WRAPPED).await.unwrap();
     for at in 0..5 {
-        let container = stand.cri.run(&pod, &format!("used-{at}"), 32, "exit 3").await.unwrap();
-        stand.cri.first_reading(&container, END).await.unwrap();
+        let container = fixture.cri.run(&pod, &format!("used-{at}"), 32, "exit 3").await.unwrap();
+        fixture.cri.first_reading(&container, END).await.unwrap();
     }
-    let taken = proxies(&stand.router.path(""));
-    say(format_args!("anonymous memory of a proxy after five containers: {taken:?} KiB"));
+    let taken = proxies(&fixture.router.path(""));
+    print(format_args!("anonymous memory of a proxy after five containers: {taken:?} KiB"));
     assert_eq!(taken.len(), 1, "one proxy for the pod");
     assert!(taken.iter().all(|it| *it <= MOST), "{taken:?} KiB");
 }

@@ -1,4 +1,5 @@
-//! What the router counts by itself: a real kernel's kills, and a played shim that says nothing of them.
+//! What the router counts by itself: a real kernel's kills, and a played shim that does not report
+//! them.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -15,10 +16,10 @@ use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::shim::Shim;
-use crate::stand::{END, Mode, Stand, alone, is_ruled};
+use super::fixture::{END, Fixture, Mode, alone, is_ruled};
+use super::shim::Shim;
 
-/// A program in a memory cgroup, which waits until it is told to go on. Dropped, it is killed.
+/// A program in a memory cgroup, which waits for a signal. Dropped, it is killed.
 struct Counted {
     id: String,
     bundle: PathBuf,
@@ -56,7 +57,8 @@ impl Counted {
         Ok(Self { id, bundle, cgroup, is_deaf: false, init })
     }
 
-    /// No notice that memory runs out comes from now on, as of one that ran out before anybody could ask.
+    /// No notice that memory runs out comes from now on, as of one that ran out before its counter
+    /// could be read.
     fn deafen(&mut self) -> Result<()> {
         mount_bind("/dev/null", self.cgroup.join("cgroup.event_control"))?;
         self.is_deaf = true;
@@ -80,36 +82,36 @@ impl Drop for Counted {
 }
 
 #[tokio::test]
-async fn a_kill_is_told_while_its_container_runs_on() {
+async fn kill_is_reported_while_its_container_runs() {
     let _turn = alone().await;
-    let _timed = timed("a_kill_is_told_while_its_container_runs_on");
-    let mut stand = Stand::start(Mode::Wrapped).await.unwrap();
-    let mut events = Events::subscribe(&stand.containerd.socket()).await.unwrap();
-    let mut shim = Shim::connect(&stand.router.path("shim.sock")).await;
-    let mut parent = Counted::start(stand.router.scratch(), "parent", "await child 64 0 60000").unwrap();
+    let _timed = timed("kill_is_reported_while_its_container_runs");
+    let mut fixture = Fixture::start(Mode::Wrapped).await.unwrap();
+    let mut events = Events::subscribe(&fixture.containerd.socket()).await.unwrap();
+    let mut shim = Shim::connect(&fixture.router.path("shim.sock")).await;
+    let mut parent = Counted::start(fixture.router.scratch(), "parent", "await child 64 0 60000").unwrap();
     shim.pid = parent.init.id();
     shim.begin(&parent.bundle, &parent.id).await;
     parent.go_on().unwrap();
     events.wait_for(OOM, &parent.id, 1, END).await.unwrap();
     assert!(parent.init.try_wait().unwrap().is_none(), "it has not ended");
-    // What its shim says after that is no other kill.
+    // What its shim reports after that is not another kill.
     shim.oom(&parent.id).await;
     shim.exit(&parent.id, 0).await;
     shim.delete(&parent.id).await;
     events.wait_for(EXIT, &parent.id, 1, END).await.unwrap();
     assert_eq!(events.of(&parent.id).iter().filter(|it| it.topic == OOM).count(), 1);
     drop(parent);
-    stand.router.stop().await.unwrap();
+    fixture.router.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_kill_that_nobody_noticed_goes_before_the_exit() {
+async fn unnoticed_kill_is_published_before_the_exit() {
     let _turn = alone().await;
-    let _timed = timed("a_kill_that_nobody_noticed_goes_before_the_exit");
+    let _timed = timed("unnoticed_kill_is_published_before_the_exit");
     for mode in [Mode::Wrapped, Mode::Proxy] {
-        let mut stand = Stand::start(mode).await.unwrap();
-        let mut shim = Shim::connect(&stand.router.path("shim.sock")).await;
-        let mut killed = Counted::start(stand.router.scratch(), "killed", "await self 64").unwrap();
+        let mut fixture = Fixture::start(mode).await.unwrap();
+        let mut shim = Shim::connect(&fixture.router.path("shim.sock")).await;
+        let mut killed = Counted::start(fixture.router.scratch(), "killed", "await self 64").unwrap();
         shim.pid = killed.init.id();
         killed.deafen().unwrap();
         shim.begin(&killed.bundle, &killed.id).await;
@@ -121,13 +123,13 @@ async fn a_kill_that_nobody_noticed_goes_before_the_exit() {
         }
         shim.exit(&killed.id, 137).await;
         let ruled = |it: &serde_json::Value| is_ruled(it, "exited", &killed.id);
-        let exit = stand.router.wait_record("the exit's ruling", END, ruled).await.unwrap();
+        let exit = fixture.router.wait_record("the exit's ruling", END, ruled).await.unwrap();
         assert_eq!(
             (&exit["case"]["kills"], &exit["case"]["oom-sent"]),
             (&json!(1), &json!(true)),
             "{exit:#}"
         );
         drop(killed);
-        stand.router.stop().await.unwrap();
+        fixture.router.stop().await.unwrap();
     }
 }

@@ -1,5 +1,6 @@
-//! A node with CRI-O: no containerd, and a shim that is asked as CRI-O asks it (`internal/oci/runtime_vm.go`), through the wrapper. The shim, runc and the
-//! kernel's OOM killer are real; CRI-O's part is this file.
+//! A node with CRI-O: no containerd, and a shim that receives CRI-O's requests
+//! (`internal/oci/runtime_vm.go`), through the wrapper. The shim, runc and the kernel's OOM killer
+//! are real; CRI-O's part is this file.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,7 +14,7 @@ use containerd_shim_protos::api::{
     StateResponse, WaitRequest,
 };
 use containerd_shim_protos::protobuf::Message;
-use coroner_tests::report::{say, timed};
+use coroner_tests::report::{print, timed};
 use coroner_tests::router::Router;
 use coroner_tests::scratch::Scratch;
 use coroner_tests::{binary, program};
@@ -21,7 +22,7 @@ use serde_json::{Value, json};
 use ttrpc::Request;
 use ttrpc::asynchronous::Client;
 
-use crate::stand::{END, Mode, alone, is_ruled};
+use super::fixture::{END, Mode, alone, is_ruled};
 
 /// CRI-O's own for its shims.
 const NAMESPACE: &str = "default";
@@ -73,9 +74,9 @@ impl<'a> Container<'a> {
             .env("CORONER_SHIM_CONFIG", scratch.path("shim.toml"))
             .output()?;
         // CRI-O reads both streams as one.
-        let said = [output.stdout, output.stderr].concat();
-        let address = String::from_utf8(said)?.trim().to_owned();
-        ensure!(output.status.success() && address.starts_with("unix://"), "the shim says {address}");
+        let printed = [output.stdout, output.stderr].concat();
+        let address = String::from_utf8(printed)?.trim().to_owned();
+        ensure!(output.status.success() && address.starts_with("unix://"), "the shim printed {address}");
         let container = Self { id, shim: Client::connect(&address).await?, bundle, _log: log, runtime };
         let request = CreateTaskRequest {
             id: container.id.clone(),
@@ -86,7 +87,7 @@ impl<'a> Container<'a> {
         Ok(container)
     }
 
-    /// CRI-O speaks the second version of the service.
+    /// CRI-O uses the second version of the service.
     async fn call(&self, method: &str, message: &impl Message) -> Result<Vec<u8>> {
         let request = Request {
             service: "containerd.task.v2.Task".to_owned(),
@@ -98,7 +99,7 @@ impl<'a> Container<'a> {
         Ok(self.shim.request(request).await.with_context(|| format!("{method} of {}", self.id))?.payload)
     }
 
-    /// Starts it, and looks at it when Wait is answered: CRI-O's state of it from then on.
+    /// Starts it, and reads its state when Wait is answered: CRI-O's state of it from then on.
     async fn run(&self) -> Result<Ended> {
         let id = || self.id.clone();
         self.call("Start", &StartRequest { id: id(), ..StartRequest::default() }).await?;
@@ -149,7 +150,7 @@ fn spec(scratch: &Scratch, id: &str, arguments: &str) -> Result<Value> {
     Ok(spec)
 }
 
-async fn stand(mode: Mode) -> Result<Router> {
+async fn fixture(mode: Mode) -> Result<Router> {
     let scratch = Scratch::new()?;
     let socket = scratch.path("shim.sock");
     let shim = format!("mode = \"{}\"\nsocket = \"{}\"\n", mode.name(), socket.display());
@@ -172,7 +173,7 @@ const KILLED: Ended = Ended { status: 137, oom_killed: true };
 async fn crio_finds_the_oom_file_when_wait_is_answered() {
     let _turn = alone().await;
     let _timed = timed("crio_finds_the_oom_file_when_wait_is_answered");
-    let mut router = stand(Mode::Proxy).await.unwrap();
+    let mut router = fixture(Mode::Proxy).await.unwrap();
     let runtime = tokio::runtime::Handle::current();
     for round in 0..5 {
         let name = format!("killed-{round}");
@@ -186,7 +187,7 @@ async fn crio_finds_the_oom_file_when_wait_is_answered() {
     let id = parent.id.clone();
     let exit = router.wait_record("the exit's ruling", END, |it| is_ruled(it, "exited", &id)).await.unwrap();
     assert_eq!(exit["delivery"][0]["because"], "CRI-O learns of exits from the shim's own answer");
-    let sinks = router.ask(&["status"]).unwrap()["sinks"].clone();
+    let sinks = router.request(&["status"]).unwrap()["sinks"].clone();
     let crio = sinks.as_array().unwrap().iter().find(|it| it["sink"] == "crio").unwrap();
     assert_eq!(crio["delivered"], 6, "a file for each that was killed");
     router
@@ -196,24 +197,24 @@ async fn crio_finds_the_oom_file_when_wait_is_answered() {
     let suppressed =
         Container::create(router.scratch(), &runtime, "suppressed", "child 64 5 7000").await.unwrap();
     let ended = suppressed.run().await.unwrap();
-    say(format_args!("ended with 5, seven seconds after a kill: {ended:?}"));
+    print(format_args!("ended with 5, seven seconds after a kill: {ended:?}"));
     assert_eq!(ended, Ended { status: 5, oom_killed: false }, "the kill did not end it");
     drop((parent, own, suppressed));
     router.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn crio_finds_the_oom_file_of_an_events_only_shim_in_the_end_over_a_restart_too() {
+async fn crio_finds_the_late_oom_file_of_an_events_only_shim() {
     let _turn = alone().await;
-    let _timed = timed("crio_finds_the_oom_file_of_an_events_only_shim_in_the_end_over_a_restart_too");
-    let mut router = stand(Mode::Wrapped).await.unwrap();
+    let _timed = timed("crio_finds_the_late_oom_file_of_an_events_only_shim");
+    let mut router = fixture(Mode::Wrapped).await.unwrap();
     let runtime = tokio::runtime::Handle::current();
     let killed = Container::create(router.scratch(), &runtime, "killed", "self 64").await.unwrap();
     assert_eq!(killed.run().await.unwrap().status, 137);
     killed.is_oom_killed_in_the_end().await.unwrap();
     let later = Container::create(router.scratch(), &runtime, "later", "child 64 1 100").await.unwrap();
     router.kill().unwrap();
-    assert_eq!(later.run().await.unwrap(), Ended { status: 1, oom_killed: false }, "nobody is there");
+    assert_eq!(later.run().await.unwrap(), Ended { status: 1, oom_killed: false }, "the router is dead");
     router.start_again().await.unwrap();
     later.is_oom_killed_in_the_end().await.unwrap();
     drop((killed, later));

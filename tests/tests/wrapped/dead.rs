@@ -1,17 +1,17 @@
-//! A shim that dies cannot tell the end of its containers: the router asks containerd.
+//! A shim that dies cannot report the end of its containers: the router queries containerd.
 
 use coroner_tests::containerd::WRAPPED;
 use coroner_tests::report::timed;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::stand::{END, Mode, Stand, alone, is_ruled};
+use super::fixture::{END, Fixture, Mode, alone, is_ruled};
 
-/// A shim tries for some 21 s to tell what it has to tell, and the router waits for that.
-const ASKED: std::time::Duration = END.saturating_mul(2);
+/// A shim tries for some 21 s to publish its outbox, and the router waits for that.
+const RECONCILED: std::time::Duration = END.saturating_mul(2);
 
 /// Processes of this containerd's shims.
-fn shims(stand: &Stand) -> Vec<Pid> {
-    let folder = stand.containerd.socket().parent().unwrap().display().to_string();
+fn shims(fixture: &Fixture) -> Vec<Pid> {
+    let folder = fixture.containerd.socket().parent().unwrap().display().to_string();
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let shim = |process: &std::fs::DirEntry| {
         let arguments = std::fs::read_to_string(process.path().join("cmdline")).unwrap_or_default();
@@ -23,19 +23,19 @@ fn shims(stand: &Stand) -> Vec<Pid> {
 }
 
 #[tokio::test]
-async fn what_a_dead_shim_could_not_tell_is_asked_for() {
+async fn exit_of_a_dead_shim_is_queried_from_containerd() {
     let _turn = alone().await;
-    let _timed = timed("what_a_dead_shim_could_not_tell_is_asked_for");
-    let mut stand = Stand::start(Mode::Wrapped).await.unwrap();
-    let pod = stand.cri.run_pod_as(&stand.containerd, "dead", WRAPPED).await.unwrap();
-    let container = stand.cri.run(&pod, "dead", 32, "pause").await.unwrap();
-    let found = shims(&stand);
+    let _timed = timed("exit_of_a_dead_shim_is_queried_from_containerd");
+    let mut fixture = Fixture::start(Mode::Wrapped).await.unwrap();
+    let pod = fixture.cri.run_pod_as(&fixture.containerd, "dead", WRAPPED).await.unwrap();
+    let container = fixture.cri.run(&pod, "dead", 32, "pause").await.unwrap();
+    let found = shims(&fixture);
     assert_eq!(found.len(), 1, "one shim for the pod");
     kill_process(found[0], Signal::KILL).unwrap();
     let ruled = |it: &serde_json::Value| is_ruled(it, "exited", &container.id);
-    let exit = stand.router.wait_record("the end", ASKED, ruled).await.unwrap();
+    let exit = fixture.router.wait_record("the end", RECONCILED, ruled).await.unwrap();
     assert_eq!(exit["signal"]["event"]["exited"]["reconciled"], true, "{exit:#}");
     let because = ["unknown-because", "its shim could not tell its end"];
     assert!(exit["signal"]["attributes"].as_array().unwrap().contains(&because.into()), "{exit:#}");
-    stand.router.stop().await.unwrap();
+    fixture.router.stop().await.unwrap();
 }

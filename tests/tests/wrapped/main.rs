@@ -1,4 +1,5 @@
-//! Stock shims behind the router, on a real containerd and a real runc, in one containerd with stock pods.
+//! Stock shims behind the router, on a real containerd and a real runc, in one containerd with
+//! stock pods.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, in its helpers too")]
 
@@ -8,17 +9,19 @@ mod counted;
 mod cost;
 mod crio;
 mod dead;
+mod execs;
+mod front;
 mod instant;
 mod parallel;
 mod proxied;
 #[path = "../routing/shim.rs"]
 mod shim;
-mod stand;
+mod fixture;
 mod truth;
 
 use coroner_tests::containerd::Release;
 
-/// Runs of the case `instant` in each arm.
+/// Runs of the case `instant` in each variant.
 const RUNS: usize = 60;
 
 fn release() -> Release {

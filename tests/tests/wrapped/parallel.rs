@@ -1,13 +1,14 @@
-//! Eight proxied pods dying at once, round after round, beside busy processors: each first reading is right unless its hold was over.
+//! Eight proxied pods dying at once, round after round, beside busy processors: each first reading
+//! is right unless its hold was over.
 
 use std::time::Duration;
 
 use coroner_tests::containerd::WRAPPED;
 use coroner_tests::load::Load;
-use coroner_tests::report::{say, timed};
+use coroner_tests::report::{print, timed};
 use futures::future::{join_all, try_join_all};
 
-use crate::stand::{Mode, Stand, alone};
+use super::fixture::{Fixture, Mode, alone};
 
 const PODS: usize = 8;
 /// The long form is ten.
@@ -23,17 +24,17 @@ async fn first_readings_are_right_beside_busy_processors() {
     let _turn = alone().await;
     let _timed = timed("first_readings_are_right_beside_busy_processors");
     let rounds = std::env::var(ROUNDS_VARIABLE).map_or(ROUNDS, |rounds| rounds.parse().unwrap());
-    let mut stand = Stand::start(Mode::Proxy).await.unwrap();
+    let mut fixture = Fixture::start(Mode::Proxy).await.unwrap();
     let mut pods = Vec::new();
     for at in 0..PODS {
-        pods.push(stand.cri.run_pod_as(&stand.containerd, &format!("pod-{at}"), WRAPPED).await.unwrap());
+        pods.push(fixture.cri.run_pod_as(&fixture.containerd, &format!("pod-{at}"), WRAPPED).await.unwrap());
     }
     let _load = Load::start(BUSY).unwrap();
     let (mut wrong, mut runs) = (Vec::new(), 0);
     for round in 0..rounds {
         let arguments = if round % 2 == 0 { "self 64" } else { "child 64 1 0" };
         let lives = pods.iter().map(|pod| {
-            let mut cri = stand.cri.clone();
+            let mut cri = fixture.cri.clone();
             async move {
                 let container = cri.run(pod, &format!("{}-{round}", pod.name), 32, arguments).await?;
                 let first = cri.first_reading(&container, END).await?;
@@ -45,18 +46,18 @@ async fn first_readings_are_right_beside_busy_processors() {
             if !first.is_oom() {
                 wrong.push(format!("{}: {first}", container.name));
             }
-            stand.cri.final_readings(std::slice::from_ref(&container)).await.unwrap();
+            fixture.cri.final_readings(std::slice::from_ref(&container)).await.unwrap();
         }
     }
     let removals = join_all(pods.iter().map(|pod| {
-        let mut cri = stand.cri.clone();
+        let mut cri = fixture.cri.clone();
         async move { cri.remove_pod(pod).await }
     }));
     for removed in removals.await {
         removed.unwrap();
     }
-    let expired = stand.router.logged("a hold was over").unwrap();
-    say(format_args!("{runs} deaths, {expired} holds over before their ruling, wrong at first: {wrong:?}"));
+    let expired = fixture.router.logged("hold ended without a ruling").unwrap();
+    print(format_args!("{runs} deaths, {expired} holds over before their ruling, wrong at first: {wrong:?}"));
     assert!(wrong.len() <= expired, "a first reading is wrong although its hold did not expire: {wrong:?}");
     // One in a hundred of the long form; in the short one none or one.
     assert!(expired <= 1 + runs / 100, "{expired} of {runs} holds were over");

@@ -16,8 +16,8 @@ pub(crate) struct Results {
 }
 
 impl Results {
-    /// Takes a line of output in. `test result: ok. 9 passed; 0 failed; 0 ignored; 0 measured; ...` counts; with `--nocapture` it
-    /// may stand behind what a test printed without a line's end.
+    /// Takes a line of output in. `test result: ok. 9 passed; 0 failed; 0 ignored; 0 measured; ...`
+    /// counts; with `--nocapture` it may follow what a test printed without a line's end.
     pub(crate) fn read(&mut self, line: &str) {
         let Some((_, counts)) = line.split_once("test result: ") else { return };
         let Some((_, counts)) = counts.split_once(". ") else { return };
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suite_that_skips_or_runs_nothing_fails() {
+    fn suite_that_skips_or_runs_nothing_fails() {
         let check = |passed, failed, ignored, expect: Option<&str>| {
             let error = Results { passed, failed, ignored }.check().err().map(|error| error.to_string());
             assert_eq!(error.as_deref(), expect);

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_module_that_is_no_policy_is_refused() {
+    fn module_that_is_not_a_policy_is_refused() {
         // An empty core module: magic and version.
         let error = wrap(b"\0asm\x01\0\0\0").unwrap_err();
         assert!(format!("{error:#}").contains("coroner:policy/rules"), "{error:#}");

@@ -87,20 +87,20 @@ mod tests {
     "#;
 
     #[test]
-    fn the_closure_holds_what_is_depended_on_and_nothing_else() {
+    fn lock_closure_holds_exactly_the_dependencies() {
         let found = closure(LOCK, "policy").unwrap();
         assert_eq!(found, ["policy 0.1.0 here", "sdk 0.1.0 here", "syn 2.0.0 new"]);
     }
 
     #[test]
-    fn the_hash_moves_with_a_dependency_and_not_with_others() {
+    fn lock_hash_changes_only_with_a_dependency() {
         let hash = |lock: &str| closure_hash(lock, "policy").unwrap();
         assert_eq!(hash(LOCK), hash(&LOCK.replace("48.0.0", "49.0.0")));
         assert_ne!(hash(LOCK), hash(&LOCK.replace("\"new\"", "\"newer\"")));
     }
 
     #[test]
-    fn a_package_that_is_not_locked_is_named() {
+    fn package_that_is_not_locked_is_named() {
         let error = closure(LOCK, "absent").unwrap_err();
         assert_eq!(error.to_string(), "Cargo.lock has no package absent");
     }

@@ -33,7 +33,7 @@ pub(crate) struct Identity {
 pub(crate) struct File {
     /// Of its bytes, in hex.
     pub(crate) sha256: String,
-    /// Bytes.
+    /// Its length in bytes.
     pub(crate) size: usize,
     /// Hash of the entries of Cargo.lock that it depends on.
     pub(crate) lock: String,
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_manifest_reads_as_it_was_written() {
+    fn manifest_reads_as_it_was_written() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Manifest::read(folder.path()).unwrap(), None);
         let files = [("a.wasm".to_owned(), File::of(b"abc", "lock".to_owned()))].into();

@@ -1,4 +1,5 @@
-//! Finds a compiler for wasm32-unknown-unknown, and knows what makes its output the same everywhere.
+//! Finds a compiler for wasm32-unknown-unknown, and knows what makes its output the same
+//! everywhere.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -32,8 +33,8 @@ enum Kind {
 }
 
 impl Toolchain {
-    /// The one that made the committed plugins, where it is here; else the compiler in use, where it has the target; else
-    /// Debian's, installed if need be.
+    /// The one that made the committed plugins, where it is here; else the compiler in use, where
+    /// it has the target; else Debian's, installed if need be.
     pub(crate) fn find(pinned: Option<&Identity>) -> anyhow::Result<Self> {
         let installed = Self::installed()?;
         if let Some(toolchain) = installed
@@ -49,33 +50,37 @@ impl Toolchain {
 
     fn installed() -> anyhow::Result<Option<Self>> {
         let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-        let ask =
+        let query =
             |args: &[&str]| process::output(Command::new(&rustc).current_dir(workspace::root()).args(args));
         // A compiler that does not know the target has it no more than one without its library.
-        let libraries = ask(&["--print", "target-libdir", "--target", TARGET]);
+        let libraries = query(&["--print", "target-libdir", "--target", TARGET]);
         if !libraries.is_ok_and(|folder| Path::new(&folder).exists()) {
             return Ok(None);
         }
         let identity = Identity {
-            rustc: ask(&["-vV"])?,
+            rustc: query(&["-vV"])?,
             std: "as installed with the compiler".to_owned(),
             linker: "rust-lld of the compiler".to_owned(),
         };
-        Ok(Some(Self { identity, kind: Kind::Installed, sysroot: ask(&["--print", "sysroot"])?.into() }))
+        Ok(Some(Self { identity, kind: Kind::Installed, sysroot: query(&["--print", "sysroot"])?.into() }))
     }
 
     fn debian() -> anyhow::Result<Self> {
-        let ask = |program: &str, args: &[&str]| {
+        let query = |program: &str, args: &[&str]| {
             process::output(Command::new(program).env_remove("LD_LIBRARY_PATH").args(args))
         };
         let source = packages::version("rust-web-src").context("rust-web-src is not installed")?;
         let rustc = packages::version("rustc-web").context("rustc-web is not installed")?;
         let identity = Identity {
-            rustc: format!("{}\npackage: rustc-web {rustc}", ask(DEBIAN_RUSTC, &["-vV"])?),
+            rustc: format!("{}\npackage: rustc-web {rustc}", query(DEBIAN_RUSTC, &["-vV"])?),
             std: format!("built from rust-web-src {source}"),
-            linker: ask("wasm-ld", &["--version"])?,
+            linker: query("wasm-ld", &["--version"])?,
         };
-        Ok(Self { identity, kind: Kind::Debian, sysroot: ask(DEBIAN_RUSTC, &["--print", "sysroot"])?.into() })
+        Ok(Self {
+            identity,
+            kind: Kind::Debian,
+            sysroot: query(DEBIAN_RUSTC, &["--print", "sysroot"])?.into(),
+        })
     }
 
     /// How long a build takes, roughly.
@@ -95,7 +100,8 @@ impl Toolchain {
                 command
                     .env("RUSTC", DEBIAN_RUSTC)
                     .env("RUSTDOC", "/usr/bin/rustdoc")
-                    // Building the standard library is an unstable option, and Debian's compiler a stable one.
+                    // Building the standard library is an unstable option, and Debian's compiler a
+                    // stable one.
                     .env("RUSTC_BOOTSTRAP", "1")
                     .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", "wasm-ld");
                 command
@@ -105,7 +111,7 @@ impl Toolchain {
         if let Kind::Debian = self.kind {
             command.args(["-Zbuild-std=std,panic_abort", "-Zbuild-std-features=optimize_for_size"]);
         }
-        // What somebody sets for their own builds must not change these.
+        // Flags that a developer sets for other builds must not change these.
         for key in ["RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
             command.env_remove(key);
         }
@@ -121,7 +127,7 @@ impl Toolchain {
             |home| workspace::root().join(PathBuf::from(home)),
         );
         let mut places = vec![(home.clone(), "/cargo".to_owned())];
-        // The folder below has a name that varies with the way to the registry.
+        // The folder below has a name that varies with the protocol of the registry.
         for registry in workspace::entries(&home.join("registry/src")).unwrap_or_default() {
             places.push((registry, "/registry".to_owned()));
         }

@@ -1,11 +1,11 @@
-//! Example policy: an exit by SIGKILL that nobody asked for is ruled OOM.
+//! Example policy: an exit by SIGKILL without a kill request is ruled OOM.
 //!
-//! The kernel's OOM killer ends a process with SIGKILL, and so do `kubectl delete --force`, a failed liveness probe and an
-//! eviction. Where no OOM kill counter can be read, the difference is whether somebody *asked* for the kill: the router sees
-//! kill requests that go through the runtime. This policy rules OOM when there was none.
+//! The OOM killer ends a process with SIGKILL, and so do `kubectl delete --force`, failed probes
+//! and evictions. Where no OOM kill counter can be read, a *kill request* is the difference: the
+//! router sees the requests that go through the runtime. This policy rules OOM when there was none.
 //!
-//! Put it into the policy directory as `20-sigkill-is-oom.wasm`. Where your sources do not see kill requests, it does nothing,
-//! unless `20-sigkill-is-oom.toml` beside it says that there are none:
+//! Put it into the policy directory as `20-sigkill-is-oom.wasm`. Where your sources do not see kill
+//! requests, it does nothing, unless `20-sigkill-is-oom.toml` beside it states that there are none:
 //!
 //! ```toml
 //! [config]
@@ -20,7 +20,7 @@ const SIGKILL: u8 = 9;
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SigkillIsOom {
-    /// Where kill requests are not seen, take it that there were none.
+    /// Where kill requests are not seen, assume that there were none.
     assume_no_kill_requests: bool,
 }
 
@@ -32,7 +32,7 @@ impl Policy for SigkillIsOom {
         Kinds::EXITED
     }
 
-    // An operator whose sources cannot know these is told so when the policy is loaded.
+    // The router warns at load if the sources cannot know these.
     fn needs() -> Known {
         Known::EXIT_STATUS | Known::KILL_REQUESTS
     }
@@ -48,11 +48,11 @@ impl Policy for SigkillIsOom {
     fn rule(&self, signal: &Signal, case: &CaseFile, draft: &[Action]) -> Result<Ruling, String> {
         let Event::Exited(exited) = &signal.event else { return Ok(Ruling::Pass) };
 
-        // Only the init process's exit is the container's. `None` means unknown, and most exits are of init.
+        // Only init's exit is the container's. `None` means unknown; most exits are of init.
         let of_exec = exited.is_init == Some(false);
         let by_sigkill = exited.ended_by(SIGKILL) == Some(true);
-        let told_already = case.oom_sent;
-        if of_exec || !by_sigkill || told_already {
+        let already_sent = case.oom_sent;
+        if of_exec || !by_sigkill || already_sent {
             return Ok(Ruling::Pass);
         }
 
@@ -65,8 +65,8 @@ impl Policy for SigkillIsOom {
             return Ok(Ruling::Pass);
         }
 
-        // A decision replaces the draft: what the policies before this one wanted is carried over. The OOM goes first,
-        // because containerd looks at it when the exit arrives.
+        // A decision replaces the draft: what the policies before this one wanted is carried over.
+        // The OOM goes first, because containerd evaluates it when the exit arrives.
         let mut actions = vec![Action::TaskOom];
         actions.extend(draft.iter().filter(|action| **action != Action::TaskOom).cloned());
         Ok(Ruling::decide(actions, "it was ended by SIGKILL, and nobody asked for that")
@@ -85,7 +85,7 @@ mod tests {
         Exited { is_init: Some(true), status: Some(137), signal: Some(SIGKILL), ..testing::exited() }
     }
 
-    /// Nobody asked for a kill, and that is known.
+    /// There was no kill request, and that is known.
     fn unrequested() -> CaseFile {
         CaseFile { known: Known::KILL_REQUESTS, requests: Some(vec![]), ..testing::case() }
     }
@@ -104,9 +104,9 @@ mod tests {
     }
 
     #[test]
-    fn an_unrequested_sigkill_of_init_is_an_oom_and_nothing_else_is() {
+    fn only_an_unrequested_sigkill_of_init_is_an_oom() {
         let unknown = testing::case();
-        let told = CaseFile { oom_sent: true, ..unrequested() };
+        let sent = CaseFile { oom_sent: true, ..unrequested() };
         let cases = [
             ("unrequested", killed(), unrequested(), true),
             ("maybe init", Exited { is_init: None, ..killed() }, unrequested(), true),
@@ -120,7 +120,7 @@ mod tests {
             ("exit 137 without a signal", Exited { signal: Some(15), ..killed() }, unrequested(), false),
             ("exit 0", Exited { signal: None, status: Some(0), ..killed() }, unrequested(), false),
             ("nothing known", testing::exited(), unrequested(), false),
-            ("told already", killed(), told, false),
+            ("sent already", killed(), sent, false),
         ];
         for (name, exited, case, oom) in cases {
             let expect = oom.then(|| vec![Action::TaskOom]);
@@ -129,14 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn unknown_requests_count_as_none_only_where_the_operator_says_so() {
+    fn unknown_requests_count_as_none_only_if_configured() {
         let policy = SigkillIsOom::configure(r#"{"assume_no_kill_requests": true}"#).unwrap();
         assert_eq!(rule(&policy, killed(), &testing::case(), &[]), Some(vec![Action::TaskOom]));
         assert_eq!(rule(&policy, killed(), &requested(9), &[]), None);
     }
 
     #[test]
-    fn the_oom_goes_before_what_the_draft_holds_and_is_there_once() {
+    fn oom_is_added_once_before_the_actions_of_the_draft() {
         let report = Action::Report(Report {
             topic: "/team/exits".to_owned(),
             reason: "Killed".to_owned(),
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_it_does_not_know_is_named() {
+    fn unknown_key_is_named() {
         let mistakes = SigkillIsOom::configure(r#"{"assume_no_kill_request": true}"#).unwrap_err();
         let expect = ("assume_no_kill_request", "unknown key; known are assume_no_kill_requests");
         assert_eq!(mistakes, [(expect.0.to_owned(), expect.1.to_owned())]);

@@ -1293,6 +1293,8 @@ pub struct OomKill {
     pub usage_bytes: ::std::option::Option<u64>,
     // @@protoc_insertion_point(field:coroner.agent.v1.OomKill.victim)
     pub victim: ::protobuf::MessageField<Victim>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.OomKill.witness)
+    pub witness: ::protobuf::EnumOrUnknown<Witness>,
     // special fields
     // @@protoc_insertion_point(special_field:coroner.agent.v1.OomKill.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -1310,7 +1312,7 @@ impl OomKill {
     }
 
     fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
-        let mut fields = ::std::vec::Vec::with_capacity(8);
+        let mut fields = ::std::vec::Vec::with_capacity(9);
         let mut oneofs = ::std::vec::Vec::with_capacity(0);
         fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
             "total",
@@ -1351,6 +1353,11 @@ impl OomKill {
             "victim",
             |m: &OomKill| { &m.victim },
             |m: &mut OomKill| { &mut m.victim },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "witness",
+            |m: &OomKill| { &m.witness },
+            |m: &mut OomKill| { &mut m.witness },
         ));
         ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<OomKill>(
             "OomKill",
@@ -1394,6 +1401,9 @@ impl ::protobuf::Message for OomKill {
                 66 => {
                     ::protobuf::rt::read_singular_message_into_field(is, &mut self.victim)?;
                 },
+                72 => {
+                    self.witness = is.read_enum_or_unknown()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -1431,6 +1441,9 @@ impl ::protobuf::Message for OomKill {
             let len = v.compute_size();
             my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
         }
+        if self.witness != ::protobuf::EnumOrUnknown::new(Witness::WITNESS_COUNTER) {
+            my_size += ::protobuf::rt::int32_size(9, self.witness.value());
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -1461,6 +1474,9 @@ impl ::protobuf::Message for OomKill {
         if let Some(v) = self.victim.as_ref() {
             ::protobuf::rt::write_message_field_with_cached_size(8, v, os)?;
         }
+        if self.witness != ::protobuf::EnumOrUnknown::new(Witness::WITNESS_COUNTER) {
+            os.write_enum(9, ::protobuf::EnumOrUnknown::value(&self.witness))?;
+        }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
     }
@@ -1486,6 +1502,7 @@ impl ::protobuf::Message for OomKill {
         self.limit_bytes = ::std::option::Option::None;
         self.usage_bytes = ::std::option::Option::None;
         self.victim.clear();
+        self.witness = ::protobuf::EnumOrUnknown::new(Witness::WITNESS_COUNTER);
         self.special_fields.clear();
     }
 
@@ -1499,6 +1516,7 @@ impl ::protobuf::Message for OomKill {
             limit_bytes: ::std::option::Option::None,
             usage_bytes: ::std::option::Option::None,
             victim: ::protobuf::MessageField::none(),
+            witness: ::protobuf::EnumOrUnknown::from_i32(0),
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -1696,6 +1714,8 @@ pub struct Exited {
     pub core: ::std::option::Option<bool>,
     // @@protoc_insertion_point(field:coroner.agent.v1.Exited.unknown_because)
     pub unknown_because: ::std::string::String,
+    // @@protoc_insertion_point(field:coroner.agent.v1.Exited.kills_unknown_because)
+    pub kills_unknown_because: ::std::string::String,
     // special fields
     // @@protoc_insertion_point(special_field:coroner.agent.v1.Exited.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -1713,7 +1733,7 @@ impl Exited {
     }
 
     fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
-        let mut fields = ::std::vec::Vec::with_capacity(6);
+        let mut fields = ::std::vec::Vec::with_capacity(7);
         let mut oneofs = ::std::vec::Vec::with_capacity(0);
         fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
             "pid",
@@ -1744,6 +1764,11 @@ impl Exited {
             "unknown_because",
             |m: &Exited| { &m.unknown_because },
             |m: &mut Exited| { &mut m.unknown_because },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "kills_unknown_because",
+            |m: &Exited| { &m.kills_unknown_because },
+            |m: &mut Exited| { &mut m.kills_unknown_because },
         ));
         ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<Exited>(
             "Exited",
@@ -1781,6 +1806,9 @@ impl ::protobuf::Message for Exited {
                 50 => {
                     self.unknown_because = is.read_string()?;
                 },
+                58 => {
+                    self.kills_unknown_because = is.read_string()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -1811,6 +1839,9 @@ impl ::protobuf::Message for Exited {
         if !self.unknown_because.is_empty() {
             my_size += ::protobuf::rt::string_size(6, &self.unknown_because);
         }
+        if !self.kills_unknown_because.is_empty() {
+            my_size += ::protobuf::rt::string_size(7, &self.kills_unknown_because);
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -1835,6 +1866,9 @@ impl ::protobuf::Message for Exited {
         if !self.unknown_because.is_empty() {
             os.write_string(6, &self.unknown_because)?;
         }
+        if !self.kills_unknown_because.is_empty() {
+            os.write_string(7, &self.kills_unknown_because)?;
+        }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
     }
@@ -1858,6 +1892,7 @@ impl ::protobuf::Message for Exited {
         self.signal = ::std::option::Option::None;
         self.core = ::std::option::Option::None;
         self.unknown_because.clear();
+        self.kills_unknown_because.clear();
         self.special_fields.clear();
     }
 
@@ -1869,6 +1904,7 @@ impl ::protobuf::Message for Exited {
             signal: ::std::option::Option::None,
             core: ::std::option::Option::None,
             unknown_because: ::std::string::String::new(),
+            kills_unknown_because: ::std::string::String::new(),
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -3850,6 +3886,68 @@ impl Level {
 }
 
 #[derive(Clone,Copy,PartialEq,Eq,Debug,Hash)]
+// @@protoc_insertion_point(enum:coroner.agent.v1.Witness)
+pub enum Witness {
+    // @@protoc_insertion_point(enum_value:coroner.agent.v1.Witness.WITNESS_COUNTER)
+    WITNESS_COUNTER = 0,
+    // @@protoc_insertion_point(enum_value:coroner.agent.v1.Witness.WITNESS_KERNEL_LOG)
+    WITNESS_KERNEL_LOG = 1,
+}
+
+impl ::protobuf::Enum for Witness {
+    const NAME: &'static str = "Witness";
+
+    fn value(&self) -> i32 {
+        *self as i32
+    }
+
+    fn from_i32(value: i32) -> ::std::option::Option<Witness> {
+        match value {
+            0 => ::std::option::Option::Some(Witness::WITNESS_COUNTER),
+            1 => ::std::option::Option::Some(Witness::WITNESS_KERNEL_LOG),
+            _ => ::std::option::Option::None
+        }
+    }
+
+    fn from_str(str: &str) -> ::std::option::Option<Witness> {
+        match str {
+            "WITNESS_COUNTER" => ::std::option::Option::Some(Witness::WITNESS_COUNTER),
+            "WITNESS_KERNEL_LOG" => ::std::option::Option::Some(Witness::WITNESS_KERNEL_LOG),
+            _ => ::std::option::Option::None
+        }
+    }
+
+    const VALUES: &'static [Witness] = &[
+        Witness::WITNESS_COUNTER,
+        Witness::WITNESS_KERNEL_LOG,
+    ];
+}
+
+impl ::protobuf::EnumFull for Witness {
+    fn enum_descriptor() -> ::protobuf::reflect::EnumDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::EnumDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().enum_by_package_relative_name("Witness").unwrap()).clone()
+    }
+
+    fn descriptor(&self) -> ::protobuf::reflect::EnumValueDescriptor {
+        let index = *self as usize;
+        Self::enum_descriptor().value_by_index(index)
+    }
+}
+
+impl ::std::default::Default for Witness {
+    fn default() -> Self {
+        Witness::WITNESS_COUNTER
+    }
+}
+
+impl Witness {
+    fn generated_enum_descriptor_data() -> ::protobuf::reflect::GeneratedEnumDescriptorData {
+        ::protobuf::reflect::GeneratedEnumDescriptorData::new::<Witness>("Witness")
+    }
+}
+
+#[derive(Clone,Copy,PartialEq,Eq,Debug,Hash)]
 // @@protoc_insertion_point(enum:coroner.agent.v1.PressureOf)
 pub enum PressureOf {
     // @@protoc_insertion_point(enum_value:coroner.agent.v1.PressureOf.PRESSURE_OF_UNKNOWN)
@@ -3948,77 +4046,81 @@ static file_descriptor_proto_data: &'static [u8] = b"\
     dH\x01R\x06exited\x128\n\x08pressure\x18\x0c\x20\x01(\x0b2\x1a.coroner.a\
     gent.v1.PressureH\x01R\x08pressure\x12/\n\x05other\x18\x0f\x20\x01(\x0b2\
     \x17.coroner.agent.v1.OtherH\x01R\x05otherB\n\n\x08_exec_idB\x07\n\x05ev\
-    ent\"\xcf\x02\n\x07OomKill\x12\x14\n\x05total\x18\x01\x20\x01(\x04R\x05t\
+    ent\"\x84\x03\n\x07OomKill\x12\x14\n\x05total\x18\x01\x20\x01(\x04R\x05t\
     otal\x12\x14\n\x05added\x18\x02\x20\x01(\x04R\x05added\x12\x19\n\x05grou\
     p\x18\x03\x20\x01(\x08H\0R\x05group\x88\x01\x01\x12-\n\x05level\x18\x04\
     \x20\x01(\x0e2\x17.coroner.agent.v1.LevelR\x05level\x12\x16\n\x06cgroup\
     \x18\x05\x20\x01(\tR\x06cgroup\x12$\n\x0blimit_bytes\x18\x06\x20\x01(\
     \x04H\x01R\nlimitBytes\x88\x01\x01\x12$\n\x0busage_bytes\x18\x07\x20\x01\
     (\x04H\x02R\nusageBytes\x88\x01\x01\x125\n\x06victim\x18\x08\x20\x01(\
-    \x0b2\x18.coroner.agent.v1.VictimH\x03R\x06victim\x88\x01\x01B\x08\n\x06\
-    _groupB\x0e\n\x0c_limit_bytesB\x0e\n\x0c_usage_bytesB\t\n\x07_victim\"X\
-    \n\x06Victim\x12\x10\n\x03pid\x18\x01\x20\x01(\rR\x03pid\x12\x12\n\x04co\
-    mm\x18\x02\x20\x01(\tR\x04comm\x12\x1c\n\x07is_init\x18\x03\x20\x01(\x08\
-    H\0R\x06isInit\x88\x01\x01B\n\n\x08_is_init\"\xec\x01\n\x06Exited\x12\
-    \x15\n\x03pid\x18\x01\x20\x01(\rH\0R\x03pid\x88\x01\x01\x12\x1c\n\x07is_\
-    init\x18\x02\x20\x01(\x08H\x01R\x06isInit\x88\x01\x01\x12\x1b\n\x06statu\
-    s\x18\x03\x20\x01(\rH\x02R\x06status\x88\x01\x01\x12\x1b\n\x06signal\x18\
-    \x04\x20\x01(\rH\x03R\x06signal\x88\x01\x01\x12\x17\n\x04core\x18\x05\
-    \x20\x01(\x08H\x04R\x04core\x88\x01\x01\x12'\n\x0funknown_because\x18\
-    \x06\x20\x01(\tR\x0eunknownBecauseB\x06\n\x04_pidB\n\n\x08_is_initB\t\n\
-    \x07_statusB\t\n\x07_signalB\x07\n\x05_core\"\x92\x02\n\x08Pressure\x12,\
-    \n\x02of\x18\x01\x20\x01(\x0e2\x1c.coroner.agent.v1.PressureOfR\x02of\
-    \x12\x12\n\x04full\x18\x02\x20\x01(\x08R\x04full\x12\x1f\n\x0bavg10_cent\
-    i\x18\x03\x20\x01(\rR\navg10Centi\x12\x1f\n\x0bavg60_centi\x18\x04\x20\
-    \x01(\rR\navg60Centi\x12\x19\n\x08total_us\x18\x05\x20\x01(\x04R\x07tota\
-    lUs\x12\"\n\nstalled_us\x18\x06\x20\x01(\x04H\0R\tstalledUs\x88\x01\x01\
-    \x12$\n\x0bhigh_events\x18\x07\x20\x01(\x04H\x01R\nhighEvents\x88\x01\
-    \x01B\r\n\x0b_stalled_usB\x0e\n\x0c_high_events\"\x8b\x01\n\x0fPressureT\
-    rigger\x12,\n\x02of\x18\x01\x20\x01(\x0e2\x1c.coroner.agent.v1.PressureO\
-    fR\x02of\x12\x12\n\x04full\x18\x02\x20\x01(\x08R\x04full\x12\x19\n\x08st\
-    all_us\x18\x03\x20\x01(\rR\x07stallUs\x12\x1b\n\twindow_us\x18\x04\x20\
-    \x01(\rR\x08windowUs\"/\n\x05Other\x12\x12\n\x04kind\x18\x01\x20\x01(\tR\
-    \x04kind\x12\x12\n\x04json\x18\x02\x20\x01(\tR\x04json\"?\n\x0fSnapshotR\
-    equest\x12,\n\x12after_container_id\x18\x01\x20\x01(\tR\x10afterContaine\
-    rId\"\x7f\n\x10SnapshotResponse\x12;\n\ncontainers\x18\x01\x20\x03(\x0b2\
-    \x1b.coroner.agent.v1.ContainerR\ncontainers\x12\x1a\n\tas_of_seq\x18\
-    \x02\x20\x01(\x04R\x07asOfSeq\x12\x12\n\x04more\x18\x03\x20\x01(\x08R\
-    \x04more\"\xf7\x02\n\tContainer\x12\x0e\n\x02id\x18\x01\x20\x01(\tR\x02i\
-    d\x12\x16\n\x06cgroup\x18\x02\x20\x01(\tR\x06cgroup\x12\x1e\n\x08init_pi\
-    d\x18\x03\x20\x01(\rH\0R\x07initPid\x88\x01\x01\x12$\n\x0bkills_total\
-    \x18\x04\x20\x01(\x04H\x01R\nkillsTotal\x88\x01\x01\x121\n\x04exit\x18\
-    \x05\x20\x01(\x0b2\x18.coroner.agent.v1.ExitedH\x02R\x04exit\x88\x01\x01\
-    \x12$\n\x0blimit_bytes\x18\x06\x20\x01(\x04H\x03R\nlimitBytes\x88\x01\
-    \x01\x12$\n\x0busage_bytes\x18\x07\x20\x01(\x04H\x04R\nusageBytes\x88\
-    \x01\x01\x12&\n\x0ckills_before\x18\x08\x20\x01(\x04H\x05R\x0bkillsBefor\
-    e\x88\x01\x01B\x0b\n\t_init_pidB\x0e\n\x0c_kills_totalB\x07\n\x05_exitB\
-    \x0e\n\x0c_limit_bytesB\x0e\n\x0c_usage_bytesB\x0f\n\r_kills_before\"2\n\
-    \rSettleRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\tR\x0bcontainerI\
-    d\"\x94\x01\n\x0eSettleResponse\x12\x10\n\x03seq\x18\x01\x20\x01(\x04R\
-    \x03seq\x12$\n\x0bkills_total\x18\x02\x20\x01(\x04H\0R\nkillsTotal\x88\
-    \x01\x01\x121\n\x04exit\x18\x03\x20\x01(\x0b2\x18.coroner.agent.v1.Exite\
-    dH\x01R\x04exit\x88\x01\x01B\x0e\n\x0c_kills_totalB\x07\n\x05_exit\"\xdf\
-    \x01\n\x0cWatchRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\tR\x0bcon\
-    tainerId\x12\x16\n\x06cgroup\x18\x02\x20\x01(\tR\x06cgroup\x12\x1e\n\x08\
-    init_pid\x18\x03\x20\x01(\rH\0R\x07initPid\x88\x01\x01\x12\x1c\n\x07exec\
-    _id\x18\x04\x20\x01(\tH\x01R\x06execId\x88\x01\x01\x12=\n\x08pressure\
-    \x18\x05\x20\x03(\x0b2!.coroner.agent.v1.PressureTriggerR\x08pressureB\
-    \x0b\n\t_init_pidB\n\n\x08_exec_id\"\x0f\n\rWatchResponse\"3\n\x0eUnwatc\
-    hRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\tR\x0bcontainerId\"\x11\
-    \n\x0fUnwatchResponse*e\n\x05Level\x12\x11\n\rLEVEL_UNKNOWN\x10\0\x12\
-    \x13\n\x0fLEVEL_CONTAINER\x10\x01\x12\x0f\n\x0bLEVEL_CHILD\x10\x02\x12\
-    \x12\n\x0eLEVEL_ANCESTOR\x10\x03\x12\x0f\n\x0bLEVEL_GUEST\x10\x04*f\n\nP\
-    ressureOf\x12\x17\n\x13PRESSURE_OF_UNKNOWN\x10\0\x12\x16\n\x12PRESSURE_O\
-    F_MEMORY\x10\x01\x12\x13\n\x0fPRESSURE_OF_CPU\x10\x02\x12\x12\n\x0ePRESS\
-    URE_OF_IO\x10\x032\xe7\x03\n\x05Agent\x12H\n\x05Hello\x12\x1e.coroner.ag\
-    ent.v1.HelloRequest\x1a\x1f.coroner.agent.v1.HelloResponse\x12Z\n\x0bNex\
-    tSignals\x12$.coroner.agent.v1.NextSignalsRequest\x1a%.coroner.agent.v1.\
-    NextSignalsResponse\x12Q\n\x08Snapshot\x12!.coroner.agent.v1.SnapshotReq\
-    uest\x1a\".coroner.agent.v1.SnapshotResponse\x12K\n\x06Settle\x12\x1f.co\
-    roner.agent.v1.SettleRequest\x1a\x20.coroner.agent.v1.SettleResponse\x12\
-    H\n\x05Watch\x12\x1e.coroner.agent.v1.WatchRequest\x1a\x1f.coroner.agent\
-    .v1.WatchResponse\x12N\n\x07Unwatch\x12\x20.coroner.agent.v1.UnwatchRequ\
-    est\x1a!.coroner.agent.v1.UnwatchResponseb\x06proto3\
+    \x0b2\x18.coroner.agent.v1.VictimH\x03R\x06victim\x88\x01\x01\x123\n\x07\
+    witness\x18\t\x20\x01(\x0e2\x19.coroner.agent.v1.WitnessR\x07witnessB\
+    \x08\n\x06_groupB\x0e\n\x0c_limit_bytesB\x0e\n\x0c_usage_bytesB\t\n\x07_\
+    victim\"X\n\x06Victim\x12\x10\n\x03pid\x18\x01\x20\x01(\rR\x03pid\x12\
+    \x12\n\x04comm\x18\x02\x20\x01(\tR\x04comm\x12\x1c\n\x07is_init\x18\x03\
+    \x20\x01(\x08H\0R\x06isInit\x88\x01\x01B\n\n\x08_is_init\"\xa0\x02\n\x06\
+    Exited\x12\x15\n\x03pid\x18\x01\x20\x01(\rH\0R\x03pid\x88\x01\x01\x12\
+    \x1c\n\x07is_init\x18\x02\x20\x01(\x08H\x01R\x06isInit\x88\x01\x01\x12\
+    \x1b\n\x06status\x18\x03\x20\x01(\rH\x02R\x06status\x88\x01\x01\x12\x1b\
+    \n\x06signal\x18\x04\x20\x01(\rH\x03R\x06signal\x88\x01\x01\x12\x17\n\
+    \x04core\x18\x05\x20\x01(\x08H\x04R\x04core\x88\x01\x01\x12'\n\x0funknow\
+    n_because\x18\x06\x20\x01(\tR\x0eunknownBecause\x122\n\x15kills_unknown_\
+    because\x18\x07\x20\x01(\tR\x13killsUnknownBecauseB\x06\n\x04_pidB\n\n\
+    \x08_is_initB\t\n\x07_statusB\t\n\x07_signalB\x07\n\x05_core\"\x92\x02\n\
+    \x08Pressure\x12,\n\x02of\x18\x01\x20\x01(\x0e2\x1c.coroner.agent.v1.Pre\
+    ssureOfR\x02of\x12\x12\n\x04full\x18\x02\x20\x01(\x08R\x04full\x12\x1f\n\
+    \x0bavg10_centi\x18\x03\x20\x01(\rR\navg10Centi\x12\x1f\n\x0bavg60_centi\
+    \x18\x04\x20\x01(\rR\navg60Centi\x12\x19\n\x08total_us\x18\x05\x20\x01(\
+    \x04R\x07totalUs\x12\"\n\nstalled_us\x18\x06\x20\x01(\x04H\0R\tstalledUs\
+    \x88\x01\x01\x12$\n\x0bhigh_events\x18\x07\x20\x01(\x04H\x01R\nhighEvent\
+    s\x88\x01\x01B\r\n\x0b_stalled_usB\x0e\n\x0c_high_events\"\x8b\x01\n\x0f\
+    PressureTrigger\x12,\n\x02of\x18\x01\x20\x01(\x0e2\x1c.coroner.agent.v1.\
+    PressureOfR\x02of\x12\x12\n\x04full\x18\x02\x20\x01(\x08R\x04full\x12\
+    \x19\n\x08stall_us\x18\x03\x20\x01(\rR\x07stallUs\x12\x1b\n\twindow_us\
+    \x18\x04\x20\x01(\rR\x08windowUs\"/\n\x05Other\x12\x12\n\x04kind\x18\x01\
+    \x20\x01(\tR\x04kind\x12\x12\n\x04json\x18\x02\x20\x01(\tR\x04json\"?\n\
+    \x0fSnapshotRequest\x12,\n\x12after_container_id\x18\x01\x20\x01(\tR\x10\
+    afterContainerId\"\x7f\n\x10SnapshotResponse\x12;\n\ncontainers\x18\x01\
+    \x20\x03(\x0b2\x1b.coroner.agent.v1.ContainerR\ncontainers\x12\x1a\n\tas\
+    _of_seq\x18\x02\x20\x01(\x04R\x07asOfSeq\x12\x12\n\x04more\x18\x03\x20\
+    \x01(\x08R\x04more\"\xf7\x02\n\tContainer\x12\x0e\n\x02id\x18\x01\x20\
+    \x01(\tR\x02id\x12\x16\n\x06cgroup\x18\x02\x20\x01(\tR\x06cgroup\x12\x1e\
+    \n\x08init_pid\x18\x03\x20\x01(\rH\0R\x07initPid\x88\x01\x01\x12$\n\x0bk\
+    ills_total\x18\x04\x20\x01(\x04H\x01R\nkillsTotal\x88\x01\x01\x121\n\x04\
+    exit\x18\x05\x20\x01(\x0b2\x18.coroner.agent.v1.ExitedH\x02R\x04exit\x88\
+    \x01\x01\x12$\n\x0blimit_bytes\x18\x06\x20\x01(\x04H\x03R\nlimitBytes\
+    \x88\x01\x01\x12$\n\x0busage_bytes\x18\x07\x20\x01(\x04H\x04R\nusageByte\
+    s\x88\x01\x01\x12&\n\x0ckills_before\x18\x08\x20\x01(\x04H\x05R\x0bkills\
+    Before\x88\x01\x01B\x0b\n\t_init_pidB\x0e\n\x0c_kills_totalB\x07\n\x05_e\
+    xitB\x0e\n\x0c_limit_bytesB\x0e\n\x0c_usage_bytesB\x0f\n\r_kills_before\
+    \"2\n\rSettleRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\tR\x0bconta\
+    inerId\"\x94\x01\n\x0eSettleResponse\x12\x10\n\x03seq\x18\x01\x20\x01(\
+    \x04R\x03seq\x12$\n\x0bkills_total\x18\x02\x20\x01(\x04H\0R\nkillsTotal\
+    \x88\x01\x01\x121\n\x04exit\x18\x03\x20\x01(\x0b2\x18.coroner.agent.v1.E\
+    xitedH\x01R\x04exit\x88\x01\x01B\x0e\n\x0c_kills_totalB\x07\n\x05_exit\"\
+    \xdf\x01\n\x0cWatchRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\tR\
+    \x0bcontainerId\x12\x16\n\x06cgroup\x18\x02\x20\x01(\tR\x06cgroup\x12\
+    \x1e\n\x08init_pid\x18\x03\x20\x01(\rH\0R\x07initPid\x88\x01\x01\x12\x1c\
+    \n\x07exec_id\x18\x04\x20\x01(\tH\x01R\x06execId\x88\x01\x01\x12=\n\x08p\
+    ressure\x18\x05\x20\x03(\x0b2!.coroner.agent.v1.PressureTriggerR\x08pres\
+    sureB\x0b\n\t_init_pidB\n\n\x08_exec_id\"\x0f\n\rWatchResponse\"3\n\x0eU\
+    nwatchRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\tR\x0bcontainerId\
+    \"\x11\n\x0fUnwatchResponse*e\n\x05Level\x12\x11\n\rLEVEL_UNKNOWN\x10\0\
+    \x12\x13\n\x0fLEVEL_CONTAINER\x10\x01\x12\x0f\n\x0bLEVEL_CHILD\x10\x02\
+    \x12\x12\n\x0eLEVEL_ANCESTOR\x10\x03\x12\x0f\n\x0bLEVEL_GUEST\x10\x04*6\
+    \n\x07Witness\x12\x13\n\x0fWITNESS_COUNTER\x10\0\x12\x16\n\x12WITNESS_KE\
+    RNEL_LOG\x10\x01*f\n\nPressureOf\x12\x17\n\x13PRESSURE_OF_UNKNOWN\x10\0\
+    \x12\x16\n\x12PRESSURE_OF_MEMORY\x10\x01\x12\x13\n\x0fPRESSURE_OF_CPU\
+    \x10\x02\x12\x12\n\x0ePRESSURE_OF_IO\x10\x032\xe7\x03\n\x05Agent\x12H\n\
+    \x05Hello\x12\x1e.coroner.agent.v1.HelloRequest\x1a\x1f.coroner.agent.v1\
+    .HelloResponse\x12Z\n\x0bNextSignals\x12$.coroner.agent.v1.NextSignalsRe\
+    quest\x1a%.coroner.agent.v1.NextSignalsResponse\x12Q\n\x08Snapshot\x12!.\
+    coroner.agent.v1.SnapshotRequest\x1a\".coroner.agent.v1.SnapshotResponse\
+    \x12K\n\x06Settle\x12\x1f.coroner.agent.v1.SettleRequest\x1a\x20.coroner\
+    .agent.v1.SettleResponse\x12H\n\x05Watch\x12\x1e.coroner.agent.v1.WatchR\
+    equest\x1a\x1f.coroner.agent.v1.WatchResponse\x12N\n\x07Unwatch\x12\x20.\
+    coroner.agent.v1.UnwatchRequest\x1a!.coroner.agent.v1.UnwatchResponseb\
+    \x06proto3\
 ";
 
 /// `FileDescriptorProto` object which was a source for this generated file
@@ -4057,8 +4159,9 @@ pub fn file_descriptor() -> &'static ::protobuf::reflect::FileDescriptor {
             messages.push(WatchResponse::generated_message_descriptor_data());
             messages.push(UnwatchRequest::generated_message_descriptor_data());
             messages.push(UnwatchResponse::generated_message_descriptor_data());
-            let mut enums = ::std::vec::Vec::with_capacity(2);
+            let mut enums = ::std::vec::Vec::with_capacity(3);
             enums.push(Level::generated_enum_descriptor_data());
+            enums.push(Witness::generated_enum_descriptor_data());
             enums.push(PressureOf::generated_enum_descriptor_data());
             ::protobuf::reflect::GeneratedFileDescriptor::new_generated(
                 file_descriptor_proto(),

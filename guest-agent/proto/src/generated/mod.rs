@@ -2,10 +2,8 @@
 #![cfg_attr(rustfmt, rustfmt::skip)]
 
 pub mod agent;
-pub mod control;
 pub mod kata;
 pub mod shim;
 pub mod agent_ttrpc;
-pub mod control_ttrpc;
 pub mod kata_ttrpc;
 pub mod shim_ttrpc;

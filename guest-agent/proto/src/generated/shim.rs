@@ -458,6 +458,8 @@ pub struct RuleRequest {
     pub exited_at_ns: ::std::option::Option<u64>,
     // @@protoc_insertion_point(field:coroner.shim.v1.RuleRequest.requests)
     pub requests: ::std::vec::Vec<KillRequest>,
+    // @@protoc_insertion_point(field:coroner.shim.v1.RuleRequest.hold_id)
+    pub hold_id: ::std::string::String,
     // special fields
     // @@protoc_insertion_point(special_field:coroner.shim.v1.RuleRequest.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -475,7 +477,7 @@ impl RuleRequest {
     }
 
     fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
-        let mut fields = ::std::vec::Vec::with_capacity(5);
+        let mut fields = ::std::vec::Vec::with_capacity(6);
         let mut oneofs = ::std::vec::Vec::with_capacity(0);
         fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
             "namespace",
@@ -501,6 +503,11 @@ impl RuleRequest {
             "requests",
             |m: &RuleRequest| { &m.requests },
             |m: &mut RuleRequest| { &mut m.requests },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "hold_id",
+            |m: &RuleRequest| { &m.hold_id },
+            |m: &mut RuleRequest| { &mut m.hold_id },
         ));
         ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<RuleRequest>(
             "RuleRequest",
@@ -535,6 +542,9 @@ impl ::protobuf::Message for RuleRequest {
                 42 => {
                     self.requests.push(is.read_message()?);
                 },
+                50 => {
+                    self.hold_id = is.read_string()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -564,6 +574,9 @@ impl ::protobuf::Message for RuleRequest {
             let len = value.compute_size();
             my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
         };
+        if !self.hold_id.is_empty() {
+            my_size += ::protobuf::rt::string_size(6, &self.hold_id);
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -585,6 +598,9 @@ impl ::protobuf::Message for RuleRequest {
         for v in &self.requests {
             ::protobuf::rt::write_message_field_with_cached_size(5, v, os)?;
         };
+        if !self.hold_id.is_empty() {
+            os.write_string(6, &self.hold_id)?;
+        }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
     }
@@ -607,6 +623,7 @@ impl ::protobuf::Message for RuleRequest {
         self.status = 0;
         self.exited_at_ns = ::std::option::Option::None;
         self.requests.clear();
+        self.hold_id.clear();
         self.special_fields.clear();
     }
 
@@ -617,6 +634,7 @@ impl ::protobuf::Message for RuleRequest {
             status: 0,
             exited_at_ns: ::std::option::Option::None,
             requests: ::std::vec::Vec::new(),
+            hold_id: ::std::string::String::new(),
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -774,6 +792,8 @@ pub struct ReleasedRequest {
     pub status: u32,
     // @@protoc_insertion_point(field:coroner.shim.v1.ReleasedRequest.expired)
     pub expired: bool,
+    // @@protoc_insertion_point(field:coroner.shim.v1.ReleasedRequest.hold_id)
+    pub hold_id: ::std::string::String,
     // special fields
     // @@protoc_insertion_point(special_field:coroner.shim.v1.ReleasedRequest.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -791,7 +811,7 @@ impl ReleasedRequest {
     }
 
     fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
-        let mut fields = ::std::vec::Vec::with_capacity(4);
+        let mut fields = ::std::vec::Vec::with_capacity(5);
         let mut oneofs = ::std::vec::Vec::with_capacity(0);
         fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
             "namespace",
@@ -812,6 +832,11 @@ impl ReleasedRequest {
             "expired",
             |m: &ReleasedRequest| { &m.expired },
             |m: &mut ReleasedRequest| { &mut m.expired },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "hold_id",
+            |m: &ReleasedRequest| { &m.hold_id },
+            |m: &mut ReleasedRequest| { &mut m.hold_id },
         ));
         ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<ReleasedRequest>(
             "ReleasedRequest",
@@ -843,6 +868,9 @@ impl ::protobuf::Message for ReleasedRequest {
                 32 => {
                     self.expired = is.read_bool()?;
                 },
+                42 => {
+                    self.hold_id = is.read_string()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -868,6 +896,9 @@ impl ::protobuf::Message for ReleasedRequest {
         if self.expired != false {
             my_size += 1 + 1;
         }
+        if !self.hold_id.is_empty() {
+            my_size += ::protobuf::rt::string_size(5, &self.hold_id);
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -885,6 +916,9 @@ impl ::protobuf::Message for ReleasedRequest {
         }
         if self.expired != false {
             os.write_bool(4, self.expired)?;
+        }
+        if !self.hold_id.is_empty() {
+            os.write_string(5, &self.hold_id)?;
         }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
@@ -907,6 +941,7 @@ impl ::protobuf::Message for ReleasedRequest {
         self.process.clear();
         self.status = 0;
         self.expired = false;
+        self.hold_id.clear();
         self.special_fields.clear();
     }
 
@@ -916,6 +951,7 @@ impl ::protobuf::Message for ReleasedRequest {
             process: ::protobuf::MessageField::none(),
             status: 0,
             expired: false,
+            hold_id: ::std::string::String::new(),
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -1541,32 +1577,33 @@ static file_descriptor_proto_data: &'static [u8] = b"\
     \x18\x02\x20\x01(\tR\x04mode\"d\n\x07Process\x12!\n\x0ccontainer_id\x18\
     \x01\x20\x01(\tR\x0bcontainerId\x12\x17\n\x07exec_id\x18\x02\x20\x01(\tR\
     \x06execId\x12\x15\n\x03pid\x18\x03\x20\x01(\rH\0R\x03pid\x88\x01\x01B\
-    \x06\n\x04_pid\"\xe9\x01\n\x0bRuleRequest\x12\x1c\n\tnamespace\x18\x01\
+    \x06\n\x04_pid\"\x82\x02\n\x0bRuleRequest\x12\x1c\n\tnamespace\x18\x01\
     \x20\x01(\tR\tnamespace\x122\n\x07process\x18\x02\x20\x01(\x0b2\x18.coro\
     ner.shim.v1.ProcessR\x07process\x12\x16\n\x06status\x18\x03\x20\x01(\rR\
     \x06status\x12%\n\x0cexited_at_ns\x18\x04\x20\x01(\x04H\0R\nexitedAtNs\
     \x88\x01\x01\x128\n\x08requests\x18\x05\x20\x03(\x0b2\x1c.coroner.shim.v\
-    1.KillRequestR\x08requestsB\x0f\n\r_exited_at_ns\"&\n\x0cRuleResponse\
-    \x12\x16\n\x06status\x18\x01\x20\x01(\rR\x06status\"\x95\x01\n\x0fReleas\
-    edRequest\x12\x1c\n\tnamespace\x18\x01\x20\x01(\tR\tnamespace\x122\n\x07\
-    process\x18\x02\x20\x01(\x0b2\x18.coroner.shim.v1.ProcessR\x07process\
-    \x12\x16\n\x06status\x18\x03\x20\x01(\rR\x06status\x12\x18\n\x07expired\
-    \x18\x04\x20\x01(\x08R\x07expired\"\x12\n\x10ReleasedResponse\"j\n\x10Re\
-    questedRequest\x12\x1c\n\tnamespace\x18\x01\x20\x01(\tR\tnamespace\x128\
-    \n\x08requests\x18\x02\x20\x03(\x0b2\x1c.coroner.shim.v1.KillRequestR\
-    \x08requests\"\x13\n\x11RequestedResponse\"\xce\x01\n\x0bKillRequest\x12\
-    \x10\n\x03seq\x18\x01\x20\x01(\x04R\x03seq\x12\x19\n\x08proxy_id\x18\x02\
-    \x20\x01(\tR\x07proxyId\x12!\n\x0ccontainer_id\x18\x03\x20\x01(\tR\x0bco\
-    ntainerId\x12\x17\n\x07exec_id\x18\x04\x20\x01(\tR\x06execId\x12\x16\n\
-    \x06signal\x18\x05\x20\x01(\rR\x06signal\x12\x10\n\x03all\x18\x06\x20\
-    \x01(\x08R\x03all\x12\x13\n\x05at_ns\x18\x07\x20\x01(\x04R\x04atNs\x12\
-    \x17\n\x07boot_ns\x18\x08\x20\x01(\x04R\x06bootNs2\xb8\x02\n\x04Shim\x12\
-    F\n\x05Hello\x12\x1d.coroner.shim.v1.HelloRequest\x1a\x1e.coroner.shim.v\
-    1.HelloResponse\x12C\n\x04Rule\x12\x1c.coroner.shim.v1.RuleRequest\x1a\
-    \x1d.coroner.shim.v1.RuleResponse\x12O\n\x08Released\x12\x20.coroner.shi\
-    m.v1.ReleasedRequest\x1a!.coroner.shim.v1.ReleasedResponse\x12R\n\tReque\
-    sted\x12!.coroner.shim.v1.RequestedRequest\x1a\".coroner.shim.v1.Request\
-    edResponseb\x06proto3\
+    1.KillRequestR\x08requests\x12\x17\n\x07hold_id\x18\x06\x20\x01(\tR\x06h\
+    oldIdB\x0f\n\r_exited_at_ns\"&\n\x0cRuleResponse\x12\x16\n\x06status\x18\
+    \x01\x20\x01(\rR\x06status\"\xae\x01\n\x0fReleasedRequest\x12\x1c\n\tnam\
+    espace\x18\x01\x20\x01(\tR\tnamespace\x122\n\x07process\x18\x02\x20\x01(\
+    \x0b2\x18.coroner.shim.v1.ProcessR\x07process\x12\x16\n\x06status\x18\
+    \x03\x20\x01(\rR\x06status\x12\x18\n\x07expired\x18\x04\x20\x01(\x08R\
+    \x07expired\x12\x17\n\x07hold_id\x18\x05\x20\x01(\tR\x06holdId\"\x12\n\
+    \x10ReleasedResponse\"j\n\x10RequestedRequest\x12\x1c\n\tnamespace\x18\
+    \x01\x20\x01(\tR\tnamespace\x128\n\x08requests\x18\x02\x20\x03(\x0b2\x1c\
+    .coroner.shim.v1.KillRequestR\x08requests\"\x13\n\x11RequestedResponse\"\
+    \xce\x01\n\x0bKillRequest\x12\x10\n\x03seq\x18\x01\x20\x01(\x04R\x03seq\
+    \x12\x19\n\x08proxy_id\x18\x02\x20\x01(\tR\x07proxyId\x12!\n\x0ccontaine\
+    r_id\x18\x03\x20\x01(\tR\x0bcontainerId\x12\x17\n\x07exec_id\x18\x04\x20\
+    \x01(\tR\x06execId\x12\x16\n\x06signal\x18\x05\x20\x01(\rR\x06signal\x12\
+    \x10\n\x03all\x18\x06\x20\x01(\x08R\x03all\x12\x13\n\x05at_ns\x18\x07\
+    \x20\x01(\x04R\x04atNs\x12\x17\n\x07boot_ns\x18\x08\x20\x01(\x04R\x06boo\
+    tNs2\xb8\x02\n\x04Shim\x12F\n\x05Hello\x12\x1d.coroner.shim.v1.HelloRequ\
+    est\x1a\x1e.coroner.shim.v1.HelloResponse\x12C\n\x04Rule\x12\x1c.coroner\
+    .shim.v1.RuleRequest\x1a\x1d.coroner.shim.v1.RuleResponse\x12O\n\x08Rele\
+    ased\x12\x20.coroner.shim.v1.ReleasedRequest\x1a!.coroner.shim.v1.Releas\
+    edResponse\x12R\n\tRequested\x12!.coroner.shim.v1.RequestedRequest\x1a\"\
+    .coroner.shim.v1.RequestedResponseb\x06proto3\
 ";
 
 /// `FileDescriptorProto` object which was a source for this generated file

@@ -10,7 +10,7 @@ use ttrpc::{Request, Response};
 
 use crate::fake_inner::{V3, message};
 
-/// What is not answered by then never is.
+/// Timeout of a call, in nanoseconds.
 const PATIENCE: i64 = 30_000_000_000;
 
 /// A connection.
@@ -28,7 +28,7 @@ impl Caller {
         Self { runtime: Arc::new(runtime), client, service: V3 }
     }
 
-    /// A call whose answer is asked for later.
+    /// Begins a call; `Begun::end` returns its answer.
     pub(crate) fn begin(&self, method: &str, payload: Vec<u8>) -> Begun {
         let (client, service, method) = (self.client.clone(), self.service.to_owned(), method.to_owned());
         let request = Request { service, method, payload, timeout_nano: PATIENCE, ..Default::default() };
@@ -47,7 +47,7 @@ impl Caller {
     }
 }
 
-/// A call that waits for its answer.
+/// An open call.
 pub(crate) struct Begun {
     runtime: Arc<Runtime>,
     tasks: JoinSet<ttrpc::Result<Response>>,

@@ -1,12 +1,12 @@
-//! An inner shim's Task service, of both versions, in a runtime of its own: it ends as a process does, with its connections.
+//! An inner shim's Task service, of both versions, in its own runtime: it ends with its
+//! connections, as a process does.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use coroner_proto::address::Address;
-use coroner_proto::transport;
+use coroner_transport::Address;
 use protobuf::Message as _;
 use protobuf::UnknownValueRef;
 use protobuf::well_known_types::empty::Empty;
@@ -17,13 +17,13 @@ use ttrpc::{Code, Request, Response};
 
 pub(crate) const V2: &str = "containerd.task.v2.Task";
 pub(crate) const V3: &str = "containerd.task.v3.Task";
-/// What a process of this shim ends with.
+/// The status that each process of this shim ends with.
 pub(crate) const STATUS: u64 = 137;
 pub(crate) const SECONDS: u64 = 1_600_000_000;
 pub(crate) const NANOS: u64 = 123_456_789;
 /// A field that no version has.
 pub(crate) const UNKNOWN: (u32, u64) = (77, 5);
-/// Larger than what the proxy looks at.
+/// Larger than what the proxy inspects.
 pub(crate) const LARGE: usize = 300_000;
 
 /// A message of numbers and bytes, as any protobuf library would encode it.
@@ -63,25 +63,30 @@ pub(crate) struct FakeInner {
     runtime: Option<Runtime>,
     /// Whether its processes have ended.
     pub(crate) ended: watch::Sender<bool>,
+    /// Whether calls of Start are answered.
+    pub(crate) starts: watch::Sender<bool>,
     /// The methods that were called.
     pub(crate) calls: Arc<Mutex<Vec<String>>>,
 }
 
-struct Method {
+struct FakeMethod {
     name: &'static str,
     ended: watch::Receiver<bool>,
+    starts: watch::Receiver<bool>,
     calls: Arc<Mutex<Vec<String>>>,
 }
 
 impl FakeInner {
     pub(crate) fn listen(socket: &Path) -> Self {
         let (ended, receiver) = watch::channel(false);
+        let (starts, started) = watch::channel(true);
         let calls = Arc::new(Mutex::new(Vec::new()));
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let methods = || {
             ["Create", "Exec", "Start", "Wait", "State", "Delete", "Kill", "Stats", "Update"].map(|name| {
-                let handler = Method { name, ended: receiver.clone(), calls: Arc::clone(&calls) };
+                let (ended, starts) = (receiver.clone(), started.clone());
+                let handler = FakeMethod { name, ended, starts, calls: Arc::clone(&calls) };
                 (name.to_owned(), Box::new(handler) as Box<dyn MethodHandler + Send + Sync>)
             })
         };
@@ -91,13 +96,13 @@ impl FakeInner {
         runtime.block_on(async {
             // Without a guard: shims take what containerd may send.
             let Address::Unix(path) = address else { unreachable!("made above") };
-            let listener = transport::private(&path).unwrap();
+            let listener = coroner_transport::private(&path).unwrap();
             let mut server = Server::new().add_listener(listener).register_service(services);
             server.start().await.unwrap();
             // It stays for as long as the runtime.
             std::mem::forget(server);
         });
-        Self { runtime: Some(runtime), ended, calls }
+        Self { runtime: Some(runtime), ended, starts, calls }
     }
 
     pub(crate) fn end(&mut self) {
@@ -114,15 +119,18 @@ impl Drop for FakeInner {
 }
 
 #[async_trait]
-impl MethodHandler for Method {
+impl MethodHandler for FakeMethod {
     async fn handler(&self, _: TtrpcContext, request: Request) -> ttrpc::Result<Response> {
         self.calls.lock().unwrap().push(self.name.to_owned());
         let (id, exec) = (bytes(&request.payload, 1), bytes(&request.payload, 2));
-        if id == b"wrong" {
+        if id == b"wrong" || exec == b"unstartable" && self.name == "Start" {
             let status = ttrpc::get_status(Code::NOT_FOUND, "no such process");
             return Err(ttrpc::Error::RpcStatus(status));
         }
         let ended = *self.ended.borrow();
+        if self.name == "Start" {
+            self.starts.clone().wait_for(|starts| *starts).await.unwrap();
+        }
         let at = message(&[(1, SECONDS), (2, NANOS)], &[]);
         let pid = if exec.is_empty() || self.name == "Create" { 42 } else { 43 };
         let payload = match self.name {

@@ -1,4 +1,4 @@
-//! How long a proxy lives, what it takes, and what it bears.
+//! The lifetime of a proxy, its memory, and its robustness.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -6,21 +6,21 @@ use std::os::unix::net::UnixStream;
 
 use rustix::process::{Signal, kill_process};
 
-use crate::bench::{Bench, ended};
 use crate::caller::{Caller, process};
 use crate::fake_inner::{LARGE, STATUS, message, number};
 use crate::fake_router::FakeRouter;
+use crate::fixture::{Fixture, ended};
 
 const RULED: u32 = 300;
 /// Of anonymous memory, in use.
 const KIB: u64 = 1024;
 
 #[test]
-fn one_connection_s_garbage_leaves_the_others_alone() {
-    let (bench, _inner) = Bench::proxied();
-    let _router = FakeRouter::listen(&bench.at("router.sock"), "proxy", RULED);
-    bench.start();
-    let caller = Caller::dial(&bench.front());
+fn garbage_on_one_connection_affects_no_other() {
+    let (fixture, _inner) = Fixture::proxied();
+    let _router = FakeRouter::listen(&fixture.at("router.sock"), "proxy", RULED);
+    fixture.start();
+    let caller = Caller::dial(&fixture.front());
     caller.of("Create", "c1", "");
     for garbage in [
         &b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"[..],
@@ -28,22 +28,22 @@ fn one_connection_s_garbage_leaves_the_others_alone() {
         b"\0\0\0\x04\0\0\0\x02\x09\x09abcd",
         b"\0\0\0",
     ] {
-        let mut stream = UnixStream::connect(bench.front()).unwrap();
+        let mut stream = UnixStream::connect(fixture.front()).unwrap();
         stream.write_all(garbage).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
-        // The shim's answer to that, if it has one, and the end.
+        // The shim's answer, if there is one, and the end of the connection.
         stream.read_to_end(&mut Vec::new()).ok();
         assert_eq!(number(&caller.of("Start", "c1", ""), 1), Some(42));
     }
-    assert_eq!(bench.proxies().len(), 1);
+    assert_eq!(fixture.proxies().len(), 1);
 }
 
 #[test]
-fn large_frames_pass_both_ways() {
-    let (bench, _inner) = Bench::proxied();
-    let _router = FakeRouter::listen(&bench.at("router.sock"), "proxy", RULED);
-    bench.start();
-    let caller = Caller::dial(&bench.front());
+fn large_frames_pass_in_both_directions() {
+    let (fixture, _inner) = Fixture::proxied();
+    let _router = FakeRouter::listen(&fixture.at("router.sock"), "proxy", RULED);
+    fixture.start();
+    let caller = Caller::dial(&fixture.front());
     assert!(caller.of("Stats", "c1", "") == vec![7; LARGE]);
     let request = message(&[], &[(1, b"c1"), (9, &vec![7; LARGE])]);
     let length = request.len() as u64;
@@ -51,12 +51,12 @@ fn large_frames_pass_both_ways() {
 }
 
 #[test]
-fn a_proxy_ends_with_its_shim_and_with_nothing_else() {
-    let (bench, mut inner) = Bench::proxied();
-    let _router = FakeRouter::listen(&bench.at("router.sock"), "proxy", RULED);
-    bench.start();
-    let [pid] = bench.proxies()[..] else { panic!("one proxy") };
-    let caller = Caller::dial(&bench.front());
+fn proxy_ends_only_with_its_shim() {
+    let (fixture, mut inner) = Fixture::proxied();
+    let _router = FakeRouter::listen(&fixture.at("router.sock"), "proxy", RULED);
+    fixture.start();
+    let [pid] = fixture.proxies()[..] else { panic!("one proxy") };
+    let caller = Caller::dial(&fixture.front());
     for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::PIPE] {
         kill_process(pid, signal).unwrap();
         assert_eq!(number(&caller.of("Start", "c1", ""), 1), Some(42), "{signal:?}");
@@ -65,30 +65,30 @@ fn a_proxy_ends_with_its_shim_and_with_nothing_else() {
     inner.end();
     assert!(wait.end().is_err(), "containerd learns that the shim is gone");
     ended(pid);
-    assert!(!bench.front().exists());
+    assert!(!fixture.front().exists());
 }
 
 #[test]
-fn a_reply_that_is_held_is_told_though_the_shim_is_gone() {
-    let (bench, mut inner) = Bench::proxied();
-    let router = FakeRouter::listen(&bench.at("router.sock"), "proxy", RULED);
-    bench.start();
-    let caller = Caller::dial(&bench.front());
+fn held_reply_sent_although_shim_has_ended() {
+    let (fixture, mut inner) = Fixture::proxied();
+    let router = FakeRouter::listen(&fixture.at("router.sock"), "proxy", RULED);
+    fixture.start();
+    let caller = Caller::dial(&fixture.front());
     inner.ended.send_replace(true);
     let wait = caller.begin("Wait", process("c1", ""));
-    router.heard.until("Rule", |heard| !heard.rules.lock().unwrap().is_empty());
+    router.received.until("Rule", |received| !received.rules.lock().unwrap().is_empty());
     inner.end();
     router.rule.add_permits(1);
     assert_eq!(number(&wait.end().unwrap().payload, 1), Some(RULED.into()));
-    router.heard.until("Released", |heard| !heard.released.lock().unwrap().is_empty());
+    router.received.until("Released", |received| !received.released.lock().unwrap().is_empty());
 }
 
 #[test]
-fn it_stands_alone_and_stays_small_under_use() {
-    let (bench, inner) = Bench::proxied();
-    let mut router = FakeRouter::listen(&bench.at("router.sock"), "proxy", RULED);
-    bench.start();
-    let [pid] = bench.proxies()[..] else { panic!("one proxy") };
+fn proxy_is_detached_and_stays_small() {
+    let (fixture, inner) = Fixture::proxied();
+    let mut router = FakeRouter::listen(&fixture.at("router.sock"), "proxy", RULED);
+    fixture.start();
+    let [pid] = fixture.proxies()[..] else { panic!("one proxy") };
     let process_of = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", pid.as_raw_pid())).unwrap();
     let stat = process_of("stat");
     let session = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(3).unwrap().to_owned();
@@ -104,7 +104,7 @@ fn it_stands_alone_and_stays_small_under_use() {
     let idle = anonymous();
     inner.ended.send_replace(true);
     router.rule.add_permits(1_000);
-    let callers: Vec<_> = (0..10).map(|_| Caller::dial(&bench.front())).collect();
+    let callers: Vec<_> = (0..10).map(|_| Caller::dial(&fixture.front())).collect();
     for count in 0..100 {
         for (at, caller) in callers.iter().enumerate() {
             let id = format!("container-{at}-{count}");
@@ -116,7 +116,7 @@ fn it_stands_alone_and_stays_small_under_use() {
     }
     let used = anonymous();
     router.end();
-    // As containerd's ids are, and more of them than are kept.
+    // Ids like containerd's, and more of them than the proxy keeps.
     for count in 0..1_500 {
         let (id, exec) = (format!("{count:064}"), format!("{count:064x}"));
         assert_eq!(number(&callers[count % 10].of("Wait", &id, &exec), 1), Some(STATUS));

@@ -1,8 +1,8 @@
-//! The wrapper as containerd calls it, between a shim and a router that are stood in for.
+//! The wrapper as containerd calls it, between a fake inner shim and a fake router.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, in its helpers too")]
 
-mod bench;
+mod fixture;
 mod caller;
 mod fake_inner;
 mod fake_router;

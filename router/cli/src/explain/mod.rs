@@ -1,0 +1,91 @@
+//! `coroner explain`: every signal, ruling and delivery of one container, from the audit files and
+//! the journal. No router needs to run.
+
+mod files;
+mod journal;
+mod lines;
+mod search;
+mod story;
+mod verdict;
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use coroner::node::config::{Config, ConfigError};
+
+use crate::args::{FAILED, WRONG};
+use crate::render::{Screen, fail, note, size};
+use files::Files;
+use search::{Found, Search};
+use story::Story;
+
+/// Files of this size take seconds to read: a person at a terminal should know the reason.
+const LONG: u64 = 256 << 20;
+
+pub(crate) fn run(container: &str, config: &Path, files: &[PathBuf], json: bool) -> ExitCode {
+    let mut screen = Screen::new();
+    let found = find(container, config, files).and_then(|found| show(container, found, json, &mut screen));
+    match found {
+        Ok(()) => screen.finish(ExitCode::SUCCESS),
+        Err((code, message)) => fail(code, message),
+    }
+}
+
+/// Reads everything once, and keeps the records of the container.
+fn find(container: &str, config: &Path, files: &[PathBuf]) -> Result<Found, (u8, String)> {
+    let mut search = Search::new(container).map_err(|error| (WRONG, error))?;
+    let (groups, journaled) = if files.is_empty() {
+        let config = Config::read(config).map_err(|error| match error {
+            ConfigError::Read { .. } => (WRONG, format!("{error} (--config or --file names another)")),
+            ConfigError::Mistakes { .. } => (WRONG, error.to_string()),
+        })?;
+        (files::of(&config).map_err(|error| (FAILED, error))?, journal::records(&config))
+    } else {
+        (vec![Files::open(files).map_err(|error| (FAILED, error))?], Vec::new())
+    };
+    let bytes = groups.iter().map(|group| group.bytes).sum();
+    if bytes >= LONG && std::io::stderr().is_terminal() {
+        note(format!("reading {} of audit files", size(bytes)));
+    }
+    let mut broken = 0;
+    for group in groups {
+        search.begin();
+        for (path, file) in group.files {
+            let read = lines::each(file, |line| line.is_none_or(|line| search.take(line)));
+            broken += read.map_err(|error| (FAILED, format!("cannot read {}: {error}", path.display())))?;
+        }
+    }
+    search.begin();
+    for record in journaled {
+        search.take(&record);
+    }
+    if broken > 0 {
+        note(format!("{broken} broken lines were skipped"));
+    }
+    Ok(search.found())
+}
+
+fn show(container: &str, found: Found, json: bool, screen: &mut Screen) -> Result<(), (u8, String)> {
+    let (container, records, left_out, others) = match found {
+        Found::One { container, records, left_out, others } => (container, records, left_out, others),
+        Found::Nothing => return Err((WRONG, format!("there is no record of a container {container}"))),
+        Found::Several(ids) => {
+            let ids = ids.join(", ");
+            return Err((WRONG, format!("several containers begin so: {ids}; give more of the id")));
+        }
+    };
+    if json {
+        // The lines as they were written: parsed again, they would lose what this version does not
+        // know.
+        let container = serde_json::to_string(&container).expect("a text is JSON");
+        screen.json(&format!("{{\"container\":{container},\"records\":[{}]}}", records.join(",")));
+        return Ok(());
+    }
+    let (story, unread) = Story::of(&container, &records, left_out, &others);
+    if let Some(first) = unread.first() {
+        note(format!("{} records are left out: {first}", unread.len()));
+    }
+    story.print(screen);
+    Ok(())
+}

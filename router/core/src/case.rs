@@ -1,0 +1,197 @@
+//! The case file: what the router knows of a container, so that policies need no memory.
+
+use serde::{Deserialize, Serialize};
+
+use crate::mode::Known;
+use crate::ruling::Action;
+use crate::signal::{Event, Exited, KillRequest, Moment, OomKilled, Pressure, Signal};
+
+/// Kill requests kept. A pod that ignores SIGTERM is signalled for as long as it runs; without a
+/// bound its case would grow with each one.
+const REQUESTS: usize = 16;
+
+/// What the router knows of one container from the signals before the current one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Case {
+    /// Sorted, without duplicates.
+    pub known: Vec<Known>,
+    /// When the container started.
+    pub started: Option<Moment>,
+    /// The memory limit in bytes.
+    pub memory_limit: Option<u64>,
+    /// Memory usage in bytes, at the last report.
+    pub memory_last: Option<u64>,
+    /// Kills seen; `None` where they are not counted.
+    pub kills: Option<u64>,
+    /// The first kill seen.
+    pub first_kill: Option<Moment>,
+    /// The last kill seen.
+    pub last_kill: Option<(Moment, OomKilled)>,
+    /// The last 16; `None` where they are not seen.
+    pub requests: Option<Vec<(Moment, KillRequest)>>,
+    /// The last pressure seen.
+    pub last_pressure: Option<(Moment, Pressure)>,
+    /// The init's exit.
+    pub exit: Option<Exited>,
+    /// A task-oom was ruled before.
+    pub oom_sent: bool,
+    /// A task-exit was ruled before.
+    pub exit_sent: bool,
+    /// Attributes from the shim at the container's creation, sorted by key.
+    pub attributes: Vec<(String, String)>,
+}
+
+impl Case {
+    /// The case of a container before its first signal.
+    pub fn new(known: &[Known]) -> Self {
+        let mut case = Self::default();
+        case.set_known(known);
+        case
+    }
+
+    /// Whether the source and mode of this container allow `what`.
+    pub fn knows(&self, what: Known) -> bool {
+        self.known.contains(&what)
+    }
+
+    /// Adds what a reporter of the container can know, and replaces what a ruling can change. After
+    /// this an empty list of requests means that none were made. A number of kills that was not
+    /// known at the exit stays unknown.
+    pub fn set_known(&mut self, known: &[Known]) {
+        let uncounted = self.exit.is_some() && !self.knows(Known::KillCount);
+        self.known.retain(|it| !it.is_writable());
+        self.known.extend(known.iter().filter(|it| !uncounted || **it != Known::KillCount));
+        self.known.sort_unstable();
+        self.known.dedup();
+        self.kills = self.knows(Known::KillCount).then(|| self.kills.unwrap_or(0));
+        self.requests = self.knows(Known::KillRequests).then(|| self.requests.take().unwrap_or_default());
+    }
+
+    /// The last read of the counter failed, and no witness has a kill: their number is unknown.
+    pub fn forget_kill_count(&mut self) {
+        if self.kills == Some(0) {
+            self.kills = None;
+            self.known.retain(|it| *it != Known::KillCount);
+        }
+    }
+
+    /// Adds a signal and its ruling, for later signals.
+    pub fn update(&mut self, signal: &Signal, actions: &[Action]) {
+        match &signal.event {
+            Event::OomKill(kill) => self.learn_kill(signal.at, kill),
+            Event::Exited(exited) => {
+                if signal.target.exec_id.is_none() && exited.is_init != Some(false) {
+                    self.exit = Some(exited.clone());
+                }
+            }
+            Event::Pressure(pressure) => self.last_pressure = Some((signal.at, *pressure)),
+            // A signal to an exec, for example a slow probe, is not a signal to the container.
+            Event::KillRequest(_) if signal.target.exec_id.is_some() => {}
+            Event::KillRequest(request) => {
+                if let Some(requests) = &mut self.requests {
+                    if requests.len() == REQUESTS {
+                        requests.remove(0);
+                    }
+                    requests.push((signal.at, *request));
+                }
+            }
+            // A container's creation, with its shim's attributes.
+            Event::Forwarded(_) => self.describe(&signal.attributes),
+            Event::GuestLost(_) | Event::Other(_) => {}
+        }
+        for action in actions {
+            match action {
+                Action::TaskOom => self.oom_sent = true,
+                Action::TaskExit(_) => self.exit_sent |= signal.target.exec_id.is_none(),
+                Action::Report(_) => {}
+            }
+        }
+    }
+
+    /// Adds attributes of the container.
+    pub fn describe(&mut self, attributes: &[(String, String)]) {
+        for (key, value) in attributes {
+            match self.attributes.binary_search_by(|(known, _)| known.cmp(key)) {
+                Ok(at) => self.attributes[at].1.clone_from(value),
+                Err(at) => self.attributes.insert(at, (key.clone(), value.clone())),
+            }
+        }
+    }
+
+    /// The kernel's counter at the last report, where one is read.
+    pub fn kills_total(&self) -> Option<u64> {
+        self.last_kill.as_ref().and_then(|(_, kill)| kill.total)
+    }
+
+    fn learn_kill(&mut self, at: Moment, kill: &OomKilled) {
+        if kill.limit_bytes.is_some() {
+            self.memory_limit = kill.limit_bytes;
+        }
+        if kill.added == Some(0) {
+            return;
+        }
+        if let (Some(kills), Some(added)) = (&mut self.kills, kill.added) {
+            *kills = kills.saturating_add(added);
+        }
+        self.first_kill.get_or_insert(at);
+        self.last_kill = Some((at, kill.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signal::Target;
+
+    fn request() -> Signal {
+        let target = Target {
+            node: "n".to_owned(),
+            guest: None,
+            containerd_namespace: None,
+            sandbox_id: None,
+            container_id: "c".to_owned().try_into().unwrap(),
+            exec_id: None,
+            owner: None,
+        };
+        let at = Moment { boot_ns: None, wall_ms: None, received_ms: 0 };
+        let event = Event::KillRequest(KillRequest { signal: 15, all: false });
+        Signal { id: "i".to_owned(), at, target, event, attributes: Vec::new() }
+    }
+
+    #[test]
+    fn kills_are_unknown_after_an_exit_without_counter_unless_seen() {
+        let mut exit = request();
+        exit.event = Event::Exited(Exited {
+            pid: None,
+            is_init: Some(true),
+            status: Some(137),
+            signal: None,
+            core: None,
+            at_ns: None,
+            reconciled: false,
+        });
+        let mut case = Case::new(&[Known::KillCount]);
+        case.forget_kill_count();
+        assert_eq!((case.kills, case.knows(Known::KillCount)), (None, false));
+        case.update(&exit, &[]);
+        case.set_known(&[Known::KillCount]);
+        assert_eq!((case.kills, case.knows(Known::KillCount)), (None, false));
+        let mut case = Case::new(&[Known::KillCount]);
+        case.kills = Some(1);
+        case.forget_kill_count();
+        assert_eq!((case.kills, case.knows(Known::KillCount)), (Some(1), true));
+    }
+
+    #[test]
+    fn known_facts_merge_and_writable_follow_last_reporter() {
+        let mut case = Case::new(&[Known::KillRequests, Known::ExitWritable]);
+        case.update(&request(), &[]);
+        case.set_known(&[Known::KillCount]);
+        assert_eq!((case.requests.as_ref().map(Vec::len), case.kills), (Some(1), Some(0)));
+        assert_eq!(case.known, [Known::KillCount, Known::KillRequests]);
+        case.set_known(&[Known::KillRequests, Known::ExitWritable]);
+        assert_eq!(case.known, [Known::KillCount, Known::KillRequests, Known::ExitWritable]);
+        assert_eq!((case.requests.as_ref().map(Vec::len), case.kills), (Some(1), Some(0)));
+    }
+}

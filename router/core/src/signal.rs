@@ -1,0 +1,389 @@
+//! One raw fact about one container, checked at the border: after decoding, the types carry the
+//! proof.
+//!
+//! The serde names are those of the audit record and of `sdk/wit/policy.wit`.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes of a container id. containerd's own limit is 76; without one a guest could fill the
+/// router's maps, event ids and audit records with names a frame long.
+const MAX_CONTAINER_ID: usize = 256;
+
+/// A container id: 1 to 256 characters of `a-z A-Z 0-9 _ . -`, not starting with a dot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ContainerId(String);
+
+impl ContainerId {
+    /// The id as containerd knows it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for ContainerId {
+    type Error = SignalError;
+
+    fn try_from(id: String) -> Result<Self, SignalError> {
+        if is_container_id(&id) { Ok(Self(id)) } else { Err(SignalError::ContainerId { id: excerpt(&id) }) }
+    }
+}
+
+/// The rule that both ends of the agent protocol keep. Without the alphabet an id could forge lines
+/// of a log, or parts of a path.
+fn is_container_id(id: &str) -> bool {
+    (1..=MAX_CONTAINER_ID).contains(&id.len())
+        && !id.starts_with('.')
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+impl From<ContainerId> for String {
+    fn from(id: ContainerId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a source's message is not a signal.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SignalError {
+    /// Empty, over 256 bytes, or with invalid characters.
+    #[error("container id `{id}` is not 1 to 256 characters of a-z A-Z 0-9 _ . -")]
+    ContainerId {
+        /// The first characters of it.
+        id: String,
+    },
+    /// An invalid stream name.
+    #[error("stream `{stream}` is not 1 to 64 characters of a-z A-Z 0-9 _ -")]
+    Stream {
+        /// The first characters of it.
+        stream: String,
+    },
+    /// A list over its limit.
+    #[error("{what} hold {count}, over {limit}")]
+    TooMany {
+        /// Name of the list.
+        what: &'static str,
+        /// Number of entries.
+        count: usize,
+        /// Largest number of entries.
+        limit: usize,
+    },
+    /// A string over its limit.
+    #[error("{what} of container `{container}` is {bytes} bytes long, over {limit}")]
+    TooLong {
+        /// The container.
+        container: String,
+        /// Name of the string.
+        what: &'static str,
+        /// Its length in bytes.
+        bytes: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// A number that the kernel cannot have given.
+    #[error("{what} of container `{container}` is {value}, which is out of range")]
+    OutOfRange {
+        /// The container.
+        container: String,
+        /// Name of the number.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+    },
+}
+
+/// The first 64 characters of an untrusted string, safe for a log line.
+pub fn excerpt(text: &str) -> String {
+    text.chars().take(64).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// When something happened, on each clock that saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Moment {
+    /// The source's boot clock in nanoseconds: comparable within one source.
+    pub boot_ns: Option<u64>,
+    /// The source's wall clock, unix milliseconds.
+    pub wall_ms: Option<u64>,
+    /// The router's wall clock, unix milliseconds.
+    pub received_ms: u64,
+}
+
+/// The owner of a container in Kubernetes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Owner {
+    /// `io.kubernetes.pod.name`.
+    pub pod: Option<String>,
+    /// `io.kubernetes.pod.namespace`.
+    pub namespace: Option<String>,
+    /// `io.kubernetes.pod.uid`.
+    pub pod_uid: Option<String>,
+    /// `io.kubernetes.container.name`.
+    pub container: Option<String>,
+    /// Whether it is an init container.
+    pub init_container: Option<bool>,
+    /// The image as containerd names it.
+    pub image: Option<String>,
+}
+
+/// The container of a signal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Target {
+    /// The node's name.
+    pub node: String,
+    /// The guest's name, when the source runs in one.
+    pub guest: Option<String>,
+    /// `k8s.io`, `moby`, ...
+    pub containerd_namespace: Option<String>,
+    /// The pod sandbox's container id.
+    pub sandbox_id: Option<String>,
+    /// The container's id.
+    pub container_id: ContainerId,
+    /// Set when the signal is about an exec in it.
+    pub exec_id: Option<String>,
+    /// Its owner in Kubernetes.
+    pub owner: Option<Owner>,
+}
+
+/// What proves an OOM kill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Evidence {
+    /// A kernel counter rose.
+    Counter,
+    /// It was announced; no counter was read.
+    Announced,
+    /// The router concluded it.
+    Inferred,
+}
+
+/// The position of the cgroup that hit its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// The container's own cgroup.
+    Container,
+    /// A cgroup below it.
+    Child,
+    /// A cgroup above it, for example the pod's.
+    Ancestor,
+    /// The whole guest or node.
+    Guest,
+    /// Not reported.
+    Unknown,
+}
+
+/// The process the kernel killed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Victim {
+    /// Process id in the source's pid namespace.
+    pub pid: u32,
+    /// `/proc/PID/comm`.
+    pub comm: String,
+    /// Whether it was the container's init.
+    pub is_init: Option<bool>,
+}
+
+/// The kernel's OOM killer in a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct OomKilled {
+    /// Kills since the last such signal; 0: memory ran out, but no process was killed.
+    pub added: Option<u64>,
+    /// The kernel's cumulative counter.
+    pub total: Option<u64>,
+    /// What proves it.
+    pub evidence: Evidence,
+    /// `memory.oom.group` killed the cgroup as a whole.
+    pub group: Option<bool>,
+    /// The position of the cgroup that hit its limit.
+    pub level: Level,
+    /// The cgroup the kill was counted in.
+    pub cgroup: Option<String>,
+    /// Its limit in bytes.
+    pub limit_bytes: Option<u64>,
+    /// The killed process.
+    pub victim: Option<Victim>,
+    /// Received after the exit was ruled.
+    pub late: bool,
+}
+
+/// The end of a process of a container: its init, or an exec.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Exited {
+    /// Process id in the source's pid namespace.
+    pub pid: Option<u32>,
+    /// Whether it is the container's init.
+    pub is_init: Option<bool>,
+    /// Exit code, or 128 + signal.
+    pub status: Option<u32>,
+    /// The signal that ended it.
+    pub signal: Option<u8>,
+    /// Whether it dumped core.
+    pub core: Option<bool>,
+    /// Time of the exit from its shim, unix nanoseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ns: Option<u64>,
+    /// Found at the start, after a time in which the container was not watched.
+    pub reconciled: bool,
+}
+
+/// The resource that is short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PressureOf {
+    /// `memory.pressure`
+    Memory,
+    /// `cpu.pressure`
+    Cpu,
+    /// `io.pressure`
+    Io,
+}
+
+/// Pressure stall information of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Pressure {
+    /// The resource that is short.
+    pub of: PressureOf,
+    /// The `full` line, else `some`.
+    pub full: bool,
+    /// Share of the last 10 s in stall, in hundredths of a percent.
+    pub avg10_centi: u32,
+    /// Share of the last 60 s in stall, in hundredths of a percent.
+    pub avg60_centi: u32,
+    /// Cumulative stall, in microseconds.
+    pub total_us: u64,
+    /// Stall since the last such signal, in microseconds.
+    pub stalled_us: Option<u64>,
+    /// `memory.events` `high`.
+    pub high_events: Option<u64>,
+}
+
+/// A signal sent through the runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct KillRequest {
+    /// 9, 15, ...
+    pub signal: u8,
+    /// To every process of the container.
+    pub all: bool,
+}
+
+/// The link to a guest ended for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct GuestLost {
+    /// The evidence.
+    pub reason: String,
+}
+
+/// A kind that this version does not know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Other {
+    /// The source's name for it.
+    pub kind: String,
+    /// One JSON object.
+    pub json: String,
+}
+
+/// An event that is forwarded without a ruling.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Forwarded {
+    /// containerd's topic.
+    pub topic: String,
+    /// Type of its message.
+    pub type_url: String,
+    /// Its message, encoded.
+    pub value: Vec<u8>,
+    /// When it was published, unix nanoseconds.
+    pub published_ns: Option<u64>,
+}
+
+/// The topic of a container's creation.
+pub const CREATION: &str = "/tasks/create";
+
+impl Forwarded {
+    /// Whether it is a container's creation.
+    pub fn is_creation(&self) -> bool {
+        self.topic == CREATION
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    /// The OOM killer's counter moved.
+    OomKill(OomKilled),
+    /// A process ended.
+    Exited(Exited),
+    /// Memory, cpu or io is short.
+    Pressure(Pressure),
+    /// A signal was sent through the runtime.
+    KillRequest(KillRequest),
+    /// The guest is gone.
+    GuestLost(GuestLost),
+    /// Anything newer.
+    Other(Other),
+    /// A shim's event that is published unchanged: without a ruling and without an audit record.
+    Forwarded(Box<Forwarded>),
+}
+
+/// The names of all kinds in the contracts.
+pub const KINDS: [&str; 6] = ["oom-kill", "exited", "pressure", "kill-request", "guest-lost", "other"];
+
+impl Event {
+    /// The kind's name in the contracts, one of [`KINDS`].
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::OomKill(_) => "oom-kill",
+            Self::Exited(_) => "exited",
+            Self::Pressure(_) => "pressure",
+            Self::KillRequest(_) => "kill-request",
+            Self::GuestLost(_) => "guest-lost",
+            Self::Other(_) => "other",
+            Self::Forwarded(_) => "forwarded",
+        }
+    }
+}
+
+/// The attribute of an exit with the reason why the number of kills is unknown.
+pub const KILLS_UNKNOWN: &str = "kills-unknown-because";
+/// The attribute of an OOM kill that names its witness where that is not the container's counter.
+pub const WITNESS: &str = "witness";
+/// The witness: the kernel's log names a victim in the container's cgroup.
+pub const KERNEL_LOG: &str = "kernel-log";
+/// The witness: the counter of the pod's cgroup rose by more than its containers' counters.
+pub const POD_COUNTER: &str = "pod-counter";
+
+/// One raw fact about one container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Signal {
+    /// `node:guest:stream:container:seq`, with an empty guest for the node's own sources. Stable
+    /// across retries and restarts.
+    pub id: String,
+    /// When it happened.
+    pub at: Moment,
+    /// The container.
+    pub target: Target,
+    /// What happened.
+    pub event: Event,
+    /// Further facts of the source, sorted by key.
+    pub attributes: Vec<(String, String)>,
+}

@@ -1,0 +1,218 @@
+//! One worker's chain: rules on a signal with its case. A failing policy leaves the draft unchanged
+//! (fail open).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::bindings;
+use super::chain_snapshot::ChainSnapshot;
+use super::host::{Host, Instance};
+use super::policy::Policy;
+use super::quarantine::{Admission, Called};
+use coroner_core::case::Case;
+use coroner_core::legality::legal;
+use coroner_core::mode::PolicyMode;
+use coroner_core::native_default::default_ruling;
+use coroner_core::ruling::{Action, Fault, FaultKind, Opinion, Outcome, Ruling, Shadow};
+use coroner_core::signal::Signal;
+
+/// The policies of one worker, each with its own instance, in file-name order.
+pub struct Chain {
+    host: Arc<Host>,
+    entries: Vec<ChainEntry>,
+    /// Generation of the chain snapshot.
+    pub generation: u64,
+}
+
+struct ChainEntry {
+    policy: Arc<Policy>,
+    /// `None` after a fault, and when the start failed.
+    instance: Option<Instance>,
+}
+
+impl std::fmt::Debug for Chain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Chain").field("generation", &self.generation).finish_non_exhaustive()
+    }
+}
+
+/// The draft after the policies called so far, and the opinion of each.
+struct Draft {
+    actions: Vec<Action>,
+    opinions: Vec<Opinion>,
+}
+
+impl Chain {
+    /// A chain with the policies of the snapshot, started.
+    pub fn new(host: Arc<Host>, snapshot: &ChainSnapshot) -> Self {
+        let mut chain = Self { host, entries: Vec::new(), generation: 0 };
+        chain.swap(snapshot);
+        chain
+    }
+
+    /// Changes to another snapshot, between two signals. Policies in both keep their instances.
+    pub fn swap(&mut self, snapshot: &ChainSnapshot) {
+        let mut old = std::mem::take(&mut self.entries);
+        for policy in &snapshot.policies {
+            let same = old.iter().position(|entry| Arc::ptr_eq(&entry.policy, policy));
+            let entry = match same {
+                Some(at) => old.swap_remove(at),
+                None => {
+                    let mut entry = ChainEntry { policy: Arc::clone(policy), instance: None };
+                    // A fault at the start is found and reported again at the first call.
+                    entry.instance = entry.policy.start(&self.host).ok();
+                    entry
+                }
+            };
+            self.entries.push(entry);
+        }
+        self.generation = snapshot.generation;
+    }
+
+    /// Rules on a signal. Cannot fail: a failing policy leaves the draft unchanged, and a finished
+    /// draft that breaks the contract becomes the native default (the fallback).
+    pub fn rule(&mut self, signal: &Signal, case: &Case) -> Outcome {
+        let native = default_ruling(signal, case).actions;
+        let mut enforced =
+            Draft { actions: native.clone(), opinions: Vec::with_capacity(self.entries.len()) };
+        // The draft as if every shadow policy were enforced; set once a shadow policy was called.
+        let mut would: Option<Draft> = None;
+        let until = Instant::now() + self.host.settings().signal;
+        for entry in &mut self.entries {
+            if !bindings::wanted(entry.policy.description.wants, &signal.event) {
+                continue;
+            }
+            match entry.policy.mode {
+                PolicyMode::Off => {}
+                PolicyMode::Enforce => {
+                    let diverged = would.as_ref().is_some_and(|would| would.actions != enforced.actions);
+                    entry.rule(&self.host, until, signal, case, &mut enforced);
+                    match &mut would {
+                        // Policies are pure: a second call with another draft has no side effect.
+                        Some(would) if diverged => entry.rule(&self.host, until, signal, case, would),
+                        Some(would) => would.actions.clone_from(&enforced.actions),
+                        None => {}
+                    }
+                }
+                PolicyMode::Shadow => {
+                    let would = would.get_or_insert_with(|| Draft {
+                        actions: enforced.actions.clone(),
+                        opinions: Vec::new(),
+                    });
+                    entry.rule(&self.host, until, signal, case, would);
+                }
+            }
+        }
+        let illegal = enforced.finish(signal, case, &native);
+        let shadow = would.map(|mut would| {
+            let illegal = would.finish(signal, case, &native);
+            self.count_shadow(signal, &would.opinions, &enforced.actions, &would.actions);
+            Shadow {
+                differs: would.actions != enforced.actions,
+                rulings: would.opinions,
+                actions: would.actions,
+                illegal,
+            }
+        });
+        Outcome { draft: native, opinions: enforced.opinions, actions: enforced.actions, illegal, shadow }
+    }
+
+    /// Adds to the difference report of each shadow policy.
+    fn count_shadow(&self, signal: &Signal, opinions: &[Opinion], enforced: &[Action], would: &[Action]) {
+        for entry in self.entries.iter().filter(|entry| entry.policy.mode == PolicyMode::Shadow) {
+            if let Some(opinion) = opinions.iter().find(|it| it.policy == entry.policy.name) {
+                entry.policy.counts.shadow(signal, opinion, enforced, would);
+            }
+        }
+    }
+}
+
+impl Draft {
+    /// Replaces a finished draft that breaks the contract by the native default; returns the
+    /// reason.
+    fn finish(&mut self, signal: &Signal, case: &Case, native: &[Action]) -> Option<String> {
+        let illegal = legal(signal, case, &self.actions).err();
+        if illegal.is_some() {
+            self.actions = native.to_vec();
+        }
+        illegal
+    }
+}
+
+impl ChainEntry {
+    /// Calls the policy with a draft and records its opinion.
+    fn rule(&mut self, host: &Host, until: Instant, signal: &Signal, case: &Case, draft: &mut Draft) {
+        let (answer, fuel) = self.admit_and_call(host, until, signal, case, &draft.actions);
+        if let Ok(Ruling::Decide(decision)) = &answer {
+            draft.actions.clone_from(&decision.actions);
+        }
+        let opinion = self.opinion(answer, fuel);
+        self.policy.counts.opinion(signal, &opinion);
+        draft.opinions.push(opinion);
+    }
+
+    fn admit_and_call(
+        &mut self,
+        host: &Host,
+        until: Instant,
+        signal: &Signal,
+        case: &Case,
+        draft: &[Action],
+    ) -> (Result<Ruling, Fault>, u64) {
+        let begun = Instant::now();
+        let left = until.saturating_duration_since(begun);
+        if left.is_zero() {
+            let message =
+                format!("not called: the chain's {:?} for this signal are over", host.settings().signal);
+            return (Err(Fault { kind: FaultKind::ChainTime, message }), 0);
+        }
+        let admission = self.policy.breaker.admit();
+        if admission == Admission::Quarantined {
+            let message = "not called: it is quarantined".to_owned();
+            return (Err(Fault { kind: FaultKind::Quarantined, message }), 0);
+        }
+        let (answer, fuel) = self.call(host, left, signal, case, draft);
+        let took = begun.elapsed();
+        self.policy.counts.call(took);
+        let fault = answer.as_ref().err().map(|fault| fault.kind);
+        let limit = self.policy.own.limits.call;
+        self.policy.breaker.called(Called { admission, fault, took, limit, fuel });
+        (answer, fuel)
+    }
+
+    fn call(
+        &mut self,
+        host: &Host,
+        left: Duration,
+        signal: &Signal,
+        case: &Case,
+        draft: &[Action],
+    ) -> (Result<Ruling, Fault>, u64) {
+        let mut instance = match self.instance.take().map_or_else(|| self.policy.start(host), Ok) {
+            Ok(instance) => instance,
+            Err(fault) => return (Err(fault), 0),
+        };
+        let (answer, fuel) = instance.rule(host, left, signal, case, draft);
+        // The instance is dropped after a refusal or an invalid answer too: its state may be
+        // broken.
+        if answer.is_ok() {
+            self.instance = Some(instance);
+        }
+        (answer, fuel)
+    }
+
+    fn opinion(&self, answer: Result<Ruling, Fault>, fuel: u64) -> Opinion {
+        let (ruling, fault) = match answer {
+            Ok(ruling) => (Some(ruling), None),
+            Err(fault) => (None, Some(fault)),
+        };
+        Opinion {
+            policy: self.policy.name.clone(),
+            version: self.policy.version().to_owned(),
+            digest: self.policy.digest.clone(),
+            ruling,
+            fuel,
+            fault,
+        }
+    }
+}

@@ -156,6 +156,9 @@ impl Delivery {
         let publish = |event| Some(self.lifecycle.as_ref()?.publish(&record.signal, bundle, event));
         let publishes: VecDeque<Publish> = events.into_iter().filter_map(publish).collect();
         let container = record.signal.target.container_id.to_string();
+        if matches!(record.signal.event, Event::Exited(_)) {
+            self.holds.apply(&record.signal.id, Input::Oom(case.oom_sent));
+        }
         if self.lifecycle.is_none() && matches!(record.signal.event, Event::Exited(_)) {
             let ruled = record.actions.iter().find_map(|action| match action {
                 Action::TaskExit(status) => Some(*status),
@@ -186,6 +189,9 @@ impl Delivery {
                 signal: signal.clone(),
                 topics: ruled.events.iter().map(|event| event.topic().to_owned()).collect(),
             })));
+        }
+        if ruled.events.iter().any(|event| matches!(event, TaskEvent::Exit { .. })) {
+            self.holds.apply(&ruled.id, Input::Oom(ruled.case.oom_sent));
         }
         let publish = |event: &TaskEvent| Publish {
             signal: ruled.id.clone().into_owned(),

@@ -1,6 +1,7 @@
 //! Makes the tasks of sources: of configured sources, of guests, and of a shim that embeds the
 //! router.
 
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -98,6 +99,17 @@ impl SourceFactory {
         let shutdown = Shutdown { stop: self.stop.clone(), removed: None };
         let (shim, task) = self.shims(source, counts).embedded(namespace.to_owned(), shutdown);
         (shim, Box::pin(task))
+    }
+
+    /// The task of a source of type `shim` on a socket that is already open.
+    pub fn shims_on(
+        &self,
+        source: &Source,
+        counts: Arc<SourceCounts>,
+        listener: UnixListener,
+    ) -> BoxFuture<'static, ()> {
+        let shutdown = Shutdown { stop: self.stop.clone(), removed: None };
+        Box::pin(self.shims(source, counts).on(listener).run(shutdown))
     }
 
     fn shims(&self, source: &Source, counts: Arc<SourceCounts>) -> ShimSource {

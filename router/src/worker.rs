@@ -13,7 +13,7 @@ use coroner_core::case::Case;
 use coroner_core::fair_map::FairMap;
 use coroner_core::mode::Known;
 use coroner_core::ruling::Outcome;
-use coroner_core::signal::{ContainerId, Event, Evidence, KILLS_UNKNOWN, OomKilled, Signal};
+use coroner_core::signal::{ContainerId, Event, Evidence, KILLS_UNKNOWN, OomKilled, SAME_KILL, Signal};
 use coroner_policy::{ActiveChain, Chain, Host};
 use coroner_sources::envelope::Ack;
 
@@ -95,11 +95,9 @@ impl Worker {
             self.chain.swap(&snapshot);
         }
         let WorkerTask::Rule(named) = task else { return None };
-        if self.has_ruled(&named.envelope.signal) {
-            tracing::debug!(
-                id = named.envelope.signal.id,
-                "duplicate kill skipped: another source reported it"
-            );
+        let signal = &named.envelope.signal;
+        if self.has_ruled(signal) {
+            tracing::debug!(id = signal.id, "duplicate kill skipped: another source reported it");
             named.envelope.ack.done();
             return None;
         }
@@ -149,14 +147,25 @@ impl Worker {
             case.forget_kill_count();
         }
         relate(&mut signal, case);
+        // A recording has the attribute as it was ruled then.
+        signal.attributes.retain(|(key, _)| key != SAME_KILL);
+        let is_step = is_step(&self.recovered, case, &signal);
+        if is_step {
+            signal.attributes.push((SAME_KILL.to_owned(), "true".to_owned()));
+        }
         let outcome = match &signal.event {
             // Forwarded unchanged: there is nothing to rule on.
             Event::Forwarded(_) => Outcome::default(),
+            // One kill is ruled once.
+            Event::OomKill(_) if is_step => Outcome::default(),
             _ => self.chain.rule(&signal, case),
         };
         let before = case.clone();
         let counted = counts(&self.recovered, case, &signal).then_some(case.kills);
-        case.update(&signal, &outcome.actions);
+        match is_step {
+            true => case.add_step(&signal),
+            false => case.update(&signal, &outcome.actions),
+        }
         case.kills = counted.unwrap_or(case.kills);
         if matches!(signal.event, Event::OomKill(_)) {
             self.recovered.remove(&id);
@@ -211,6 +220,14 @@ fn counts(recovered: &HashSet<ContainerId>, case: &Case, signal: &Signal) -> boo
     }
 }
 
+/// Whether a report is about more processes of the kill that was ruled last. Not of a recovered
+/// case that is as new as the report: a crash may have lost the ruling of that kill.
+fn is_step(recovered: &HashSet<ContainerId>, case: &Case, signal: &Signal) -> bool {
+    let is_newer = case.last_kill.as_ref().is_some_and(|(at, _)| at.received_ms < signal.at.received_ms);
+    let is_ruled = is_newer || !recovered.contains(&signal.target.container_id);
+    case.exit.is_none() && is_ruled && case.is_step_of_last_kill(signal)
+}
+
 /// Adds what only the case knows: the counter's increase since the last ruling, and whether the
 /// kill is late.
 fn relate(signal: &mut Signal, case: &Case) {
@@ -228,14 +245,21 @@ fn relate(signal: &mut Signal, case: &Case) {
 mod tests {
     use super::*;
     use coroner_core::mode::Mode;
+    use coroner_core::ruling::Action;
     use coroner_policy::Settings;
     use coroner_sources::envelope::{Envelope, Origin};
     use serde_json::json;
 
     /// The kill that raises the counter of container `c1` to 3, as the report of this moment.
     fn kill(received_ms: u64) -> WorkerTask {
+        report(received_ms, 3, None)
+    }
+
+    /// A report of the counter, and of the counter of groups.
+    fn report(received_ms: u64, total: u64, groups: Option<u64>) -> WorkerTask {
         let kill = json!({
-            "added": 1, "total": 3, "evidence": "counter", "level": "container", "late": false,
+            "added": 1, "total": total, "groups": groups, "group": groups.map(|groups| groups > 0),
+            "evidence": "counter", "level": "container", "late": false,
         });
         let signal = json!({
             "id": format!("n::s:c1:{received_ms}"),
@@ -264,9 +288,34 @@ mod tests {
     }
 
     #[test]
+    fn one_kill_is_one_event_in_however_many_steps_its_counter_rises() {
+        let host = Arc::new(Host::new(Settings::default()).unwrap());
+        let mut worker = Worker::new(host, ActiveChain::fixed(Vec::new()), Vec::new());
+        let mut ruled = |ms, total, groups| worker.step(report(ms, total, groups)).unwrap();
+        let first = ruled(10, 1, Some(0));
+        assert_eq!(first.record.actions, [Action::TaskOom]);
+        for (ms, total) in [(12, 30), (14, 399), (16, 400)] {
+            let step = ruled(ms, total, Some(1));
+            assert_eq!(step.record.actions, [], "{total}");
+            assert_eq!(step.record.signal.attributes, [(SAME_KILL.to_owned(), "true".to_owned())]);
+            assert_eq!(step.case.kills, Some(total));
+        }
+        let second = ruled(20, 402, Some(2));
+        assert_eq!((second.record.actions, second.case.kills), (vec![Action::TaskOom], Some(402)));
+    }
+
+    #[test]
     fn kill_is_ruled_again_after_a_crash_lost_its_ruling() {
         let host = Arc::new(Host::new(Settings::default()).unwrap());
         let worker = |cases| Worker::new(Arc::clone(&host), ActiveChain::fixed(Vec::new()), cases);
+        // The same of a group: its own report is not a step of it.
+        let mut grouped = worker(Vec::new());
+        let ruled = grouped.step(report(7, 3, Some(1))).unwrap();
+        let id = ruled.record.signal.target.container_id.clone();
+        let mut recovered = worker(vec![(id, "s".to_owned(), ruled.case.clone())]);
+        let again = recovered.step(report(7, 3, Some(1))).expect("its ruling was not written");
+        assert_eq!(again.record.actions, [Action::TaskOom]);
+
         let mut first = worker(Vec::new());
         let ruled = first.step(kill(7)).unwrap();
         assert!(first.step(kill(8)).is_none(), "another source reports the same kill");

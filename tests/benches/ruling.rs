@@ -133,13 +133,12 @@ fn kill(total: u64) -> Signal {
     signal(Event::OomKill(OomKilled {
         added: Some(1),
         total: Some(total),
-        evidence: Evidence::Counter,
         group: Some(false),
         level: Level::Container,
         cgroup: Some(format!("/kubepods/burstable/pod{POD}/{CONTAINER}")),
         limit_bytes: Some(128 << 20),
         victim: Some(Victim { pid: 4711, comm: "java".to_owned(), is_init: Some(true) }),
-        late: false,
+        ..OomKilled::new(Evidence::Counter)
     }))
 }
 

@@ -4,10 +4,11 @@
 //     await             print "waiting", then block until SIGUSR1
 //     delay MS          sleep first
 //   ACTION
-//     pause             sleep until SIGTERM
+//     pause             print "paused", then sleep until SIGTERM
 //     self MB           use MB of memory in this process
 //     child MB RC MS    use MB of memory in a child, wait for it, sleep MS, exit with RC
 //     children N MB MS  use MB of memory in N children, one after the other, MS between them; exit with 0
+//     crowd N MB        use MB of memory in this process, beside N children that sleep
 //     slow MB MS        use MB of memory in this process, one after the other, MS between them
 //     exit RC           exit with RC
 //     crash             end by SIGSEGV
@@ -55,6 +56,8 @@ int main(int count, char **arguments) {
     if (!strcmp(*next, "pause")) {
         signal(SIGTERM, exit);
         signal(SIGINT, exit);
+        // A pid 1 loses a SIGTERM that comes before.
+        puts("paused");
         for (;;) pause();
     }
     if (left == 2 && !strcmp(*next, "self")) {
@@ -79,6 +82,12 @@ int main(int count, char **arguments) {
             wait(0);
             usleep(atoi(next[3]) * 1000);
         }
+        return 0;
+    }
+    if (left == 3 && !strcmp(*next, "crowd")) {
+        for (long at = 0; at < atol(next[1]); at++)
+            if (!fork()) for (;;) pause();
+        use_memory(atol(next[2]));
         return 0;
     }
     if (left == 3 && !strcmp(*next, "slow")) {

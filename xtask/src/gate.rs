@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use crate::{book, fuzz, guest, next, packages, plugins, process, workspace};
+use crate::{book, fuzz, guest, next, package, packages, plugins, process, workspace};
 use results::Results;
 
 /// What a suite does.
@@ -21,6 +21,8 @@ enum Step {
     Book,
     /// Gets and builds what guests are made of.
     Guest,
+    /// Builds the Debian package.
+    Package,
     /// Gets or builds the newer containerd that a suite runs.
     Next(&'static str),
     /// Builds and runs the fuzz targets, each of which counts as a test.
@@ -39,7 +41,8 @@ impl Step {
     fn is_needed_by_others(&self, name: &str) -> bool {
         match self {
             Self::Packages | Self::Plugins | Self::Guest | Self::Next(_) => true,
-            Self::Book | Self::Fuzz | Self::Lint(_) | Self::Tests(_) => false,
+            // One suite uses it, and fails without it.
+            Self::Package | Self::Book | Self::Fuzz | Self::Lint(_) | Self::Tests(_) => false,
             Self::Cargo(_) => name == BUILD,
         }
     }
@@ -73,6 +76,7 @@ fn suites() -> anyhow::Result<Vec<Suite>> {
         fixed("doc-tests", tests("--doc")),
         fixed("plugins", Step::Plugins),
         fixed("guest-parts", Step::Guest),
+        fixed("deb", Step::Package),
         fixed("trixie", Step::Next(next::TRIXIE)),
         fixed("newest", Step::Next(next::NEWEST)),
     ];
@@ -119,6 +123,7 @@ pub(crate) fn list(only: &[String]) -> anyhow::Result<()> {
             Step::Plugins => "cargo xtask plugins --check".to_owned(),
             Step::Book => "cargo xtask book".to_owned(),
             Step::Guest => "cargo xtask guest".to_owned(),
+            Step::Package => "cargo xtask package".to_owned(),
             Step::Next(name) => format!("cargo xtask next {name}"),
             Step::Fuzz => "cargo xtask fuzz".to_owned(),
             Step::Cargo(args) | Step::Lint(args) | Step::Tests(args) => format!("cargo {}", args.join(" ")),
@@ -177,12 +182,13 @@ fn chosen(all: Vec<Suite>, only: &[String]) -> anyhow::Result<Vec<Suite>> {
     }
     let named = |name: &str| only.iter().any(|only| only == name);
     // The suite `policies` compares the committed plugins with those that the step `plugins` has
-    // rebuilt; guests are made of parts; the newer containerds are Debian trixie's and upstream's
-    // newest.
+    // rebuilt; guests are made of parts; the package is installed in Debian trixie; the newer
+    // containerds are Debian trixie's and upstream's newest.
     let needed = |name: &str| match name {
         "plugins" => named("policies"),
         "guest-parts" => named("guest"),
-        "trixie" => named("containerd-next"),
+        "deb" => named("package"),
+        "trixie" => named("containerd-next") || named("package"),
         "newest" => named("containerd-newest"),
         _ => false,
     };
@@ -209,6 +215,7 @@ impl Run {
             }
             Step::Book => book::build(),
             Step::Guest => guest::parts().map(drop),
+            Step::Package => package::build().map(drop),
             Step::Next(name) => next::make(name),
             Step::Fuzz => {
                 self.results.passed += fuzz::run(fuzz::SECONDS)?;

@@ -35,7 +35,7 @@ pub(crate) fn parts() -> anyhow::Result<PathBuf> {
 }
 
 /// The agent as it goes into a guest: static, and small.
-fn agent() -> anyhow::Result<PathBuf> {
+pub(crate) fn agent() -> anyhow::Result<PathBuf> {
     let target = workspace::target_dir("guest");
     let mut build = workspace::cargo();
     build.env("CARGO_TARGET_DIR", &target).env("RUSTFLAGS", FLAGS).args([

@@ -8,6 +8,7 @@
 //!   guest    kernel, vsock daemon, static agent ──► target-guest/parts
 //!   book     docs/ ──► mdBook ──► target-book/html
 //!   next     debootstrap, go build: newer containerds ──► target-next
+//!   package  cargo-deb ──► target-package/coroner.deb
 //!   node     debootstrap, go build, QEMU: a Kubernetes node, saved and resumed ──► target-node
 //! ```
 //!
@@ -22,6 +23,7 @@ mod gate;
 mod guest;
 mod next;
 mod node;
+mod package;
 mod packages;
 mod plugins;
 mod process;
@@ -60,6 +62,8 @@ enum Command {
         #[arg(value_name = "NAME", default_values_t = [next::TRIXIE.to_owned(), next::NEWEST.to_owned()])]
         names: Vec<String>,
     },
+    /// Builds the Debian package into target-package/coroner.deb
+    Package,
     /// Runs a Kubernetes node in a virtual machine
     #[command(subcommand)]
     Node(node::Command),
@@ -100,6 +104,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Book => book::build(),
         Command::Guest => guest::parts().map(drop),
         Command::Next { names } => names.iter().try_for_each(|name| next::make(name)),
+        Command::Package => package::build().map(drop),
         Command::Node(command) => node::run(command),
         Command::Fuzz { seconds } => fuzz::run(seconds).map(drop),
         Command::Bench { name } => bench::run(name.as_deref()),

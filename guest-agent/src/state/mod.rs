@@ -147,11 +147,15 @@ impl State {
     /// Records that the counter rose to `kill.total`.
     pub(crate) fn kill(&mut self, id: &str, mut kill: OomKill, at: Timestamp) {
         let Some(container) = self.containers.get_mut(id) else { return };
-        if let Some(previous) = container.slot(&Slot::Kill)
-            && previous.seq() <= self.acked
-            && let Some(signal::Event::OomKill(previous)) = previous.decode().event
+        if let Some(slot) = container.slot(&Slot::Kill)
+            && let Some(signal::Event::OomKill(previous)) = slot.decode().event
         {
-            container.kills_acked = previous.total;
+            if slot.seq() <= self.acked {
+                container.kills_acked = previous.total;
+            } else {
+                // The new signal replaces one that is not acknowledged: it is about both rises.
+                kill.group = kill.group.max(previous.group);
+            }
         }
         container.kills_total = Some(kill.total);
         // A removed cgroup has no limit to read.

@@ -45,6 +45,22 @@ fn assert_reads(state: &State, after: u64, expect: &[(u64, &str)]) {
 }
 
 #[test]
+fn kill_of_a_group_that_replaces_an_unacknowledged_one_stays_a_group() {
+    let group = |state: &State| {
+        let signals = decode(&state.next(0, ALL, ALL).signals);
+        let Some(signal::Event::OomKill(kill)) = &signals[0].event else { panic!("{signals:?}") };
+        (kill.total, kill.group)
+    };
+    let grouped = |total, group| OomKill { group: Some(group), ..kill(total) };
+    let mut state = State::default();
+    state.add("a", &Arc::from("/a"), Some(0));
+    for (total, of_group) in [(1, false), (30, true), (400, false)] {
+        state.kill("a", grouped(total, of_group), Timestamp::default());
+    }
+    assert_eq!(group(&state), (400, Some(true)));
+}
+
+#[test]
 fn second_kill_replaces_first_under_higher_seq() {
     let mut state = State::default();
     assert!(state.add("a", &Arc::from("/a"), Some(0)));

@@ -224,6 +224,7 @@ impl Watcher {
             cgroup: container.cgroup.to_string(),
             limit_bytes: memory.limit,
             usage_bytes: memory.usage,
+            groups: read.groups,
             victim: MessageField::from_option(
                 victim.map(|choice| victim_of(choice, container, self.connector.is_some())),
             ),

@@ -17,8 +17,8 @@ use ttrpc::{Code, Error, context};
 use crate::harness::{Agent, Reader, Scratch, TIMEOUT, limit};
 
 const LIMIT: u64 = 16 << 20;
-/// The agent subtracts a quarter of it, at most 100 ms, for the way of the answer. A machine that is
-/// stalled for longer than that loses an answer, so it is no shorter.
+/// Deadline of a call. The agent answers a quarter of it earlier, at most 100 ms. On a machine that
+/// stalls for longer than that an answer is lost.
 const SHORT: Duration = Duration::from_millis(200);
 /// Links cut.
 const CUTS: usize = 50;

@@ -26,5 +26,5 @@ mod token_bucket;
 pub use crate::address::{ANY_CID, Address, AddressError};
 pub use crate::dial::{connect, connect_guest};
 pub use crate::guard::{Guard, Refused};
-pub use crate::listen::{Incoming, bind, incoming, listen, private};
+pub use crate::listen::{Incoming, bind, incoming, inherited, listen, listen_inherited, private};
 pub use crate::token_bucket::TokenBucket;

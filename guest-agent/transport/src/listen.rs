@@ -26,24 +26,29 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// Accepted links, each with a receiver that resolves when the link ends.
 pub type Incoming = BoxStream<'static, io::Result<(Socket, oneshot::Receiver<()>)>>;
 
+fn guarded<S>(accepted: io::Result<S>) -> io::Result<(Socket, oneshot::Receiver<()>)>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
+{
+    accepted.map(|stream| {
+        let mut guard = Guard::new(stream);
+        let ended = guard.ended();
+        (Socket::new(guard), ended)
+    })
+}
+
+fn guarded_unix(listener: UnixListener) -> Incoming {
+    futures::stream::unfold(listener, async |listener| {
+        let accepted = listener.accept().await.map(|(stream, _)| stream);
+        Some((guarded(delay_if_failed(accepted).await), listener))
+    })
+    .boxed()
+}
+
 /// Listens, for servers that must distinguish links. A unix socket is created as by [`listen`].
 pub fn incoming(address: &Address) -> io::Result<Incoming> {
-    fn guarded<S>(accepted: io::Result<S>) -> io::Result<(Socket, oneshot::Receiver<()>)>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
-    {
-        accepted.map(|stream| {
-            let mut guard = Guard::new(stream);
-            let ended = guard.ended();
-            (Socket::new(guard), ended)
-        })
-    }
     Ok(match address {
-        Address::Unix(path) => futures::stream::unfold(bind(path)?, async |listener| {
-            let accepted = listener.accept().await.map(|(stream, _)| stream);
-            Some((guarded(delay_if_failed(accepted).await), listener))
-        })
-        .boxed(),
+        Address::Unix(path) => guarded_unix(bind(path)?),
         Address::Vsock { cid, port } => {
             let listener = VsockListener::bind(VsockAddr::new(*cid, *port))?;
             futures::stream::unfold(listener, async |listener| {
@@ -69,7 +74,23 @@ pub fn incoming(address: &Address) -> io::Result<Incoming> {
 /// # }
 /// ```
 pub fn listen(address: &Address) -> io::Result<Listener> {
-    Ok(Listener::new(incoming(address)?.map(|accepted| accepted.map(|(socket, _)| socket))))
+    incoming(address).map(as_listener)
+}
+
+/// Accepts on a unix socket that the service manager opened (sd_listen_fds(3)). Its links are
+/// guarded, as those of [`listen`].
+pub fn listen_inherited(listener: StdListener) -> io::Result<Listener> {
+    inherited(listener).map(guarded_unix).map(as_listener)
+}
+
+/// A unix socket that the service manager opened, for the runtime.
+pub fn inherited(listener: StdListener) -> io::Result<UnixListener> {
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+fn as_listener(incoming: Incoming) -> Listener {
+    Listener::new(incoming.map(|accepted| accepted.map(|(socket, _)| socket)))
 }
 
 fn hvsock_not_listenable() -> io::Error {
@@ -117,7 +138,5 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     let before = rustix::process::umask(Mode::from_raw_mode(0o177));
     let bound = StdListener::bind(path);
     rustix::process::umask(before);
-    let listener = bound?;
-    listener.set_nonblocking(true)?;
-    UnixListener::from_std(listener)
+    inherited(bound?)
 }

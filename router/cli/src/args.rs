@@ -104,6 +104,19 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print the completions of a shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages of all commands, for packages
+    #[command(hide = true)]
+    Man {
+        /// Where to write them
+        directory: PathBuf,
+    },
     /// The process that dies in the demo
     #[command(hide = true)]
     DemoVictim {
@@ -111,6 +124,12 @@ pub(crate) enum Command {
         megabytes: usize,
     },
 }
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  coroner completions bash > /etc/bash_completion.d/coroner
+  coroner completions zsh > /usr/local/share/zsh/site-functions/_coroner
+  coroner completions fish > ~/.config/fish/completions/coroner.fish";
 
 /// What to check.
 #[derive(Debug, clap::Args)]
@@ -289,6 +308,7 @@ impl Command {
             Self::Status { .. } | Self::Policy { .. } | Self::Guest { .. } => true,
             Self::Tap { .. } | Self::Explain { .. } => true,
             Self::Check { .. } | Self::Doctor(_) | Self::Demo { .. } | Self::DemoVictim { .. } => true,
+            Self::Completions { .. } | Self::Man { .. } => true,
         }
     }
 }

@@ -6,6 +6,7 @@ mod client;
 mod demo;
 mod doctor;
 mod explain;
+mod manual;
 mod policy_check;
 mod policy_wrap;
 mod render;
@@ -41,6 +42,8 @@ fn main() -> ExitCode {
         },
         args::Command::Check { config, json } => check::run(&config, json),
         args::Command::Doctor(options) => doctor::run(&options),
+        args::Command::Completions { shell } => manual::completions(shell),
+        args::Command::Man { directory } => manual::pages(&directory),
         args::Command::Demo { json } => demo::run(json),
         args::Command::DemoVictim { megabytes } => demo::victim(megabytes),
     }

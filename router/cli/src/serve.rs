@@ -28,8 +28,8 @@ pub(crate) fn run(path: &Path, shadow_all: bool) -> ExitCode {
         }
     };
     // Before there are threads.
-    let socket = match service::socket() {
-        Ok(socket) => socket,
+    let sockets = match service::sockets() {
+        Ok(sockets) => sockets,
         Err(error) => {
             tracing::error!(error, "the router does not start");
             return FAILED.into();
@@ -46,7 +46,7 @@ pub(crate) fn run(path: &Path, shadow_all: bool) -> ExitCode {
     };
     let ended = runtime.block_on(async {
         let stop = stop_signal()?;
-        let mut router = Assembly::serving_on(&config, socket).map_err(|error| error.to_string())?;
+        let mut router = Assembly::serving_on(&config, sockets).map_err(|error| error.to_string())?;
         let hangups =
             signal(SignalKind::hangup()).map_err(|error| format!("cannot wait for signals: {error}"))?;
         if let Some(policies) = router.policies() {

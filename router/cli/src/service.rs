@@ -1,32 +1,28 @@
-//! The service manager's protocols: the control socket that it passes, and READY, STOPPING and
+//! The service manager's protocols: the sockets that it passes, and READY, STOPPING and
 //! STATUS of sd_notify(3). Without a service manager they do nothing.
 
-use std::os::unix::net::UnixListener;
-
+use coroner::node::InheritedSockets;
 use coroner::node::config::Config;
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
-/// The control socket, if the service manager opened it (sd_listen_fds(3)). To be called while
-/// there is one thread: it removes the variables from the environment, so that no child process
-/// uses the socket.
-pub(crate) fn socket() -> Result<Option<UnixListener>, String> {
+/// The sockets that the service manager opened (sd_listen_fds(3)). To be called while there is one
+/// thread: it removes the variables from the environment, so that no child process uses them.
+pub(crate) fn sockets() -> Result<InheritedSockets, String> {
     let mut passed = ListenFd::from_env();
-    if passed.len() > 1 {
-        return Err(format!(
-            "{} sockets were passed by LISTEN_FDS, and one has a use: the control socket",
-            passed.len()
-        ));
+    let mut sockets = Vec::new();
+    for at in 0..passed.len() {
+        let socket = passed.take_unix_listener(at);
+        let socket =
+            socket.map_err(|error| format!("a socket passed by LISTEN_FDS is not a unix socket: {error}"))?;
+        if let Some(socket) = socket {
+            let address = socket.local_addr();
+            let path = address.as_ref().ok().and_then(|it| it.as_pathname());
+            tracing::info!(socket = ?path, "the service manager passed a socket");
+            sockets.push(socket);
+        }
     }
-    let socket = passed.take_unix_listener(0);
-    let socket = socket
-        .map_err(|error| format!("the socket passed by LISTEN_FDS is not a control socket: {error}"))?;
-    if let Some(socket) = &socket {
-        let address = socket.local_addr();
-        let path = address.as_ref().ok().and_then(|it| it.as_pathname());
-        tracing::info!(socket = ?path, "the control socket is the service manager's");
-    }
-    Ok(socket)
+    Ok(InheritedSockets::new(sockets))
 }
 
 /// Where the unit coroner.socket listens.

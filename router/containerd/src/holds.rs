@@ -50,6 +50,8 @@ pub enum Input {
     Pid(u32),
     /// The shim itself has published TaskExit.
     Exited,
+    /// Whether an OOM kill of the container was ruled until the exit.
+    Oom(bool),
     /// Everything before the exit is delivered; with its ruled status.
     Reached(Option<u32>),
     /// The shim's caller has received this status.
@@ -62,6 +64,7 @@ pub enum Input {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Barrier {
     requested: bool,
+    oom: Option<bool>,
     reached: Option<Option<u32>>,
     released: Option<u32>,
     release_late: bool,
@@ -69,6 +72,15 @@ pub struct Barrier {
     start_resolved: bool,
     exited: bool,
     pid: Option<u32>,
+}
+
+/// What a held reply is released with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// The ruled status; `None`: the shim's own.
+    pub status: Option<u32>,
+    /// Whether an OOM kill of the container was ruled; `None`: not known.
+    pub oom: Option<bool>,
 }
 
 /// What TaskExit is published with; what is not known here stays as it was ruled.
@@ -89,15 +101,16 @@ impl Barrier {
             Input::StartResolved => self.start_resolved = true,
             Input::Pid(pid) => self.pid = Some(pid),
             Input::Exited => self.exited = true,
+            Input::Oom(oom) => self.oom = Some(oom),
             Input::Reached(status) => self.reached = Some(status),
             Input::Released(status) => (self.requested, self.released) = (true, Some(status)),
             Input::ReleaseLate => self.release_late = true,
         }
     }
 
-    /// The ruled status, once the request can be answered.
-    pub fn answer(&self) -> Option<Option<u32>> {
-        self.reached
+    /// The answer to the request, once it can be answered.
+    pub fn answer(&self) -> Option<Answer> {
+        Some(Answer { status: self.reached?, oom: self.oom })
     }
 
     /// What TaskExit is published with, once it can be.
@@ -172,12 +185,12 @@ struct HoldState {
 pub struct Holds(Arc<Mutex<HoldState>>);
 
 impl Holds {
-    /// The ruled status of an exit, once everything before it is delivered; none: it is not known.
-    pub async fn ruled(&self, id: &str) -> Option<u32> {
+    /// The ruling of an exit, once everything before it is delivered.
+    pub async fn ruled(&self, id: &str) -> Answer {
         let mut barrier = self.change(id, Some(Input::Requested));
         // The sender is kept for longer than a request is answered; without it there is no ruling.
         let reached = barrier.wait_for(|it| it.answer().is_some()).await;
-        reached.ok().and_then(|it| it.answer()).flatten()
+        reached.ok().and_then(|it| it.answer()).unwrap_or_default()
     }
 
     /// Applies an input to the barrier of an exit.
@@ -275,6 +288,7 @@ mod tests {
     async fn request_answered_first_and_its_status_published() {
         let holds = Holds::default();
         let lane = async {
+            holds.apply("e", Input::Oom(true));
             holds.apply("e", Input::Reached(Some(137)));
             holds.published("e").await.status
         };
@@ -284,8 +298,9 @@ mod tests {
             assert!(holds.release("p-1", 3));
             ruled
         };
-        assert_eq!(tokio::join!(lane, proxy), (Some(3), Some(137)));
-        assert_eq!(holds.ruled("e").await, Some(137), "requested again, it is the same");
+        let ruled = Answer { status: Some(137), oom: Some(true) };
+        assert_eq!(tokio::join!(lane, proxy), (Some(3), ruled));
+        assert_eq!(holds.ruled("e").await, ruled, "requested again, it is the same");
     }
 
     #[tokio::test]

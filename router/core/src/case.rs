@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mode::Known;
 use crate::ruling::Action;
-use crate::signal::{Event, Exited, KillRequest, Moment, OomKilled, Pressure, Signal};
+use crate::signal::{Event, Exited, KillRequest, Level, Moment, OomKilled, Pressure, Signal};
 
 /// Kill requests kept. A pod that ignores SIGTERM is signalled for as long as it runs; without a
 /// bound its case would grow with each one.
@@ -41,6 +41,10 @@ pub struct Case {
     /// Attributes from the shim at the container's creation, sorted by key.
     pub attributes: Vec<(String, String)>,
 }
+
+/// How long after the last one a rise of the counter can belong to the same OOM kill. The kernel
+/// kills a group within milliseconds; a busy node reads its counters late.
+const STEP_MS: u64 = 1_000;
 
 impl Case {
     /// The case of a container before its first signal.
@@ -124,6 +128,46 @@ impl Case {
         self.last_kill.as_ref().and_then(|(_, kill)| kill.total)
     }
 
+    /// Whether a report is about more processes of the kill that was reported last. The kernel
+    /// kills a group one process at a time, and each read of the counter finds some of them; its
+    /// counter of groups rises once, after the first process.
+    pub fn is_step_of_last_kill(&self, signal: &Signal) -> bool {
+        let (Event::OomKill(kill), Some((at, last))) = (&signal.event, &self.last_kill) else {
+            return false;
+        };
+        let (Some(groups), Some(before)) = (kill.groups, last.groups) else { return false };
+        let same_group = match last.group {
+            Some(true) => groups == before,
+            // The first report came before the kernel counted the group.
+            Some(false) | None => before.checked_add(1) == Some(groups),
+        };
+        let same_victim = match (&kill.victim, &last.victim) {
+            (Some(victim), Some(before)) => victim.pid == before.pid,
+            _ => true,
+        };
+        // A group within the container, and the container as a group, are two kills.
+        let levels = [kill.level, last.level];
+        let same_level = levels.contains(&Level::Unknown) || kill.level == last.level;
+        same_group && same_victim && same_level && within(at, &signal.at, STEP_MS)
+    }
+
+    /// Adds more processes of the kill that was reported last. What was reported of it stays.
+    pub fn add_step(&mut self, signal: &Signal) {
+        let (Event::OomKill(kill), Some((at, last))) = (&signal.event, &mut self.last_kill) else { return };
+        let (Some(total), Some(before)) = (kill.total, last.total) else { return };
+        *at = signal.at;
+        last.group = last.group.max(kill.group);
+        last.groups = last.groups.max(kill.groups);
+        last.victim = last.victim.take().or_else(|| kill.victim.clone());
+        // Another source may have read the counter before, and reports it after.
+        if total > before {
+            last.total = Some(total);
+            if let Some(kills) = &mut self.kills {
+                *kills = kills.saturating_add(total - before);
+            }
+        }
+    }
+
     fn learn_kill(&mut self, at: Moment, kill: &OomKilled) {
         if kill.limit_bytes.is_some() {
             self.memory_limit = kill.limit_bytes;
@@ -139,10 +183,20 @@ impl Case {
     }
 }
 
+/// Whether two moments are at most this far apart, in either order: sources read the same counter
+/// and report it one after the other. A boot clock is not set back, and a backlog that is received
+/// at once keeps its distances on it.
+fn within(one: &Moment, other: &Moment, milliseconds: u64) -> bool {
+    match (one.boot_ns, other.boot_ns) {
+        (Some(one), Some(other)) => one.abs_diff(other) <= milliseconds * 1_000_000,
+        _ => one.received_ms.abs_diff(other.received_ms) <= milliseconds,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signal::Target;
+    use crate::signal::{Evidence, Target, Victim};
 
     fn request() -> Signal {
         let target = Target {
@@ -181,6 +235,77 @@ mod tests {
         case.kills = Some(1);
         case.forget_kill_count();
         assert_eq!((case.kills, case.knows(Known::KillCount)), (Some(1), true));
+    }
+
+    /// The report of a kill that raised the counter to `total`, and that of groups to `groups`.
+    fn kill(ms: u64, total: u64, groups: Option<u64>, group: bool) -> Signal {
+        let mut signal = request();
+        signal.at.received_ms = ms;
+        signal.event = Event::OomKill(OomKilled {
+            added: Some(1),
+            total: Some(total),
+            group: Some(group),
+            groups,
+            ..OomKilled::new(Evidence::Counter)
+        });
+        signal
+    }
+
+    #[test]
+    fn rises_of_the_counter_while_a_group_is_killed_are_one_kill() {
+        let after = |first: &Signal| {
+            let mut case = Case::new(&[Known::KillCount]);
+            case.update(first, &[Action::TaskOom]);
+            case
+        };
+        // The first read came before the kernel counted the group.
+        let mut case = after(&kill(10, 1, Some(0), false));
+        for (ms, total) in [(11, 7), (900, 399), (1_800, 400)] {
+            let step = kill(ms, total, Some(1), ms == 11);
+            assert!(case.is_step_of_last_kill(&step), "{total}");
+            case.add_step(&step);
+        }
+        assert_eq!((case.kills, case.kills_total()), (Some(400), Some(400)));
+        assert_eq!(case.last_kill.as_ref().unwrap().1.group, Some(true));
+        // Another source read the same counter before, and reports it after.
+        case.add_step(&kill(1_801, 7, Some(1), true));
+        assert_eq!(case.kills_total(), Some(400));
+
+        for (why, signal) in [
+            ("another group", kill(1_900, 401, Some(2), true)),
+            ("later", kill(2_900, 401, Some(1), false)),
+            ("no number", kill(1_900, 401, Some(u64::MAX), true)),
+            ("counter of groups unknown", kill(1_900, 401, None, false)),
+        ] {
+            assert!(!case.is_step_of_last_kill(&signal), "{why}");
+        }
+        // A container that outlives the kill of a group within it: later kills are of their own.
+        let lives = after(&kill(10, 401, Some(1), false));
+        assert!(!lives.is_step_of_last_kill(&kill(500, 402, Some(1), false)), "the group was another's");
+        let mut backlog = kill(1_900, 401, Some(1), false);
+        (case.last_kill.as_mut().unwrap().0.boot_ns, backlog.at.boot_ns) = (Some(1), Some(30_000_000_000));
+        assert!(!case.is_step_of_last_kill(&backlog), "received at once, and 30 s apart");
+        let level = |level, groups| {
+            let mut signal = kill(10, groups + 1, Some(groups), groups > 0);
+            if let Event::OomKill(kill) = &mut signal.event {
+                kill.level = level;
+            }
+            signal
+        };
+        let child = after(&level(Level::Child, 0));
+        assert!(!child.is_step_of_last_kill(&level(Level::Container, 1)), "another limit");
+        assert!(child.is_step_of_last_kill(&level(Level::Child, 1)));
+        let single = after(&kill(10, 1, Some(0), false));
+        assert!(!single.is_step_of_last_kill(&kill(11, 2, Some(0), false)), "no group was killed");
+        let named = |pid| {
+            let mut signal = kill(11, 2, Some(1), false);
+            if let Event::OomKill(kill) = &mut signal.event {
+                kill.victim = Some(Victim { pid, comm: "a".to_owned(), is_init: None });
+            }
+            signal
+        };
+        let case = after(&named(7));
+        assert!(!case.is_step_of_last_kill(&named(8)), "the kernel chose another victim");
     }
 
     #[test]

@@ -215,8 +215,29 @@ pub struct OomKilled {
     pub limit_bytes: Option<u64>,
     /// The killed process.
     pub victim: Option<Victim>,
+    /// v2's counter `oom_group_kill`: cgroups that were killed as a whole, at or below this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<u64>,
     /// Received after the exit was ruled.
     pub late: bool,
+}
+
+impl OomKilled {
+    /// A kill of which only what proves it is known.
+    pub fn new(evidence: Evidence) -> Self {
+        Self {
+            added: None,
+            total: None,
+            evidence,
+            group: None,
+            level: Level::Unknown,
+            cgroup: None,
+            limit_bytes: None,
+            victim: None,
+            groups: None,
+            late: false,
+        }
+    }
 }
 
 /// The end of a process of a container: its init, or an exec.
@@ -366,6 +387,9 @@ impl Event {
 pub const KILLS_UNKNOWN: &str = "kills-unknown-because";
 /// The attribute of an OOM kill that names its witness where that is not the container's counter.
 pub const WITNESS: &str = "witness";
+/// Attribute of an OOM kill: `true` where it is about more processes of the kill before, which is
+/// not ruled again.
+pub const SAME_KILL: &str = "same-kill";
 /// The witness: the kernel's log names a victim in the container's cgroup.
 pub const KERNEL_LOG: &str = "kernel-log";
 /// The witness: the counter of the pod's cgroup rose by more than its containers' counters.

@@ -24,9 +24,10 @@ pub const VARIABLE: &str = "CORONER_SHIM_CONFIG";
 pub const SUN_PATH: usize = 107;
 /// The default socket of the router's source `shim`.
 const SOCKET: &str = "/run/coroner/shim.sock";
-/// Default of `probe`. A local socket answers within microseconds; a pod's start can spare this
-/// much time for a busy router.
-const PROBE: Duration = Duration::from_millis(200);
+/// Default of `probe`. A local socket answers within microseconds. On a busy node, or while the
+/// service manager starts the router, it takes longer, and a pod that starts without the router is
+/// unmanaged for life. Where nothing listens the probe fails at once.
+const PROBE: Duration = Duration::from_secs(2);
 /// Default of `hold`. An answer takes milliseconds.
 const HOLD: Duration = Duration::from_secs(1);
 /// Maximum of `probe` and `hold`. containerd waits 10 s for some of its calls, and two holds can

@@ -150,6 +150,9 @@ impl ProxiedConnection<'_> {
         let (stream, kind) = frames::header(&frame);
         let call = (kind == frames::RESPONSE).then(|| self.calls().remove(&stream)).flatten();
         let Some(call) = call else { return write.write_all(&frame).await };
+        if call.0 == Method::Stats {
+            return write.write_all(&self.agreeing(&call.1, frame)).await;
+        }
         let Some(payload) = task::payload(frames::body(&frame)) else {
             self.unread(Some(&call));
             return write.write_all(&frame).await;
@@ -159,6 +162,7 @@ impl ProxiedConnection<'_> {
             Method::Create => processes.made(&call.1, task::pid(payload)),
             Method::Exec => processes.made(&call.1, None),
             Method::Start => processes.started(&call.1, task::pid(payload)),
+            Method::Stats => {}
             Method::Wait | Method::State | Method::Delete => {
                 if let Some(end) = task::end(call.0, payload) {
                     match processes.ruling(&call.1, end) {
@@ -178,6 +182,13 @@ impl ProxiedConnection<'_> {
             processes.deleted(&call.1);
         }
         Ok(())
+    }
+
+    /// A reply to Stats that agrees with the ruling, if the container has ended.
+    fn agreeing(&self, container: &ProcessId, frame: Vec<u8>) -> Vec<u8> {
+        let oom = self.shared.processes.oom(container);
+        let body = oom.and_then(|oom| task::with_ruled_oom(frames::body(&frame), oom));
+        body.map_or(frame.clone(), |body| frames::with_body(&frame, &body))
     }
 
     /// Handles a reply without a usable result, such as an error.

@@ -25,6 +25,8 @@ const REMEMBERED: usize = 1024;
 pub(crate) struct ExitRuling {
     /// The status that callers receive.
     pub(crate) status: u32,
+    /// Whether an OOM kill of the container was ruled; `None`: not known.
+    oom: Option<bool>,
     /// The hold ended without a ruling of the router: a timeout or a failed call.
     expired: bool,
     pid: Option<u32>,
@@ -133,6 +135,14 @@ impl ProcessTable {
         ruling
     }
 
+    /// Whether an OOM kill of a container that has ended was ruled; `None`: not known.
+    pub(crate) fn oom(&self, process: &ProcessId) -> Option<bool> {
+        match self.rows().rows.get(process)?.ruling.as_ref()? {
+            RulingState::Final(ruling) => ruling.oom,
+            RulingState::Pending(pending) => pending.peek()?.oom,
+        }
+    }
+
     /// Records that a caller has received the status. The first time it is reported to the router.
     pub(crate) fn reply_sent(&self, process: &ProcessId, ruling: &Arc<ExitRuling>) {
         if ruling.reported.swap(true, Ordering::Relaxed) {
@@ -170,8 +180,9 @@ impl ProcessTable {
         if answer.is_ok() {
             self.outbox.acknowledged(&request.requests);
         }
-        let (status, expired) = answer.map_or((end.status, true), |ruled| (ruled.status, false));
-        ExitRuling { status, expired, pid, hold, reported: AtomicBool::new(false) }
+        let (status, oom, expired) =
+            answer.map_or((end.status, None, true), |ruled| (ruled.status, ruled.oom, false));
+        ExitRuling { status, oom, expired, pid, hold, reported: AtomicBool::new(false) }
     }
 
     /// The pid of a process, once no Start call is open with a reply that would have it.

@@ -12,6 +12,9 @@ const SERVICES: [&[u8]; 2] = [b"containerd.task.v2.Task", b"containerd.task.v3.T
 const STOPPED: u64 = 3;
 /// ttrpc's Response: status and payload.
 const PAYLOAD: u32 = 2;
+/// The messages in a reply to Stats: containerd's cgroups, cgroup1 and cgroup2/stats/metrics.proto.
+const METRICS_V1: &[u8] = b"io.containerd.cgroups.v1.Metrics";
+const METRICS_V2: &[u8] = b"io.containerd.cgroups.v2.Metrics";
 
 /// A process of a shim.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,6 +33,7 @@ pub(crate) enum Method {
     Wait,
     State,
     Delete,
+    Stats,
 }
 
 /// A request that concerns the proxy.
@@ -64,7 +68,7 @@ impl Method {
             Self::Wait => Some(Places { status: 1, exited_at: 2, pid: None, state: None }),
             Self::Delete => Some(Places { status: 2, exited_at: 3, pid: Some(1), state: None }),
             Self::State => Some(Places { status: 9, exited_at: 10, pid: Some(3), state: Some(4) }),
-            Self::Create | Self::Exec | Self::Start => None,
+            Self::Create | Self::Exec | Self::Start | Self::Stats => None,
         }
     }
 }
@@ -83,6 +87,7 @@ pub(crate) fn request(body: &[u8]) -> Option<Request> {
         b"Wait" => Method::Wait,
         b"State" => Method::State,
         b"Delete" => Method::Delete,
+        b"Stats" => Method::Stats,
         b"Kill" => {
             let [signal, all] = numbers_of(payload, [3, 4]).ok()?;
             let signal = u32::try_from(signal).ok()?;
@@ -90,11 +95,12 @@ pub(crate) fn request(body: &[u8]) -> Option<Request> {
         }
         _ => return None,
     };
-    Some(Request::Call(method, process(payload, method != Method::Create)?))
+    Some(Request::Call(method, process(payload, !matches!(method, Method::Create | Method::Stats))?))
 }
 
 /// Field 1 is the container's id in all requests, field 2 the exec's in all but Create's, where it
-/// is the bundle. Ids longer than containerd's are not kept: they would fill the proxy's memory.
+/// is the bundle, and Stats', where there is none. Ids longer than containerd's are not kept: they
+/// would fill the proxy's memory.
 fn process(payload: &[u8], with_exec: bool) -> Option<ProcessId> {
     let [container, exec] = bytes_of(payload, [1, 2])?;
     let text = |bytes: &[u8]| match bytes.len() <= MAX_CONTAINER_ID {
@@ -141,6 +147,39 @@ pub(crate) fn with_status(method: Method, body: &[u8], status: u32) -> Result<Ve
     let places = method.places().ok_or(Malformed)?;
     let [payload] = bytes_of(body, [PAYLOAD]).ok_or(Malformed)?;
     with_bytes(body, PAYLOAD, &with_varint(payload, places.status, status.into())?)
+}
+
+/// The body of a response to Stats that agrees with whether an OOM kill was ruled; `None`: it does,
+/// or has metrics that are not known here. From 2.3 on containerd queries it after an exit with
+/// status 137, and sets OOMKilled by itself if the count of OOM kills is above 0. Other metrics
+/// stay; where the call failed, since the cgroup is gone, there are no others.
+pub(crate) fn with_ruled_oom(body: &[u8], oom: bool) -> Option<Vec<u8>> {
+    let payload = payload(body).unwrap_or_default();
+    let [metrics] = bytes_of(payload, [1])?;
+    let [kind, message] = bytes_of(metrics, [1, 2])?;
+    let (events, oom_kill) = match kind {
+        METRICS_V1 => (9, 3),
+        METRICS_V2 | b"" => (8, 5),
+        _ => return None,
+    };
+    let [counts] = bytes_of(message, [events])?;
+    if matches!(numbers_of(counts, [oom_kill]), Ok([kills]) if (kills > 0) == oom) {
+        return None;
+    }
+    let kind = if kind.is_empty() { METRICS_V2 } else { kind };
+    with_oom_kills(kind, message, (events, oom_kill), oom.into()).ok()
+}
+
+fn with_oom_kills(
+    kind: &[u8],
+    message: &[u8],
+    (events, oom_kill): (u32, u32),
+    kills: u64,
+) -> Result<Vec<u8>, Malformed> {
+    let [counts] = bytes_of(message, [events]).ok_or(Malformed)?;
+    let message = with_bytes(message, events, &with_varint(counts, oom_kill, kills)?)?;
+    let metrics = with_bytes(&with_bytes(&[], 1, kind)?, 2, &message)?;
+    with_bytes(&[], PAYLOAD, &with_bytes(&[], 1, &metrics)?)
 }
 
 /// google.protobuf.Timestamp as Unix time. Go's zero time lies before 1970 and means none.

@@ -43,7 +43,8 @@ fn requests_of_both_versions_parsed() {
         let kill = message(&[(3, 15), (4, 1)], &[(1, b"c1")]);
         let expect = Request::Kill { process: of("c1", ""), signal: 15, all: true };
         assert_eq!(parse(service, "Kill", &kill), Some(expect));
-        assert_eq!(parse(service, "Stats", &payload), None);
+        assert_eq!(parse(service, "Stats", &payload), Some(Request::Call(Method::Stats, of("c1", ""))));
+        assert_eq!(parse(service, "Update", &payload), None);
     }
 }
 
@@ -122,6 +123,39 @@ fn status_replaced_and_other_fields_unchanged() {
         let zero = with_status(method, &body, 0).unwrap();
         assert_eq!(end(method, payload(&zero).unwrap()).unwrap().status, 0);
     }
+}
+
+#[test]
+fn reply_to_stats_has_the_ruled_count_and_all_other_metrics() {
+    let inside = |body: &[u8], path: &[u32]| {
+        path.iter().fold(body.to_vec(), |message, number| bytes_of(&message, [*number]).unwrap()[0].to_vec())
+    };
+    for (kind, events, oom_kill) in [(METRICS_V1, 9, 3), (METRICS_V2, 8, 5)] {
+        let body = |kind: &[u8], kills: u64| {
+            let counts = message(&[(1, 6), (oom_kill, kills)], &[]);
+            let metrics = message(&[], &[(2, b"cpu"), (events, &counts)]);
+            let any = message(&[], &[(1, kind), (2, &metrics)]);
+            message(&[], &[(2, &message(&[], &[(1, &any)]))])
+        };
+        for (kills, oom) in [(0, true), (2, false)] {
+            let after = with_ruled_oom(&body(kind, kills), oom).unwrap();
+            assert_eq!(inside(&after, &[2, 1, 1]), kind);
+            assert_eq!(inside(&after, &[2, 1, 2, 2]), b"cpu");
+            assert_eq!(
+                numbers_of(&inside(&after, &[2, 1, 2, events]), [1, oom_kill]),
+                Ok([6, u64::from(oom)])
+            );
+            assert_eq!(with_ruled_oom(&body(kind, kills), !oom), None, "it agrees");
+            assert_eq!(with_ruled_oom(&body(b"other.Metrics", kills), oom), None);
+        }
+    }
+    // The call failed: the cgroup is gone.
+    let error = message(&[], &[(1, &message(&[(1, 5)], &[(2, b"not found")]))]);
+    assert_eq!(with_ruled_oom(&error, false), None);
+    let after = with_ruled_oom(&error, true).unwrap();
+    assert_eq!(inside(&after, &[1]), b"");
+    assert_eq!(inside(&after, &[2, 1, 1]), METRICS_V2);
+    assert_eq!(numbers_of(&inside(&after, &[2, 1, 2, 8]), [5]), Ok([1]));
 }
 
 #[test]

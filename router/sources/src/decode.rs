@@ -106,6 +106,7 @@ fn oom_kill(kill: agent::OomKill, container: &str) -> Result<OomKilled, SignalEr
         cgroup: (!cgroup.is_empty()).then_some(cgroup),
         limit_bytes: kill.limit_bytes,
         victim: victim.transpose()?,
+        groups: kill.groups,
         late: false,
     })
 }

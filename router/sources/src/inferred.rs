@@ -5,9 +5,7 @@ use coroner_proto::agent;
 
 use super::decode::MAX_CGROUP;
 use super::signal_stream::SignalStream;
-use coroner_core::signal::{
-    ContainerId, Event, Evidence, Exited, GuestLost, Level, OomKilled, Signal, SignalError,
-};
+use coroner_core::signal::{ContainerId, Event, Evidence, Exited, GuestLost, OomKilled, Signal, SignalError};
 
 /// `guest-lost` for one container.
 pub(super) fn guest_lost(
@@ -29,17 +27,7 @@ pub(super) fn announced(
     received_ms: u64,
 ) -> Result<Signal, SignalError> {
     let container_id = ContainerId::try_from(id)?;
-    let event = Event::OomKill(OomKilled {
-        added: None,
-        total: None,
-        evidence: Evidence::Announced,
-        group: None,
-        level: Level::Unknown,
-        cgroup: None,
-        limit_bytes: None,
-        victim: None,
-        late: false,
-    });
+    let event = Event::OomKill(OomKilled::new(Evidence::Announced));
     Ok(stream.received(container_id, seq, event, received_ms))
 }
 
@@ -55,14 +43,10 @@ pub(super) fn killed_unseen(
     let event = Event::OomKill(OomKilled {
         added: Some(now - before),
         total: Some(now),
-        evidence: Evidence::Counter,
-        group: None,
-        level: Level::Unknown,
         cgroup: (message.cgroup.len() <= MAX_CGROUP && !message.cgroup.is_empty())
             .then(|| message.cgroup.clone()),
         limit_bytes: message.limit_bytes,
-        victim: None,
-        late: false,
+        ..OomKilled::new(Evidence::Counter)
     });
     let id = stream.kills(&container_id, now);
     let attributes = vec![("reconciled".to_owned(), "true".to_owned())];

@@ -14,8 +14,6 @@ mod stream;
 use std::io;
 use std::path::Path;
 
-use tokio::net::UnixListener;
-
 pub use self::document::{GuestList, JournalStatus, SinkStatus, SourceStatus, Status, StatusReader};
 pub use self::metrics::registry;
 pub use self::probes::Probes;
@@ -49,9 +47,5 @@ pub fn control_socket(path: &Path) -> Result<Listener, ControlError> {
 pub fn inherited_socket(listener: std::os::unix::net::UnixListener) -> Result<Listener, ControlError> {
     let path = listener.local_addr().ok().and_then(|it| Some(it.as_pathname()?.display().to_string()));
     let failed = |source| ControlError { path: path.unwrap_or_default(), source };
-    let adopt = || {
-        listener.set_nonblocking(true)?;
-        UnixListener::from_std(listener)
-    };
-    adopt().map(Listener::Unix).map_err(failed)
+    coroner_transport::inherited(listener).map(Listener::Unix).map_err(failed)
 }

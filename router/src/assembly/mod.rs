@@ -5,6 +5,7 @@ mod error;
 mod lanes;
 pub(crate) mod recovery;
 mod servers;
+mod sockets;
 mod tasks;
 
 use std::os::unix::net::UnixListener;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 pub use self::error::RunError;
+pub use self::sockets::InheritedSockets;
 
 use self::tasks::Tasks;
 use crate::config::{Config, Source};
@@ -61,15 +63,28 @@ pub struct Assembly {
 impl Assembly {
     /// Starts everything the configuration names. Must be called on the runtime.
     pub fn serving(config: &Config) -> Result<Self, RunError> {
-        Self::serving_on(config, None)
+        Self::serving_on(config, InheritedSockets::default())
     }
 
-    /// The same with a control socket that is already open, in place of the configured one.
-    pub fn serving_on(config: &Config, passed: Option<UnixListener>) -> Result<Self, RunError> {
+    /// The same with sockets that are already open.
+    pub fn serving_on(config: &Config, mut sockets: InheritedSockets) -> Result<Self, RunError> {
         let mut assembly = Self::start(config)?;
-        assembly.serve(config, passed)?;
-        for source in &config.sources {
-            assembly.follow(source);
+        let listeners: Vec<_> = config.sources.iter().map(|it| sockets.take_for_source(it)).collect();
+        let control = config.control.as_ref().and_then(|path| sockets.take_control(path));
+        for (path, socket) in sockets.unused() {
+            assembly.add("unused socket".to_owned(), sockets::refuse(socket, assembly.stopped()));
+            tracing::warn!(
+                path = %path.display(),
+                "the service manager passed a socket that has no use: it is neither the control \
+                 socket nor the address of a source of type \"shim\""
+            );
+        }
+        assembly.serve(config, control)?;
+        for (source, listener) in config.sources.iter().zip(listeners) {
+            match listener {
+                Some(listener) => assembly.follow_on(source, listener),
+                None => assembly.follow(source),
+            }
         }
         Ok(assembly)
     }
@@ -241,6 +256,12 @@ impl Assembly {
     /// Starts a trusted source, which runs until the shutdown.
     pub fn follow(&mut self, source: &Source) {
         let task = self.sources().task(source, self.counts.source(&source.name), None);
+        self.add(format!("source {}", source.name), task);
+    }
+
+    /// Starts a source of type `shim` on a socket that is already open.
+    fn follow_on(&mut self, source: &Source, listener: UnixListener) {
+        let task = self.sources().shims_on(source, self.counts.source(&source.name), listener);
         self.add(format!("source {}", source.name), task);
     }
 

@@ -106,13 +106,8 @@ fn kill(total: &mut u64, random: &mut Random) -> Event {
     Event::OomKill(OomKilled {
         added: Some(added),
         total: Some(*total),
-        evidence: Evidence::Counter,
-        group: None,
         level: Level::Container,
-        cgroup: None,
-        limit_bytes: None,
-        victim: None,
-        late: false,
+        ..OomKilled::new(Evidence::Counter)
     })
 }
 

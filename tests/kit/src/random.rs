@@ -58,10 +58,11 @@ fn oom_kill() -> impl Strategy<Value = OomKilled> {
         of(text()),
         of(number()),
         of(victim),
+        of(number()),
         any::<bool>(),
     )
-        .prop_map(|(added, total, evidence, group, level, cgroup, limit_bytes, victim, late)| {
-            OomKilled { added, total, evidence, group, level, cgroup, limit_bytes, victim, late }
+        .prop_map(|(added, total, evidence, group, level, cgroup, limit_bytes, victim, groups, late)| {
+            OomKilled { added, total, evidence, group, level, cgroup, limit_bytes, victim, groups, late }
         })
 }
 

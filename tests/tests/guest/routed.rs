@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use coroner_tests::containerd::Containerd;
-use coroner_tests::events::{EXIT, Events};
+use coroner_tests::events::{EXIT, Events, OOM};
 use coroner_tests::report::print;
 use coroner_tests::router::{Router, usual};
 use coroner_tests::scratch::Scratch;
@@ -27,6 +27,8 @@ const STORM: usize = 60;
 /// Programs of the storm that live at once, and what is left of before. Without this bound they use
 /// up the guest's memory and its processor, and no agent in it gets to send anything.
 const AT_ONCE: usize = 24;
+/// Processes of the groups that are killed as a whole.
+const GROUPS: [u64; 3] = [1, 2, 100];
 /// The time the router has to report that a guest is gone.
 const LOST_WITHIN: Duration = Duration::from_secs(1);
 
@@ -137,6 +139,7 @@ async fn guest_deaths_reach_containerd_over_cuts_and_restarts() {
     stage.one.must("mkdir /sys/fs/cgroup/pods-a; echo '+memory +cpu +io' > /sys/fs/cgroup/pods-a/cgroup.subtree_control").unwrap();
     stage.leave();
     quiet(&mut stage).await;
+    one_kill_of_a_group_is_one_event(&mut stage).await;
     let mut truths = cut_in_a_storm(&mut stage).await;
     truths.extend((0..2 * ENDS.len()).map(|at| truth(format!("quiet-{at}"), at)));
     lost(&mut stage, &truths).await;
@@ -157,6 +160,36 @@ async fn quiet(stage: &mut Stage) {
     }
     let truths: Vec<Truth> = ids.into_iter().enumerate().map(|(at, id)| truth(id, at)).collect();
     check(&stage.router, &mut stage.events, &truths).await;
+}
+
+/// Invariant 12: the kernel kills a group one process at a time, and its counter is read in steps.
+async fn one_kill_of_a_group_is_one_event(stage: &mut Stage) {
+    let sidecar = Reader::connect(&stage.two.address(1031)).await;
+    for processes in GROUPS {
+        let id = format!("group-{processes}");
+        let keys = "memory.max=32M memory.oom.group=1";
+        let command = format!("/guest run watched {id} {keys} -- /oomtest await crowd {} 64", processes - 1);
+        stage.two.must(&command).unwrap();
+        sidecar.knows(&id, true).await;
+        stage.two.go_on("watched", &id).unwrap();
+        stage.events.wait_for(EXIT, &id, 1, PATIENCE).await.unwrap();
+        let topics: Vec<String> = stage.events.of(&id).into_iter().map(|it| it.topic).collect();
+        assert_eq!(topics, [OOM, EXIT], "{id}");
+        let audit = stage.router.audit().unwrap();
+        let of = |kind: &str| {
+            let fits = |it: &&Value| {
+                it["record"] == "ruled"
+                    && it["signal"]["target"]["container-id"] == *id
+                    && !it["signal"]["event"][kind].is_null()
+            };
+            audit.iter().filter(fits).cloned().collect::<Vec<_>>()
+        };
+        let ruled = of("oom-kill").into_iter().filter(|it| it["actions"][0] == "task-oom").count();
+        assert_eq!(ruled, 1, "{id}: {:?}", of("oom-kill"));
+        let case = &of("exited")[0]["case"];
+        assert!(case["kills"].as_u64().unwrap() >= processes, "{id}: {case}");
+        assert_eq!(case["last-kill"][1]["group"], true, "{id}: {case}");
+    }
 }
 
 /// Cuts guest one's link again and again while containers die in it, and kills the router twice.

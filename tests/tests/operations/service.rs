@@ -1,4 +1,4 @@
-//! The router as systemd runs it: with a socket that outlives it, and notifications of ready and
+//! The router as systemd runs it: with sockets that outlive it, and notifications of ready and
 //! stopping.
 
 use std::fs::File;
@@ -8,12 +8,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use coroner_proto::shim::HelloRequest;
+use coroner_proto::shim_ttrpc::ShimClient;
 use coroner_tests::binary;
 use coroner_tests::process::Process;
 use coroner_tests::scratch::Scratch;
 use coroner_tests::wait::until;
+use coroner_transport::Address;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
+use ttrpc::asynchronous::Client;
+use ttrpc::context;
 
 use super::text;
 
@@ -79,11 +84,8 @@ impl Manager {
     }
 }
 
-/// `coroner status`, which has connected and waits.
-async fn waiting_status(socket: &Path, listener: &UnixListener) -> Child {
-    let mut status = Command::new(binary::find("coroner", "coroner-cli").unwrap());
-    status.args(["status", "--json"]).env("CORONER_SOCKET", socket);
-    let mut status = status.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+/// Waits until a client is in the socket's queue.
+async fn until_queued(listener: &UnixListener) {
     until("a client to wait at the socket", PATIENCE, async || {
         let mut polled = [PollFd::new(listener, PollFlags::IN)];
         poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
@@ -91,6 +93,14 @@ async fn waiting_status(socket: &Path, listener: &UnixListener) -> Child {
     })
     .await
     .unwrap();
+}
+
+/// `coroner status`, which has connected and waits.
+async fn waiting_status(socket: &Path, listener: &UnixListener) -> Child {
+    let mut status = Command::new(binary::find("coroner", "coroner-cli").unwrap());
+    status.args(["status", "--json"]).env("CORONER_SOCKET", socket);
+    let mut status = status.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until_queued(listener).await;
     assert!(status.try_wait().unwrap().is_none(), "it waits instead of failing");
     status
 }
@@ -125,16 +135,16 @@ async fn socket_outlives_the_router_and_queues_requests() {
     let status = waiting_status(&path, &listener).await;
     let _third = manager.start(listener.try_clone().unwrap());
     pid_of(status);
-    assert!(manager.log().contains("the control socket is the service manager's"));
+    assert!(manager.log().contains("the service manager passed a socket"));
 }
 
 #[tokio::test]
-async fn invalid_control_socket_fails_the_start_before_ready() {
+async fn invalid_socket_fails_the_start_before_ready() {
     let manager = Manager::new();
     manager.notified.set_nonblocking(true).unwrap();
     for (passed, why) in [
-        (OwnedFd::from(File::open("/dev/null").unwrap()), "not a control socket: fd 3 is not a socket"),
-        (OwnedFd::from(UnixDatagram::unbound().unwrap()), "not a control socket: fd 3 is not a valid"),
+        (OwnedFd::from(File::open("/dev/null").unwrap()), "is not a unix socket: fd 3 is not a socket"),
+        (OwnedFd::from(UnixDatagram::unbound().unwrap()), "is not a unix socket: fd 3 is not a valid"),
     ] {
         let mut failed = manager.start(passed);
         let status = until("the router to fail", PATIENCE, async || Ok(failed.check_running().err())).await;
@@ -143,6 +153,43 @@ async fn invalid_control_socket_fails_the_start_before_ready() {
     }
     let mut nothing = [0; 16];
     assert!(manager.notified.recv(&mut nothing).is_err(), "READY was not sent");
+}
+
+/// A pod that starts while the router restarts is not unmanaged for life: the wrapper's probe waits
+/// in the socket's queue.
+#[tokio::test]
+async fn probe_of_a_wrapper_waits_for_the_router_that_starts() {
+    let manager = Manager::new();
+    let path = manager.scratch.path("shim.sock");
+    let toml = r#"
+        [policies]
+        cache = "@DIR@/cache"
+        [containerd]
+        address = "@DIR@/containerd.sock"
+        [[source]]
+        name = "shims"
+        type = "shim"
+        address = "unix://@DIR@/shim.sock"
+        mode = "wrapped"
+        [[sink]]
+        name = "containerd"
+        type = "containerd"
+    "#;
+    let directory = manager.scratch.directory().to_string_lossy().into_owned();
+    std::fs::write(manager.scratch.path("coroner.toml"), toml.replace("@DIR@", &directory)).unwrap();
+    let listener = UnixListener::bind(&path).unwrap();
+    for _ in 0..2 {
+        let link = coroner_transport::connect(&Address::Unix(path.clone())).await.unwrap();
+        let client = ShimClient::new(Client::new(link));
+        let hello = tokio::spawn(async move {
+            client.hello(context::with_duration(PATIENCE), &HelloRequest::default()).await
+        });
+        until_queued(&listener).await;
+        let mut router = manager.start(listener.try_clone().unwrap());
+        assert_eq!(hello.await.unwrap().unwrap().mode, "wrapped");
+        router.kill().unwrap();
+    }
+    assert!(path.exists(), "it is not the router's to remove");
 }
 
 #[tokio::test]

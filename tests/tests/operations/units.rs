@@ -6,13 +6,15 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use coroner::node::config::SourceKind;
 use coroner_tests::binary;
 use coroner_tests::report::print;
 use tempfile::TempDir;
 
 use super::text;
 
-const UNITS: [&str; 3] = ["coroner.service", "coroner.socket", "coroner-agent.service"];
+const UNITS: [&str; 4] =
+    ["coroner.service", "coroner.socket", "coroner-agent.service", "coroner-shim.socket"];
 
 fn example(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(path)
@@ -111,6 +113,13 @@ fn units_match_the_operations_page() {
     assert_eq!(Path::new(&socket["ListenStream"]), config.control.unwrap());
     assert_eq!(socket["SocketMode"], "0600");
     assert!(text.contains(agent["ExecStart"].split("--listen ").nth(1).unwrap()));
+    // The package's configuration has a source at each socket of wrapped shims.
+    let text = fs::read_to_string(example("deploy/debian/coroner.toml")).unwrap();
+    let config = coroner::node::config::Config::parse(&text).unwrap();
+    let shims = config.sources.iter().filter(|it| it.kind == SourceKind::Shim);
+    let addresses: Vec<String> = shims.map(|it| it.address.to_string()).collect();
+    let sockets = keys(UNITS[3])["ListenStream"].clone();
+    assert_eq!(addresses, sockets.split(' ').map(|it| format!("unix://{it}")).collect::<Vec<_>>());
 }
 
 /// A command with the capabilities that a unit leaves, and no way to more.

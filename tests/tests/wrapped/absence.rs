@@ -16,6 +16,7 @@ async fn life(cri: &mut Cri, pod: &Pod, name: &str) -> Result<(String, String)> 
     let ends = cri.run(pod, &format!("{name}-ends"), 32, "exit 3").await?;
     let stops = cri.run(pod, &format!("{name}-stops"), 32, "pause").await?;
     let ended = cri.first_reading(&ends, END).await?;
+    stops.wait_printed("paused", END).await?;
     cri.stop(&stops, 10).await?;
     let stopped = cri.first_reading(&stops, END).await?;
     for container in [&ends, &stops] {

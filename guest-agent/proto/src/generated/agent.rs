@@ -1295,6 +1295,8 @@ pub struct OomKill {
     pub victim: ::protobuf::MessageField<Victim>,
     // @@protoc_insertion_point(field:coroner.agent.v1.OomKill.witness)
     pub witness: ::protobuf::EnumOrUnknown<Witness>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.OomKill.groups)
+    pub groups: ::std::option::Option<u64>,
     // special fields
     // @@protoc_insertion_point(special_field:coroner.agent.v1.OomKill.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -1312,7 +1314,7 @@ impl OomKill {
     }
 
     fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
-        let mut fields = ::std::vec::Vec::with_capacity(9);
+        let mut fields = ::std::vec::Vec::with_capacity(10);
         let mut oneofs = ::std::vec::Vec::with_capacity(0);
         fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
             "total",
@@ -1359,6 +1361,11 @@ impl OomKill {
             |m: &OomKill| { &m.witness },
             |m: &mut OomKill| { &mut m.witness },
         ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "groups",
+            |m: &OomKill| { &m.groups },
+            |m: &mut OomKill| { &mut m.groups },
+        ));
         ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<OomKill>(
             "OomKill",
             fields,
@@ -1404,6 +1411,9 @@ impl ::protobuf::Message for OomKill {
                 72 => {
                     self.witness = is.read_enum_or_unknown()?;
                 },
+                80 => {
+                    self.groups = ::std::option::Option::Some(is.read_uint64()?);
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -1444,6 +1454,9 @@ impl ::protobuf::Message for OomKill {
         if self.witness != ::protobuf::EnumOrUnknown::new(Witness::WITNESS_COUNTER) {
             my_size += ::protobuf::rt::int32_size(9, self.witness.value());
         }
+        if let Some(v) = self.groups {
+            my_size += ::protobuf::rt::uint64_size(10, v);
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -1477,6 +1490,9 @@ impl ::protobuf::Message for OomKill {
         if self.witness != ::protobuf::EnumOrUnknown::new(Witness::WITNESS_COUNTER) {
             os.write_enum(9, ::protobuf::EnumOrUnknown::value(&self.witness))?;
         }
+        if let Some(v) = self.groups {
+            os.write_uint64(10, v)?;
+        }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
     }
@@ -1503,6 +1519,7 @@ impl ::protobuf::Message for OomKill {
         self.usage_bytes = ::std::option::Option::None;
         self.victim.clear();
         self.witness = ::protobuf::EnumOrUnknown::new(Witness::WITNESS_COUNTER);
+        self.groups = ::std::option::Option::None;
         self.special_fields.clear();
     }
 
@@ -1517,6 +1534,7 @@ impl ::protobuf::Message for OomKill {
             usage_bytes: ::std::option::Option::None,
             victim: ::protobuf::MessageField::none(),
             witness: ::protobuf::EnumOrUnknown::from_i32(0),
+            groups: ::std::option::Option::None,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -4046,7 +4064,7 @@ static file_descriptor_proto_data: &'static [u8] = b"\
     dH\x01R\x06exited\x128\n\x08pressure\x18\x0c\x20\x01(\x0b2\x1a.coroner.a\
     gent.v1.PressureH\x01R\x08pressure\x12/\n\x05other\x18\x0f\x20\x01(\x0b2\
     \x17.coroner.agent.v1.OtherH\x01R\x05otherB\n\n\x08_exec_idB\x07\n\x05ev\
-    ent\"\x84\x03\n\x07OomKill\x12\x14\n\x05total\x18\x01\x20\x01(\x04R\x05t\
+    ent\"\xac\x03\n\x07OomKill\x12\x14\n\x05total\x18\x01\x20\x01(\x04R\x05t\
     otal\x12\x14\n\x05added\x18\x02\x20\x01(\x04R\x05added\x12\x19\n\x05grou\
     p\x18\x03\x20\x01(\x08H\0R\x05group\x88\x01\x01\x12-\n\x05level\x18\x04\
     \x20\x01(\x0e2\x17.coroner.agent.v1.LevelR\x05level\x12\x16\n\x06cgroup\
@@ -4054,52 +4072,53 @@ static file_descriptor_proto_data: &'static [u8] = b"\
     \x04H\x01R\nlimitBytes\x88\x01\x01\x12$\n\x0busage_bytes\x18\x07\x20\x01\
     (\x04H\x02R\nusageBytes\x88\x01\x01\x125\n\x06victim\x18\x08\x20\x01(\
     \x0b2\x18.coroner.agent.v1.VictimH\x03R\x06victim\x88\x01\x01\x123\n\x07\
-    witness\x18\t\x20\x01(\x0e2\x19.coroner.agent.v1.WitnessR\x07witnessB\
-    \x08\n\x06_groupB\x0e\n\x0c_limit_bytesB\x0e\n\x0c_usage_bytesB\t\n\x07_\
-    victim\"X\n\x06Victim\x12\x10\n\x03pid\x18\x01\x20\x01(\rR\x03pid\x12\
-    \x12\n\x04comm\x18\x02\x20\x01(\tR\x04comm\x12\x1c\n\x07is_init\x18\x03\
-    \x20\x01(\x08H\0R\x06isInit\x88\x01\x01B\n\n\x08_is_init\"\xa0\x02\n\x06\
-    Exited\x12\x15\n\x03pid\x18\x01\x20\x01(\rH\0R\x03pid\x88\x01\x01\x12\
-    \x1c\n\x07is_init\x18\x02\x20\x01(\x08H\x01R\x06isInit\x88\x01\x01\x12\
-    \x1b\n\x06status\x18\x03\x20\x01(\rH\x02R\x06status\x88\x01\x01\x12\x1b\
-    \n\x06signal\x18\x04\x20\x01(\rH\x03R\x06signal\x88\x01\x01\x12\x17\n\
-    \x04core\x18\x05\x20\x01(\x08H\x04R\x04core\x88\x01\x01\x12'\n\x0funknow\
-    n_because\x18\x06\x20\x01(\tR\x0eunknownBecause\x122\n\x15kills_unknown_\
-    because\x18\x07\x20\x01(\tR\x13killsUnknownBecauseB\x06\n\x04_pidB\n\n\
-    \x08_is_initB\t\n\x07_statusB\t\n\x07_signalB\x07\n\x05_core\"\x92\x02\n\
-    \x08Pressure\x12,\n\x02of\x18\x01\x20\x01(\x0e2\x1c.coroner.agent.v1.Pre\
-    ssureOfR\x02of\x12\x12\n\x04full\x18\x02\x20\x01(\x08R\x04full\x12\x1f\n\
-    \x0bavg10_centi\x18\x03\x20\x01(\rR\navg10Centi\x12\x1f\n\x0bavg60_centi\
-    \x18\x04\x20\x01(\rR\navg60Centi\x12\x19\n\x08total_us\x18\x05\x20\x01(\
-    \x04R\x07totalUs\x12\"\n\nstalled_us\x18\x06\x20\x01(\x04H\0R\tstalledUs\
-    \x88\x01\x01\x12$\n\x0bhigh_events\x18\x07\x20\x01(\x04H\x01R\nhighEvent\
-    s\x88\x01\x01B\r\n\x0b_stalled_usB\x0e\n\x0c_high_events\"\x8b\x01\n\x0f\
-    PressureTrigger\x12,\n\x02of\x18\x01\x20\x01(\x0e2\x1c.coroner.agent.v1.\
-    PressureOfR\x02of\x12\x12\n\x04full\x18\x02\x20\x01(\x08R\x04full\x12\
-    \x19\n\x08stall_us\x18\x03\x20\x01(\rR\x07stallUs\x12\x1b\n\twindow_us\
-    \x18\x04\x20\x01(\rR\x08windowUs\"/\n\x05Other\x12\x12\n\x04kind\x18\x01\
-    \x20\x01(\tR\x04kind\x12\x12\n\x04json\x18\x02\x20\x01(\tR\x04json\"?\n\
-    \x0fSnapshotRequest\x12,\n\x12after_container_id\x18\x01\x20\x01(\tR\x10\
-    afterContainerId\"\x7f\n\x10SnapshotResponse\x12;\n\ncontainers\x18\x01\
-    \x20\x03(\x0b2\x1b.coroner.agent.v1.ContainerR\ncontainers\x12\x1a\n\tas\
-    _of_seq\x18\x02\x20\x01(\x04R\x07asOfSeq\x12\x12\n\x04more\x18\x03\x20\
-    \x01(\x08R\x04more\"\xf7\x02\n\tContainer\x12\x0e\n\x02id\x18\x01\x20\
-    \x01(\tR\x02id\x12\x16\n\x06cgroup\x18\x02\x20\x01(\tR\x06cgroup\x12\x1e\
-    \n\x08init_pid\x18\x03\x20\x01(\rH\0R\x07initPid\x88\x01\x01\x12$\n\x0bk\
-    ills_total\x18\x04\x20\x01(\x04H\x01R\nkillsTotal\x88\x01\x01\x121\n\x04\
-    exit\x18\x05\x20\x01(\x0b2\x18.coroner.agent.v1.ExitedH\x02R\x04exit\x88\
-    \x01\x01\x12$\n\x0blimit_bytes\x18\x06\x20\x01(\x04H\x03R\nlimitBytes\
-    \x88\x01\x01\x12$\n\x0busage_bytes\x18\x07\x20\x01(\x04H\x04R\nusageByte\
-    s\x88\x01\x01\x12&\n\x0ckills_before\x18\x08\x20\x01(\x04H\x05R\x0bkills\
-    Before\x88\x01\x01B\x0b\n\t_init_pidB\x0e\n\x0c_kills_totalB\x07\n\x05_e\
-    xitB\x0e\n\x0c_limit_bytesB\x0e\n\x0c_usage_bytesB\x0f\n\r_kills_before\
-    \"2\n\rSettleRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\tR\x0bconta\
-    inerId\"\x94\x01\n\x0eSettleResponse\x12\x10\n\x03seq\x18\x01\x20\x01(\
-    \x04R\x03seq\x12$\n\x0bkills_total\x18\x02\x20\x01(\x04H\0R\nkillsTotal\
-    \x88\x01\x01\x121\n\x04exit\x18\x03\x20\x01(\x0b2\x18.coroner.agent.v1.E\
-    xitedH\x01R\x04exit\x88\x01\x01B\x0e\n\x0c_kills_totalB\x07\n\x05_exit\"\
-    \xdf\x01\n\x0cWatchRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\tR\
-    \x0bcontainerId\x12\x16\n\x06cgroup\x18\x02\x20\x01(\tR\x06cgroup\x12\
+    witness\x18\t\x20\x01(\x0e2\x19.coroner.agent.v1.WitnessR\x07witness\x12\
+    \x1b\n\x06groups\x18\n\x20\x01(\x04H\x04R\x06groups\x88\x01\x01B\x08\n\
+    \x06_groupB\x0e\n\x0c_limit_bytesB\x0e\n\x0c_usage_bytesB\t\n\x07_victim\
+    B\t\n\x07_groups\"X\n\x06Victim\x12\x10\n\x03pid\x18\x01\x20\x01(\rR\x03\
+    pid\x12\x12\n\x04comm\x18\x02\x20\x01(\tR\x04comm\x12\x1c\n\x07is_init\
+    \x18\x03\x20\x01(\x08H\0R\x06isInit\x88\x01\x01B\n\n\x08_is_init\"\xa0\
+    \x02\n\x06Exited\x12\x15\n\x03pid\x18\x01\x20\x01(\rH\0R\x03pid\x88\x01\
+    \x01\x12\x1c\n\x07is_init\x18\x02\x20\x01(\x08H\x01R\x06isInit\x88\x01\
+    \x01\x12\x1b\n\x06status\x18\x03\x20\x01(\rH\x02R\x06status\x88\x01\x01\
+    \x12\x1b\n\x06signal\x18\x04\x20\x01(\rH\x03R\x06signal\x88\x01\x01\x12\
+    \x17\n\x04core\x18\x05\x20\x01(\x08H\x04R\x04core\x88\x01\x01\x12'\n\x0f\
+    unknown_because\x18\x06\x20\x01(\tR\x0eunknownBecause\x122\n\x15kills_un\
+    known_because\x18\x07\x20\x01(\tR\x13killsUnknownBecauseB\x06\n\x04_pidB\
+    \n\n\x08_is_initB\t\n\x07_statusB\t\n\x07_signalB\x07\n\x05_core\"\x92\
+    \x02\n\x08Pressure\x12,\n\x02of\x18\x01\x20\x01(\x0e2\x1c.coroner.agent.\
+    v1.PressureOfR\x02of\x12\x12\n\x04full\x18\x02\x20\x01(\x08R\x04full\x12\
+    \x1f\n\x0bavg10_centi\x18\x03\x20\x01(\rR\navg10Centi\x12\x1f\n\x0bavg60\
+    _centi\x18\x04\x20\x01(\rR\navg60Centi\x12\x19\n\x08total_us\x18\x05\x20\
+    \x01(\x04R\x07totalUs\x12\"\n\nstalled_us\x18\x06\x20\x01(\x04H\0R\tstal\
+    ledUs\x88\x01\x01\x12$\n\x0bhigh_events\x18\x07\x20\x01(\x04H\x01R\nhigh\
+    Events\x88\x01\x01B\r\n\x0b_stalled_usB\x0e\n\x0c_high_events\"\x8b\x01\
+    \n\x0fPressureTrigger\x12,\n\x02of\x18\x01\x20\x01(\x0e2\x1c.coroner.age\
+    nt.v1.PressureOfR\x02of\x12\x12\n\x04full\x18\x02\x20\x01(\x08R\x04full\
+    \x12\x19\n\x08stall_us\x18\x03\x20\x01(\rR\x07stallUs\x12\x1b\n\twindow_\
+    us\x18\x04\x20\x01(\rR\x08windowUs\"/\n\x05Other\x12\x12\n\x04kind\x18\
+    \x01\x20\x01(\tR\x04kind\x12\x12\n\x04json\x18\x02\x20\x01(\tR\x04json\"\
+    ?\n\x0fSnapshotRequest\x12,\n\x12after_container_id\x18\x01\x20\x01(\tR\
+    \x10afterContainerId\"\x7f\n\x10SnapshotResponse\x12;\n\ncontainers\x18\
+    \x01\x20\x03(\x0b2\x1b.coroner.agent.v1.ContainerR\ncontainers\x12\x1a\n\
+    \tas_of_seq\x18\x02\x20\x01(\x04R\x07asOfSeq\x12\x12\n\x04more\x18\x03\
+    \x20\x01(\x08R\x04more\"\xf7\x02\n\tContainer\x12\x0e\n\x02id\x18\x01\
+    \x20\x01(\tR\x02id\x12\x16\n\x06cgroup\x18\x02\x20\x01(\tR\x06cgroup\x12\
+    \x1e\n\x08init_pid\x18\x03\x20\x01(\rH\0R\x07initPid\x88\x01\x01\x12$\n\
+    \x0bkills_total\x18\x04\x20\x01(\x04H\x01R\nkillsTotal\x88\x01\x01\x121\
+    \n\x04exit\x18\x05\x20\x01(\x0b2\x18.coroner.agent.v1.ExitedH\x02R\x04ex\
+    it\x88\x01\x01\x12$\n\x0blimit_bytes\x18\x06\x20\x01(\x04H\x03R\nlimitBy\
+    tes\x88\x01\x01\x12$\n\x0busage_bytes\x18\x07\x20\x01(\x04H\x04R\nusageB\
+    ytes\x88\x01\x01\x12&\n\x0ckills_before\x18\x08\x20\x01(\x04H\x05R\x0bki\
+    llsBefore\x88\x01\x01B\x0b\n\t_init_pidB\x0e\n\x0c_kills_totalB\x07\n\
+    \x05_exitB\x0e\n\x0c_limit_bytesB\x0e\n\x0c_usage_bytesB\x0f\n\r_kills_b\
+    efore\"2\n\rSettleRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\tR\x0b\
+    containerId\"\x94\x01\n\x0eSettleResponse\x12\x10\n\x03seq\x18\x01\x20\
+    \x01(\x04R\x03seq\x12$\n\x0bkills_total\x18\x02\x20\x01(\x04H\0R\nkillsT\
+    otal\x88\x01\x01\x121\n\x04exit\x18\x03\x20\x01(\x0b2\x18.coroner.agent.\
+    v1.ExitedH\x01R\x04exit\x88\x01\x01B\x0e\n\x0c_kills_totalB\x07\n\x05_ex\
+    it\"\xdf\x01\n\x0cWatchRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\t\
+    R\x0bcontainerId\x12\x16\n\x06cgroup\x18\x02\x20\x01(\tR\x06cgroup\x12\
     \x1e\n\x08init_pid\x18\x03\x20\x01(\rH\0R\x07initPid\x88\x01\x01\x12\x1c\
     \n\x07exec_id\x18\x04\x20\x01(\tH\x01R\x06execId\x88\x01\x01\x12=\n\x08p\
     ressure\x18\x05\x20\x03(\x0b2!.coroner.agent.v1.PressureTriggerR\x08pres\

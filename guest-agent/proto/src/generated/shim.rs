@@ -664,6 +664,8 @@ pub struct RuleResponse {
     // message fields
     // @@protoc_insertion_point(field:coroner.shim.v1.RuleResponse.status)
     pub status: u32,
+    // @@protoc_insertion_point(field:coroner.shim.v1.RuleResponse.oom)
+    pub oom: ::std::option::Option<bool>,
     // special fields
     // @@protoc_insertion_point(special_field:coroner.shim.v1.RuleResponse.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -681,12 +683,17 @@ impl RuleResponse {
     }
 
     fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
-        let mut fields = ::std::vec::Vec::with_capacity(1);
+        let mut fields = ::std::vec::Vec::with_capacity(2);
         let mut oneofs = ::std::vec::Vec::with_capacity(0);
         fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
             "status",
             |m: &RuleResponse| { &m.status },
             |m: &mut RuleResponse| { &mut m.status },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "oom",
+            |m: &RuleResponse| { &m.oom },
+            |m: &mut RuleResponse| { &mut m.oom },
         ));
         ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<RuleResponse>(
             "RuleResponse",
@@ -709,6 +716,9 @@ impl ::protobuf::Message for RuleResponse {
                 8 => {
                     self.status = is.read_uint32()?;
                 },
+                16 => {
+                    self.oom = ::std::option::Option::Some(is.read_bool()?);
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -724,6 +734,9 @@ impl ::protobuf::Message for RuleResponse {
         if self.status != 0 {
             my_size += ::protobuf::rt::uint32_size(1, self.status);
         }
+        if let Some(v) = self.oom {
+            my_size += 1 + 1;
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -732,6 +745,9 @@ impl ::protobuf::Message for RuleResponse {
     fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
         if self.status != 0 {
             os.write_uint32(1, self.status)?;
+        }
+        if let Some(v) = self.oom {
+            os.write_bool(2, v)?;
         }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
@@ -751,12 +767,14 @@ impl ::protobuf::Message for RuleResponse {
 
     fn clear(&mut self) {
         self.status = 0;
+        self.oom = ::std::option::Option::None;
         self.special_fields.clear();
     }
 
     fn default_instance() -> &'static RuleResponse {
         static instance: RuleResponse = RuleResponse {
             status: 0,
+            oom: ::std::option::Option::None,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -1583,12 +1601,13 @@ static file_descriptor_proto_data: &'static [u8] = b"\
     \x06status\x12%\n\x0cexited_at_ns\x18\x04\x20\x01(\x04H\0R\nexitedAtNs\
     \x88\x01\x01\x128\n\x08requests\x18\x05\x20\x03(\x0b2\x1c.coroner.shim.v\
     1.KillRequestR\x08requests\x12\x17\n\x07hold_id\x18\x06\x20\x01(\tR\x06h\
-    oldIdB\x0f\n\r_exited_at_ns\"&\n\x0cRuleResponse\x12\x16\n\x06status\x18\
-    \x01\x20\x01(\rR\x06status\"\xae\x01\n\x0fReleasedRequest\x12\x1c\n\tnam\
-    espace\x18\x01\x20\x01(\tR\tnamespace\x122\n\x07process\x18\x02\x20\x01(\
-    \x0b2\x18.coroner.shim.v1.ProcessR\x07process\x12\x16\n\x06status\x18\
-    \x03\x20\x01(\rR\x06status\x12\x18\n\x07expired\x18\x04\x20\x01(\x08R\
-    \x07expired\x12\x17\n\x07hold_id\x18\x05\x20\x01(\tR\x06holdId\"\x12\n\
+    oldIdB\x0f\n\r_exited_at_ns\"E\n\x0cRuleResponse\x12\x16\n\x06status\x18\
+    \x01\x20\x01(\rR\x06status\x12\x15\n\x03oom\x18\x02\x20\x01(\x08H\0R\x03\
+    oom\x88\x01\x01B\x06\n\x04_oom\"\xae\x01\n\x0fReleasedRequest\x12\x1c\n\
+    \tnamespace\x18\x01\x20\x01(\tR\tnamespace\x122\n\x07process\x18\x02\x20\
+    \x01(\x0b2\x18.coroner.shim.v1.ProcessR\x07process\x12\x16\n\x06status\
+    \x18\x03\x20\x01(\rR\x06status\x12\x18\n\x07expired\x18\x04\x20\x01(\x08\
+    R\x07expired\x12\x17\n\x07hold_id\x18\x05\x20\x01(\tR\x06holdId\"\x12\n\
     \x10ReleasedResponse\"j\n\x10RequestedRequest\x12\x1c\n\tnamespace\x18\
     \x01\x20\x01(\tR\tnamespace\x128\n\x08requests\x18\x02\x20\x03(\x0b2\x1c\
     .coroner.shim.v1.KillRequestR\x08requests\"\x13\n\x11RequestedResponse\"\

@@ -12,7 +12,7 @@ use ttrpc::asynchronous::Client;
 use ttrpc::asynchronous::transport::Socket;
 
 /// More than the wrapper waits: a slow router is not an absent one.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The mode of the source behind the socket, or why there is no answer.
 pub(super) async fn hello(path: &Path) -> Result<String, String> {

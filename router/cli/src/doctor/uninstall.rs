@@ -24,6 +24,11 @@ fn wrapper(facts: &Facts) -> Finding {
     let subject = "1. containerd's configuration";
     let runtimes = match &facts.configuration {
         Ok(configuration) => configuration.runtimes.iter().zip(&facts.programs),
+        // The containerd that runs may start the wrapper.
+        Err(error) if facts.containerd.version.is_ok() => {
+            return Finding::wrong(subject, format!("it cannot be read: {error}"))
+                .change("coroner doctor --uninstall --containerd-config FILE");
+        }
         Err(error) => return Finding::warn(subject, format!("it cannot be read: {error}")),
     };
     let wrapped: Vec<String> = runtimes
@@ -40,7 +45,8 @@ fn wrapper(facts: &Facts) -> Finding {
         return Finding::ok(subject, "no runtime uses the wrapper");
     }
     let message = "name the stock shims again and restart containerd: pods that run keep the shim they have";
-    Finding::warn(subject, message).change(wrapped.join("\n") + "\n# systemctl restart containerd")
+    // Without the wrapper containerd could start no pod of these.
+    Finding::wrong(subject, message).change(wrapped.join("\n") + "\n# systemctl restart containerd")
 }
 
 /// Second: those that were wrapped end while the router still listens.
@@ -106,7 +112,7 @@ fn program(passed_by: &[&Shim], may_go: bool) -> Finding {
         }
         (true, false) => {
             let message = "containerd calls it once more when these end, which it started without the router";
-            Finding::warn(subject, format!("{message}: {}", names.join(", ")))
+            Finding::wrong(subject, format!("{message}: {}", names.join(", ")))
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use coroner_core::audit::{PlannedState, Ruled};
+use coroner_core::case::Case;
 use coroner_core::ruling::Action;
-use coroner_core::signal::{Event, Evidence, Exited, KILLS_UNKNOWN, OomKilled, Signal};
+use coroner_core::signal::{Event, Evidence, Exited, KILLS_UNKNOWN, Level, OomKilled, SAME_KILL, Signal};
 
 use crate::render::record::RecordLine;
 use crate::render::{self, limit, signal_name, span};
@@ -21,6 +22,8 @@ struct DeathFacts<'a> {
     is_oom: bool,
     oom: Option<&'a Ruled>,
     exit: Option<(&'a Signal, &'a Exited)>,
+    /// The case at the exit, unless the record of its ruling is lost.
+    case: Option<&'a Case>,
     /// Why its guest was lost.
     lost: Option<&'a str>,
 }
@@ -42,6 +45,9 @@ pub(super) fn verdict(entries: &[RecordLine]) -> String {
         if signal.target.exec_id.is_none() {
             let is_repeated = last_id.replace(&signal.id) == Some(&signal.id);
             facts.add(signal, is_repeated);
+            if matches!(signal.event, Event::Exited(_)) {
+                facts.case = ruled.map(|it| &it.case).or(facts.case);
+            }
             if is_oom {
                 facts.is_oom = true;
                 facts.oom = ruled.map(|it| &**it).or(facts.oom);
@@ -54,6 +60,7 @@ pub(super) fn verdict(entries: &[RecordLine]) -> String {
 impl<'a> DeathFacts<'a> {
     fn add(&mut self, signal: &'a Signal, is_repeated: bool) {
         match &signal.event {
+            Event::OomKill(_) if render::attribute(signal, SAME_KILL).is_some() => {}
             Event::OomKill(kill) if kill.added != Some(0) && kill.evidence != Evidence::Inferred => {
                 self.kill = Some((signal, kill));
                 self.kills += usize::from(!is_repeated);
@@ -88,6 +95,13 @@ impl<'a> DeathFacts<'a> {
         let late = if kill.late { "; the kill was reported after the exit" } else { "" };
         let is_init = kill.victim.as_ref().and_then(|it| it.is_init);
         match end {
+            Some(end) if self.by_sigkill() && self.whole(kill) => {
+                let counted = self.case.and_then(|case| case.kills).filter(|kills| *kills > 1);
+                let counted = counted.map(|kills| format!(", counter {kills}")).unwrap_or_default();
+                format!(
+                    "OOM-killed: the kernel killed the whole container{comm}{at}{counted}; it {end}{late}"
+                )
+            }
             None => format!("an OOM kill in it{comm}{at}{times}, and it runs, by these records"),
             Some(end) if is_init.unwrap_or_else(|| self.by_sigkill()) => {
                 format!("OOM-killed: the kernel killed its first process{comm}{at}{times}; it {end}{late}")
@@ -120,6 +134,13 @@ impl<'a> DeathFacts<'a> {
             }
             _ => String::new(),
         }
+    }
+
+    /// Whether a group of processes was killed. The first report may have come before the kernel
+    /// counted the group.
+    fn whole(&self, kill: &OomKilled) -> bool {
+        let last = self.case.and_then(|case| case.last_kill.as_ref()).map(|(_, last)| last);
+        [Some(kill), last].into_iter().flatten().any(|it| it.group == Some(true) && it.level != Level::Child)
     }
 
     fn by_sigkill(&self) -> bool {
@@ -219,6 +240,33 @@ mod tests {
         check(
             &[exit, record(14, &kill(Some(false), true), &json!([]))],
             "exited 1 after an OOM kill of a child (sh) at its limit of 32 MiB; the kill was reported after the exit",
+        );
+    }
+
+    #[test]
+    fn kill_of_a_group_is_one_kill_of_the_container() {
+        let first = record(1, &kill(Some(false), false), &json!(["task-oom"]));
+        let mut more = record(2, &kill(Some(false), false), &json!([]));
+        more["signal"]["attributes"] = json!([["same-kill", "true"]]);
+        let mut exit = record(9, &exited(Some(137), Some(9), false), &json!([]));
+        let last = json!({ "total": 400, "evidence": "counter", "level": "container", "group": true, "groups": 1, "late": false });
+        exit["case"]["kills"] = json!(400);
+        exit["case"]["last-kill"] = json!([{ "received-ms": 8 }, last]);
+        check(
+            &[first, acked(), more, exit],
+            "OOM-killed: the kernel killed the whole container (sh) at its limit of 32 MiB, counter 400; it was ended by SIGKILL; containerd knows of the kill",
+        );
+    }
+
+    #[test]
+    fn kill_of_a_group_within_the_container_is_of_a_child() {
+        let mut within = kill(Some(false), false);
+        within["oom-kill"]["group"] = json!(true);
+        within["oom-kill"]["level"] = json!("child");
+        let exit = record(9, &exited(Some(137), Some(9), false), &json!([]));
+        check(
+            &[record(1, &within, &json!(["task-oom"])), acked(), exit],
+            "was ended by SIGKILL, 8 ms after an OOM kill of a child (sh) at a limit within it of 32 MiB; containerd knows of the kill",
         );
     }
 

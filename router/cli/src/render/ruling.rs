@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use coroner_core::audit::{Delivered, DeliveredOutcome, Planned, PlannedState, Recovery, Ruled};
 use coroner_core::ruling::{Action, Opinion, Ruling};
+use coroner_core::signal::SAME_KILL;
 
+use super::signal::attribute;
 use super::time::span;
 
 /// The actions that count, in one line: by which policy and because of what.
@@ -20,8 +22,13 @@ pub(crate) fn decided(ruled: &Ruled) -> String {
     });
     match last {
         Some((policy, because)) => format!("{policy}: {done}, because {because}"),
+        None if is_same_kill(ruled) => "not ruled again: one kill is one event".to_owned(),
         None => format!("native default: {done}"),
     }
+}
+
+fn is_same_kill(ruled: &Ruled) -> bool {
+    attribute(&ruled.signal, SAME_KILL).is_some()
 }
 
 /// Each policy's part in a ruling, and whether it failed.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use coroner_core::signal::{
     Event, Evidence, Exited, KERNEL_LOG, KILLS_UNKNOWN, KillRequest, Level, OomKilled, POD_COUNTER, Pressure,
-    PressureOf, Signal, Target, Victim, WITNESS,
+    PressureOf, SAME_KILL, Signal, Target, Victim, WITNESS,
 };
 
 use super::time::{short_id, size, span};
@@ -12,6 +12,7 @@ use super::time::{short_id, size, span};
 /// What the signal reports.
 pub(crate) fn happened(signal: &Signal) -> String {
     let what = match &signal.event {
+        Event::OomKill(kill) if attribute(signal, SAME_KILL).is_some() => more(kill),
         Event::OomKill(kill) => oom(kill, attribute(signal, WITNESS)),
         Event::Exited(it) => match attribute(signal, KILLS_UNKNOWN) {
             Some(because) => format!("{}, OOM kills not counted: {because}", exited(it)),
@@ -53,6 +54,12 @@ fn oom(kill: &OomKilled, witness: Option<&str>) -> String {
     let whole = if kill.group == Some(true) { ", the whole cgroup" } else { "" };
     let victim = kill.victim.as_ref().map(|it| format!(", of {}", victim(it))).unwrap_or_default();
     format!("{count}{whole}{victim}{}", limit(kill).map(|it| format!(", {it}")).unwrap_or_default())
+}
+
+/// More processes of the kill before.
+fn more(kill: &OomKilled) -> String {
+    let to = kill.total.map(|total| format!(" to {total}")).unwrap_or_default();
+    format!("more of the same OOM kill, counter +{}{to}", kill.added.unwrap_or(0))
 }
 
 /// The limit that was hit: its cgroup and its bytes.

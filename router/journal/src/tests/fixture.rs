@@ -22,13 +22,9 @@ pub(super) fn signal(n: u64, container: &str, exits: bool) -> Signal {
     let kill = OomKilled {
         added: Some(1),
         total: Some(n),
-        evidence: coroner_core::signal::Evidence::Counter,
-        group: None,
         level: coroner_core::signal::Level::Container,
         cgroup: Some("/a \"b\"\n".to_owned()),
-        limit_bytes: None,
-        victim: None,
-        late: false,
+        ..OomKilled::new(coroner_core::signal::Evidence::Counter)
     };
     let exit = Exited {
         pid: None,

@@ -123,7 +123,10 @@ impl MethodHandler for FakeMethod {
     async fn handler(&self, _: TtrpcContext, request: Request) -> ttrpc::Result<Response> {
         self.calls.lock().unwrap().push(self.name.to_owned());
         let (id, exec) = (bytes(&request.payload, 1), bytes(&request.payload, 2));
-        if id == b"wrong" || exec == b"unstartable" && self.name == "Start" {
+        if id == b"wrong"
+            || id == b"removed" && self.name == "Stats"
+            || exec == b"unstartable" && self.name == "Start"
+        {
             let status = ttrpc::get_status(Code::NOT_FOUND, "no such process");
             return Err(ttrpc::Error::RpcStatus(status));
         }

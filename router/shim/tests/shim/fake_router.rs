@@ -112,7 +112,7 @@ impl Shim for Answers {
     async fn rule(&self, _: &TtrpcContext, request: RuleRequest) -> ttrpc::Result<RuleResponse> {
         self.received.add(&self.received.rules, request);
         self.rule.acquire().await.unwrap().forget();
-        Ok(RuleResponse { status: self.status, ..Default::default() })
+        Ok(RuleResponse { status: self.status, oom: Some(true), ..Default::default() })
     }
 
     async fn released(&self, _: &TtrpcContext, request: ReleasedRequest) -> ttrpc::Result<ReleasedResponse> {

@@ -57,6 +57,21 @@ fn wait_held_until_exit_is_ruled() {
     }
 }
 
+/// From 2.3 on containerd queries Stats after an exit with status 137, and sets OOMKilled by
+/// itself.
+#[test]
+fn stats_of_ended_container_agree_with_its_ruling() {
+    let (fixture, inner, router) = proxied_fixture();
+    router.rule.add_permits(1);
+    let caller = Caller::dial(&fixture.front());
+    caller.of("Create", "removed", "");
+    assert!(caller.call("Stats", process("removed", "")).is_err(), "it runs: the shim's own answer");
+    inner.ended.send_replace(true);
+    caller.of("Wait", "removed", "");
+    let metrics = bytes(&bytes(&caller.of("Stats", "removed", ""), 1), 2);
+    assert_eq!(number(&bytes(&metrics, 8), 5), Some(1));
+}
+
 #[test]
 fn rule_waits_for_pid_in_reply_to_start() {
     let (fixture, inner, router) = proxied_fixture();

@@ -126,13 +126,12 @@ impl WrappedContainer {
         let event = Event::OomKill(OomKilled {
             added: Some(now.total.saturating_sub(before.total)),
             total: Some(now.total),
-            evidence: Evidence::Counter,
             group: now.groups.map(|groups| groups > before.groups.unwrap_or(0)),
             level,
             cgroup: self.cgroup.clone(),
             limit_bytes: limit,
-            victim: None,
-            late: false,
+            groups: now.groups,
+            ..OomKilled::new(Evidence::Counter)
         });
         self.kills = Some(now);
         self.signal(source, format_args!("kill-{}", now.total), moment(None), event)
@@ -144,13 +143,9 @@ impl WrappedContainer {
         let event = Event::OomKill(OomKilled {
             added: Some(added),
             total: Some(total),
-            evidence: Evidence::Announced,
-            group: None,
-            level: Level::Unknown,
             cgroup: self.cgroup.clone(),
             limit_bytes: self.memory_limit,
-            victim: None,
-            late: false,
+            ..OomKilled::new(Evidence::Announced)
         });
         self.kills = Some(Kills { total, ..self.kills.unwrap_or_default() });
         let mut signal = self.signal(source, format_args!("kill-{total}"), moment(None), event);
@@ -162,15 +157,8 @@ impl WrappedContainer {
     pub(super) fn announced(&mut self, source: &str) -> Signal {
         self.announced = true;
         let event = Event::OomKill(OomKilled {
-            added: None,
-            total: None,
-            evidence: Evidence::Announced,
-            group: None,
-            level: Level::Unknown,
-            cgroup: None,
             limit_bytes: self.memory_limit,
-            victim: None,
-            late: false,
+            ..OomKilled::new(Evidence::Announced)
         });
         self.signal(source, "oom", moment(None), event)
     }

@@ -179,7 +179,7 @@ impl EmbeddedShim {
         let request = Box::new(request);
         let id = self.request(|answer| ShimRequest::Rule { request, counted, answer }).await?;
         let id = id.map_err(EmbeddedShimError::Refused)?;
-        Ok(self.barriers.holds.ruled(&id).await.unwrap_or(exit.status))
+        Ok(self.barriers.holds.ruled(&id).await.status.unwrap_or(exit.status))
     }
 
     /// Reports that a container was deleted. Its later kills and exits are refused.

@@ -19,6 +19,7 @@ mod service;
 mod watch;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use ttrpc::r#async::Server;
+use ttrpc::asynchronous::transport::Listener;
 
 pub use self::embedded::{EmbeddedShim, EmbeddedShimError, Exit, OomKill};
 pub use self::service::ExitBarriers;
@@ -62,6 +64,8 @@ const REPORTED_WITHIN: Duration = Duration::from_secs(25);
 #[derive(Debug)]
 pub struct ShimSource {
     source: Source,
+    /// The service manager's socket, if it opened one.
+    inherited: Option<UnixListener>,
     node: String,
     envelopes: mpsc::Sender<Envelope>,
     counts: Arc<SourceCounts>,
@@ -120,8 +124,28 @@ impl ShimSource {
             deleted: VecDeque::new(),
             due: BTreeSet::new(),
             listing: JoinSet::new(),
+            inherited: None,
             source,
         }
+    }
+
+    /// The same on a socket that is already open, instead of one that it creates.
+    pub fn on(self, listener: UnixListener) -> Self {
+        Self { inherited: Some(listener), ..self }
+    }
+
+    /// Opens the socket.
+    fn listen(&mut self) -> std::io::Result<Listener> {
+        if let Some(listener) = self.inherited.take() {
+            return coroner_transport::listen_inherited(listener);
+        }
+        let path = self.path();
+        if let Some(folder) = path.parent().filter(|folder| !folder.exists())
+            && let Err(error) = std::fs::create_dir(folder)
+        {
+            tracing::error!(source = self.source.name, folder = %folder.display(), %error, "cannot create the socket's folder");
+        }
+        coroner_transport::listen(&self.source.address)
     }
 
     fn path(&self) -> PathBuf {
@@ -161,15 +185,10 @@ impl ShimSource {
     pub async fn run(mut self, mut shutdown: Shutdown) {
         let (mailbox, mut requests) = mpsc::channel(MAILBOX);
         let service = ShimService { mode: self.source.mode, mailbox, barriers: self.barriers.clone() };
-        let path = self.path();
-        if let Some(folder) = path.parent().filter(|folder| !folder.exists())
-            && let Err(error) = std::fs::create_dir(folder)
-        {
-            tracing::error!(source = self.source.name, folder = %folder.display(), %error, "cannot create the socket's folder");
-        }
-        let listener = match coroner_transport::listen(&self.source.address) {
+        let listener = match self.listen() {
             Ok(listener) => listener,
             Err(error) => {
+                let path = self.path();
                 tracing::error!(source = self.source.name, path = %path.display(), %error, "shims cannot connect");
                 return;
             }

@@ -203,7 +203,11 @@ impl Shim for ShimService {
         let id =
             self.request(|answer| ShimRequest::Rule { request, counted, answer }).await?.map_err(refused)?;
         match timeout(RULED_WITHIN, self.barriers.holds.ruled(&id)).await {
-            Ok(ruled) => Ok(RuleResponse { status: ruled.unwrap_or(status), ..RuleResponse::default() }),
+            Ok(ruled) => Ok(RuleResponse {
+                status: ruled.status.unwrap_or(status),
+                oom: ruled.oom,
+                ..RuleResponse::default()
+            }),
             Err(_) => Err(Error::RpcStatus(get_status(Code::DEADLINE_EXCEEDED, "not ruled in time"))),
         }
     }

@@ -92,13 +92,8 @@ fn kill() -> Signal {
     signal(Event::OomKill(OomKilled {
         added: Some(1),
         total: Some(1),
-        evidence: Evidence::Counter,
-        group: None,
         level: Level::Container,
-        cgroup: None,
-        limit_bytes: None,
-        victim: None,
-        late: false,
+        ..OomKilled::new(Evidence::Counter)
     }))
 }
 

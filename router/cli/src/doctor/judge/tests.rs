@@ -354,7 +354,7 @@ fn router_may_be_removed_once_no_shim_needs_it() {
     assert_eq!(bad(&uninstall::judge(&facts)), Vec::<&Finding>::new());
     for (kind, expect) in [
         (Kind::Stock, false),
-        (Kind::PassedBy, false),
+        (Kind::PassedBy, true),
         (Kind::Unknown, false),
         (Kind::Wrapped, true),
         (Kind::Proxy, true),
@@ -367,6 +367,12 @@ fn router_may_be_removed_once_no_shim_needs_it() {
     assert_eq!(pods.change.as_deref(), Some("crictl rmp --force s1"));
     let still = machine(&format!("{OLD_CRI}{BY_PATH}"), "1.7.24");
     assert!(uninstall::judge(&still)[0].message.contains("name the stock shims again"));
+    assert!(wrong(&still), "without the wrapper no pod would start");
+    facts.shims.clear();
+    facts.configuration = Err("no such file".to_owned());
+    assert!(wrong(&facts), "the containerd that runs may start the wrapper");
+    facts.containerd.version = Err("no socket".to_owned());
+    assert!(!wrong(&facts), "there is no containerd");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Delivery: writes rulings to the journal, sends what the mode allows to the lanes of the sinks,
 //! and everything to the audit.
 
+mod held;
+
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -9,14 +11,17 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+pub use self::held::UnruledSignal;
+
+use self::held::HeldRulings;
 use crate::counts::Count;
-use crate::worker::Verdict;
+use crate::worker::{Verdict, WorkerOutput};
 use coroner_containerd::holds::{Holds, Input};
 use coroner_core::audit::{Planned, PlannedState, Record, Resumed, Ruled};
 use coroner_core::case::Case;
 use coroner_core::mode::Mode;
 use coroner_core::ruling::{Action, TaskEvent};
-use coroner_core::signal::{Event, Signal};
+use coroner_core::signal::{ContainerId, Event, Signal};
 use coroner_journal::{Accepting, Journal, Undelivered};
 use coroner_sinks::{Fanout, PlannedDelivery, Publish, Task};
 use coroner_sources::envelope::{Ack, unix_ms};
@@ -72,13 +77,16 @@ impl LifecycleLane {
 #[derive(Debug)]
 pub struct Delivery {
     /// From every worker.
-    pub rulings: mpsc::Receiver<Verdict>,
+    pub outputs: mpsc::Receiver<WorkerOutput>,
     /// For audit records, and for events besides containerd.
     pub fanout: Fanout,
     /// Write-ahead log: a ruling is written before it is delivered.
     pub journal: Option<Journal>,
     /// Rulings that an earlier run of this router did not deliver.
     pub resumed: Vec<Undelivered>,
+    /// Signals that an earlier run accepted and this one has to rule. Of one container, they are
+    /// published before later ones that were ruled then.
+    pub unruled: Vec<UnruledSignal>,
     /// For TaskOOM and TaskExit.
     pub lifecycle: Option<LifecycleLane>,
     /// Exits held by a waiting shim.
@@ -87,43 +95,85 @@ pub struct Delivery {
     pub late_kills: Arc<Count>,
 }
 
+/// A ruling, the events of its lifecycle, and its deliveries to other sinks.
+type PlannedRuling = (Box<Verdict>, Vec<TaskEvent>, Vec<PlannedDelivery>);
+
+/// A worker's output, in order.
+enum Carried {
+    Ruled(PlannedRuling),
+    Skipped(ContainerId, String),
+}
+
 impl Delivery {
     /// Runs until every worker has ended.
     pub async fn run(mut self) {
-        for undelivered in std::mem::take(&mut self.resumed) {
-            if !self.resume(undelivered).await {
-                return;
-            }
+        let (free, mut held) = HeldRulings::new(std::mem::take(&mut self.resumed), &self.unruled);
+        if !self.resume_all(free).await {
+            return;
         }
-        let mut verdicts = Vec::with_capacity(AT_ONCE);
-        while self.rulings.recv_many(&mut verdicts, AT_ONCE).await > 0 {
+        let mut outputs = Vec::with_capacity(AT_ONCE);
+        while self.outputs.recv_many(&mut outputs, AT_ONCE).await > 0 {
             let mut lines = Accepting::default();
-            let mut planned = Vec::with_capacity(verdicts.len());
-            for mut verdict in verdicts.drain(..) {
-                if matches!(&verdict.record.signal.event, Event::OomKill(kill) if kill.late) {
-                    self.late_kills.one();
-                }
-                let bundle = bundle(&verdict.case, Some(&verdict.record.signal)).map(str::to_owned);
-                let (events, beside) = self.plan(&mut verdict.record, bundle.as_deref());
-                self.write_down(&verdict, &events, &mut lines);
-                planned.push((verdict, events, beside));
+            let mut planned = Vec::with_capacity(outputs.len());
+            for output in outputs.drain(..) {
+                planned.push(match output {
+                    WorkerOutput::Ruled(verdict) => Carried::Ruled(self.planned(verdict, &mut lines)),
+                    WorkerOutput::Skipped { container, id } => Carried::Skipped(container, id),
+                });
             }
-            if let Some(journal) = &self.journal {
-                // An unwritten ruling is counted there and delivered all the same.
-                let written = journal.write(lines).await;
-                for (verdict, ..) in &planned {
-                    // Otherwise recovery would take it for a container that has not ended.
-                    if verdict.ended() && !(written && verdict.ack.number().is_some()) {
-                        journal.gone(verdict.record.signal.target.container_id.clone());
+            self.write(lines, &planned).await;
+            for carried in planned {
+                let (container, id) = match carried {
+                    Carried::Skipped(container, id) => (container, id),
+                    Carried::Ruled((verdict, events, beside)) => {
+                        let Signal { id, target, .. } = &verdict.record.signal;
+                        let of = (target.container_id.clone(), id.clone());
+                        if !self.carry_out(*verdict, events, beside).await {
+                            return;
+                        }
+                        of
                     }
-                }
-            }
-            for (verdict, events, beside) in planned {
-                if !self.carry_out(verdict, events, beside).await {
+                };
+                if !self.resume_all(held.after(&container, &id)).await {
                     return;
                 }
             }
         }
+        self.resume_all(held.take_all()).await;
+    }
+
+    /// Plans a ruling's deliveries, and adds its line to those to be written.
+    fn planned(&self, mut verdict: Box<Verdict>, lines: &mut Accepting) -> PlannedRuling {
+        if matches!(&verdict.record.signal.event, Event::OomKill(kill) if kill.late) {
+            self.late_kills.one();
+        }
+        let bundle = bundle(&verdict.case, Some(&verdict.record.signal)).map(str::to_owned);
+        let (events, beside) = self.plan(&mut verdict.record, bundle.as_deref());
+        self.write_down(&verdict, &events, lines);
+        (verdict, events, beside)
+    }
+
+    async fn write(&self, lines: Accepting, planned: &[Carried]) {
+        let Some(journal) = &self.journal else { return };
+        // An unwritten ruling is counted there and delivered all the same.
+        let written = journal.write(lines).await;
+        for carried in planned {
+            let Carried::Ruled((verdict, ..)) = carried else { continue };
+            // Otherwise recovery would take it for a container that has not ended.
+            if verdict.ended() && !(written && verdict.ack.number().is_some()) {
+                journal.gone(verdict.record.signal.target.container_id.clone());
+            }
+        }
+    }
+
+    /// False: the lane is gone.
+    async fn resume_all(&self, rulings: Vec<Undelivered>) -> bool {
+        for undelivered in rulings {
+            if !self.resume(undelivered).await {
+                return false;
+            }
+        }
+        true
     }
 
     fn write_down(&self, verdict: &Verdict, events: &[TaskEvent], lines: &mut Accepting) {

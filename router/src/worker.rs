@@ -15,7 +15,7 @@ use coroner_core::mode::Known;
 use coroner_core::ruling::Outcome;
 use coroner_core::signal::{ContainerId, Event, Evidence, KILLS_UNKNOWN, OomKilled, SAME_KILL, Signal};
 use coroner_policy::{ActiveChain, Chain, Host};
-use coroner_sources::envelope::Ack;
+use coroner_sources::envelope::{Ack, Envelope};
 
 /// Cases kept of containers that have exited, for late kills. Without a bound a node that runs
 /// short jobs for a year would keep the case of each one.
@@ -41,6 +41,20 @@ impl Verdict {
     pub fn ended(&self) -> bool {
         self.record.case.exit.is_none() && self.case.exit.is_some()
     }
+}
+
+/// What a worker has done with a signal.
+#[derive(Debug)]
+pub enum WorkerOutput {
+    /// It was ruled.
+    Ruled(Box<Verdict>),
+    /// It is a duplicate, and is not ruled again.
+    Skipped {
+        /// The signal's container.
+        container: ContainerId,
+        /// The signal's id.
+        id: String,
+    },
 }
 
 /// A container's id, source and case, recovered from the journal.
@@ -78,18 +92,18 @@ impl Worker {
     }
 
     /// Rules until the channel closes. Blocks: it runs on its own thread.
-    pub fn run(mut self, mut tasks: mpsc::Receiver<WorkerTask>, rulings: &mpsc::Sender<Verdict>) {
+    pub fn run(mut self, mut tasks: mpsc::Receiver<WorkerTask>, outputs: &mpsc::Sender<WorkerOutput>) {
         while let Some(task) = tasks.blocking_recv() {
-            if let Some(verdict) = self.step(task)
-                && rulings.blocking_send(verdict).is_err()
+            if let Some(output) = self.step(task)
+                && outputs.blocking_send(output).is_err()
             {
                 return;
             }
         }
     }
 
-    /// Handles one message. `None`: there is nothing to deliver.
-    pub(crate) fn step(&mut self, task: WorkerTask) -> Option<Verdict> {
+    /// Handles one message. `None`: it is not about a signal.
+    pub(crate) fn step(&mut self, task: WorkerTask) -> Option<WorkerOutput> {
         // Between two signals: each signal is ruled by one generation.
         if let Some(snapshot) = self.active_chain.after(self.chain.generation) {
             self.chain.swap(&snapshot);
@@ -98,10 +112,11 @@ impl Worker {
         let signal = &named.envelope.signal;
         if self.has_ruled(signal) {
             tracing::debug!(id = signal.id, "duplicate kill skipped: another source reported it");
-            named.envelope.ack.done();
-            return None;
+            let Envelope { signal, ack, .. } = named.envelope;
+            ack.done();
+            return Some(WorkerOutput::Skipped { container: signal.target.container_id, id: signal.id });
         }
-        Some(self.rule(*named))
+        Some(WorkerOutput::Ruled(Box::new(self.rule(*named))))
     }
 
     /// Deduplicates kills: an agent and a shim's source may read the same counter. Not after the
@@ -247,7 +262,7 @@ mod tests {
     use coroner_core::mode::Mode;
     use coroner_core::ruling::Action;
     use coroner_policy::Settings;
-    use coroner_sources::envelope::{Envelope, Origin};
+    use coroner_sources::envelope::Origin;
     use serde_json::json;
 
     /// The kill that raises the counter of container `c1` to 3, as the report of this moment.
@@ -287,11 +302,19 @@ mod tests {
         WorkerTask::Rule(Box::new(NamedSignal { envelope, known, memory_limit: None }))
     }
 
+    /// The verdict; `None` where the signal is skipped.
+    fn ruled(worker: &mut Worker, task: WorkerTask) -> Option<Verdict> {
+        match worker.step(task).unwrap() {
+            WorkerOutput::Ruled(verdict) => Some(*verdict),
+            WorkerOutput::Skipped { .. } => None,
+        }
+    }
+
     #[test]
     fn one_kill_is_one_event_in_however_many_steps_its_counter_rises() {
         let host = Arc::new(Host::new(Settings::default()).unwrap());
         let mut worker = Worker::new(host, ActiveChain::fixed(Vec::new()), Vec::new());
-        let mut ruled = |ms, total, groups| worker.step(report(ms, total, groups)).unwrap();
+        let mut ruled = |ms, total, groups| ruled(&mut worker, report(ms, total, groups)).unwrap();
         let first = ruled(10, 1, Some(0));
         assert_eq!(first.record.actions, [Action::TaskOom]);
         for (ms, total) in [(12, 30), (14, 399), (16, 400)] {
@@ -310,22 +333,22 @@ mod tests {
         let worker = |cases| Worker::new(Arc::clone(&host), ActiveChain::fixed(Vec::new()), cases);
         // The same of a group: its own report is not a step of it.
         let mut grouped = worker(Vec::new());
-        let ruled = grouped.step(report(7, 3, Some(1))).unwrap();
-        let id = ruled.record.signal.target.container_id.clone();
-        let mut recovered = worker(vec![(id, "s".to_owned(), ruled.case.clone())]);
-        let again = recovered.step(report(7, 3, Some(1))).expect("its ruling was not written");
+        let before = ruled(&mut grouped, report(7, 3, Some(1))).unwrap();
+        let id = before.record.signal.target.container_id.clone();
+        let mut recovered = worker(vec![(id, "s".to_owned(), before.case.clone())]);
+        let again = ruled(&mut recovered, report(7, 3, Some(1))).expect("its ruling was not written");
         assert_eq!(again.record.actions, [Action::TaskOom]);
 
         let mut first = worker(Vec::new());
-        let ruled = first.step(kill(7)).unwrap();
-        assert!(first.step(kill(8)).is_none(), "another source reports the same kill");
-        assert!(first.step(kill(7)).is_none(), "another does so within the same millisecond");
-        let id = ruled.record.signal.target.container_id.clone();
-        let mut second = worker(vec![(id, "s".to_owned(), ruled.case.clone())]);
-        let again = second.step(kill(7)).expect("its ruling was not written");
-        assert_eq!(again.record.actions, ruled.record.actions);
-        assert_eq!(again.case.kills, ruled.case.kills, "it is counted once");
-        assert!(second.step(kill(7)).is_none());
-        assert!(second.step(kill(8)).is_none());
+        let before = ruled(&mut first, kill(7)).unwrap();
+        assert!(ruled(&mut first, kill(8)).is_none(), "another source reports the same kill");
+        assert!(ruled(&mut first, kill(7)).is_none(), "another does so within the same millisecond");
+        let id = before.record.signal.target.container_id.clone();
+        let mut second = worker(vec![(id, "s".to_owned(), before.case.clone())]);
+        let again = ruled(&mut second, kill(7)).expect("its ruling was not written");
+        assert_eq!(again.record.actions, before.record.actions);
+        assert_eq!(again.case.kills, before.case.kills, "it is counted once");
+        assert!(ruled(&mut second, kill(7)).is_none());
+        assert!(ruled(&mut second, kill(8)).is_none());
     }
 }

@@ -20,11 +20,11 @@ pub use self::sockets::InheritedSockets;
 use self::tasks::Tasks;
 use crate::config::{Config, Source};
 use crate::counts::Counts;
-use crate::delivery::{Delivery, LifecycleLane};
+use crate::delivery::{Delivery, LifecycleLane, UnruledSignal};
 use crate::guests::{GuestClient, GuestManager};
 use crate::intake::{Intake, IntakeRecovery, WorkerTask, shard};
 use crate::source_factory::SourceFactory;
-use crate::worker::{self, Verdict, Worker};
+use crate::worker::{self, Worker, WorkerOutput};
 use coroner_containerd::Identities;
 use coroner_containerd::holds::Holds;
 use coroner_core::audit::{Record, Recovery};
@@ -131,9 +131,9 @@ impl Assembly {
         let (lifecycle, fanout) = assembly.lanes(config, std::mem::take(&mut recovered.published));
         assembly.report(&recovered);
         let (envelopes, from_sources) = mpsc::channel(STAGE);
-        let (rulings, from_workers) = mpsc::channel(STAGE);
-        let workers = assembly.workers(host, active_chain, recovered.cases, &rulings);
-        drop(rulings);
+        let (outputs, from_workers) = mpsc::channel(STAGE);
+        let workers = assembly.workers(host, active_chain, recovered.cases, &outputs);
+        drop(outputs);
         let ownership = recovery::ownership(config, assembly.registered.clone(), &recovered.running);
         let address = config.containerd.as_ref().and_then(|it| it.address.clone());
         assembly.sources = Some(SourceFactory {
@@ -149,11 +149,13 @@ impl Assembly {
             holds: assembly.holds.clone(),
             stop: assembly.stopped(),
         });
+        let unruled = recovery::unruled(&recovered.unruled);
         let resumed = recovery::envelopes(recovered.unruled, journal.as_ref());
         let intake_recovery = IntakeRecovery { resumed, seen: recovered.ids, journal: journal.clone() };
         let intake = Intake::new(from_sources, ownership, Identities::new(address), workers, intake_recovery);
         assembly.add("intake".to_owned(), intake.run());
-        let delivery = assembly.delivery(from_workers, fanout, lifecycle, journal, recovered.undelivered);
+        let resumed = (recovered.undelivered, unruled);
+        let delivery = assembly.delivery(from_workers, fanout, lifecycle, journal, resumed);
         assembly.add("delivery".to_owned(), delivery.run());
         Ok(assembly)
     }
@@ -208,7 +210,7 @@ impl Assembly {
         host: &Arc<Host>,
         active_chain: &ActiveChain,
         known: Vec<worker::RecoveredCase>,
-        rulings: &mpsc::Sender<Verdict>,
+        outputs: &mpsc::Sender<WorkerOutput>,
     ) -> Vec<mpsc::Sender<WorkerTask>> {
         let count = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
         let mut cases: Vec<Vec<worker::RecoveredCase>> = vec![Vec::new(); count];
@@ -218,9 +220,9 @@ impl Assembly {
         }
         let mut start = |(at, cases)| {
             let (tasks, from_intake) = mpsc::channel(STAGE);
-            let (host, active_chain, rulings) = (Arc::clone(host), active_chain.clone(), rulings.clone());
+            let (host, active_chain, outputs) = (Arc::clone(host), active_chain.clone(), outputs.clone());
             self.tasks.add_thread(format!("worker {at}"), move || {
-                Worker::new(host, active_chain, cases).run(from_intake, &rulings);
+                Worker::new(host, active_chain, cases).run(from_intake, &outputs);
             });
             tasks
         };
@@ -231,17 +233,18 @@ impl Assembly {
 
     fn delivery(
         &self,
-        rulings: mpsc::Receiver<Verdict>,
+        outputs: mpsc::Receiver<WorkerOutput>,
         fanout: Fanout,
         lifecycle: Option<LifecycleLane>,
         journal: Option<Journal>,
-        resumed: Vec<coroner_journal::Undelivered>,
+        (resumed, unruled): (Vec<coroner_journal::Undelivered>, Vec<UnruledSignal>),
     ) -> Delivery {
         Delivery {
-            rulings,
+            outputs,
             fanout,
             journal,
             resumed,
+            unruled,
             lifecycle,
             holds: self.holds.clone(),
             late_kills: Arc::clone(&self.counts.late_kills),

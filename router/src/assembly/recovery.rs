@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::delivery::UnruledSignal;
 use coroner_journal::{AcceptedSignal, Journal, RunningContainer};
 use coroner_sources::envelope::{Ack, Envelope, Origin};
 use coroner_sources::ownership::{Ownership, Registered, SignalReporter};
@@ -20,6 +21,13 @@ pub(super) fn ownership(config: &Config, registered: Registered, running: &[Runn
         }
     }
     ownership
+}
+
+/// The same signals as [`envelopes`], for the order of delivery.
+pub(crate) fn unruled(accepted: &[AcceptedSignal<'_>]) -> Vec<UnruledSignal> {
+    let signal =
+        |it: &AcceptedSignal<'_>| (it.n, it.signal.target.container_id.clone(), it.signal.id.clone());
+    accepted.iter().map(signal).collect()
 }
 
 /// Signals that were accepted and not ruled.

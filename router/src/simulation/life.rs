@@ -18,10 +18,10 @@ use crate::assembly::recovery;
 use crate::counts::{JournalCounts, SinkCounts};
 use crate::delivery::{Delivery, LifecycleLane};
 use crate::intake::{Intake, IntakeRecovery, WorkerTask, shard};
-use crate::worker::{RecoveredCase, Verdict, Worker};
+use crate::worker::{RecoveredCase, Worker, WorkerOutput};
 use coroner_containerd::Identities;
 use coroner_containerd::holds::Holds;
-use coroner_journal::{Journal, JournalDisk, JournalSizes, Recovered, Thread, Undelivered};
+use coroner_journal::{Journal, JournalDisk, JournalSizes, Recovered, Thread};
 use coroner_policy::ActiveChain;
 use coroner_sinks::{Fanout, LifecycleAccounting, Place, Records};
 use coroner_sources::envelope::Envelope;
@@ -78,7 +78,7 @@ pub(super) struct Life {
     pub(super) tasks: Vec<PolledTask>,
     pub(super) writer: Thread<SimulatedDisk>,
     pub(super) to_workers: Vec<Hop<WorkerTask>>,
-    pub(super) to_delivery: Hop<Verdict>,
+    pub(super) to_delivery: Hop<WorkerOutput>,
     pub(super) to_lane: Hop<coroner_sinks::Task>,
     pub(super) skipped: Skipped,
     pub(super) receiver: Receiver,
@@ -124,8 +124,7 @@ impl Life {
         let holds = Holds::default();
         let place = Place::InProcess(in_process, std::mem::take(&mut recovered.published));
         let publisher = coroner_sinks::Lifecycle { place, accounting, holds: holds.clone(), give_up };
-        let undelivered = std::mem::take(&mut recovered.undelivered);
-        let delivery = delivery(from_workers, journal.clone(), undelivered, lane, holds);
+        let delivery = delivery(from_workers, journal.clone(), &mut recovered, lane, holds);
         let late_kills = Arc::clone(&delivery.late_kills);
         let (inputs, to_workers, mut tasks) = workers;
         tasks.push(PolledTask::new("intake", intake(from_sources, inputs, journal, recovered)));
@@ -149,9 +148,9 @@ impl Life {
 }
 
 fn delivery(
-    rulings: mpsc::Receiver<Verdict>,
+    outputs: mpsc::Receiver<WorkerOutput>,
     journal: Journal,
-    resumed: Vec<Undelivered>,
+    recovered: &mut Recovered,
     lane: mpsc::Sender<coroner_sinks::Task>,
     holds: Holds,
 ) -> Delivery {
@@ -162,10 +161,11 @@ fn delivery(
         lane,
     };
     Delivery {
-        rulings,
+        outputs,
         fanout: Fanout::default(),
         journal: Some(journal),
-        resumed,
+        resumed: std::mem::take(&mut recovered.undelivered),
+        unruled: recovery::unruled(&recovered.unruled),
         lifecycle: Some(lifecycle),
         holds,
         late_kills: Arc::default(),
@@ -190,7 +190,7 @@ type Workers = (Vec<mpsc::Sender<WorkerTask>>, Vec<Hop<WorkerTask>>, Vec<PolledT
 fn workers(
     outside: &Surroundings,
     cases: Vec<RecoveredCase>,
-    verdicts: &mpsc::Sender<Verdict>,
+    verdicts: &mpsc::Sender<WorkerOutput>,
 ) -> (Workers, Skipped) {
     let skipped = Skipped::default();
     let mut of_worker: Vec<Vec<RecoveredCase>> = vec![Vec::new(); WORKERS];
@@ -204,18 +204,12 @@ fn workers(
         let (verdicts, skipped) = (verdicts.clone(), Arc::clone(&skipped));
         let run = async move {
             while let Some(task) = output.recv().await {
-                let id = match &task {
-                    WorkerTask::Rule(named) => Some(named.envelope.signal.id.clone()),
-                    WorkerTask::CheckChain => None,
-                };
-                match (worker.step(task), id) {
-                    (Some(verdict), _) => {
-                        if verdicts.send(verdict).await.is_err() {
-                            return;
-                        }
-                    }
-                    (None, Some(id)) => skipped.lock().unwrap().push_back(id),
-                    (None, None) => {}
+                let Some(output) = worker.step(task) else { continue };
+                if let WorkerOutput::Skipped { id, .. } = &output {
+                    skipped.lock().unwrap().push_back(id.clone());
+                }
+                if verdicts.send(output).await.is_err() {
+                    return;
                 }
             }
         };

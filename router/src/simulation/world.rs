@@ -14,7 +14,7 @@ use super::source::SimulatedSource;
 use super::step::{KINDS, Step};
 use super::violation::Violation;
 use crate::intake::WorkerTask;
-use crate::worker::Verdict;
+use crate::worker::{Verdict, WorkerOutput};
 use coroner_core::ruling::Action;
 use coroner_core::signal::Event;
 use coroner_policy::{ActiveChain, ChainSnapshot};
@@ -307,10 +307,12 @@ impl Run {
     }
 
     fn pass_to_delivery(&mut self) -> Result<(), Violation> {
-        let Ok(mut verdict) = self.life.to_delivery.from.try_recv() else { return Ok(()) };
-        self.spoil(&mut verdict);
-        self.model.ruled(&verdict, self.generation)?;
-        self.life.to_delivery.pass(verdict);
+        let Ok(mut output) = self.life.to_delivery.from.try_recv() else { return Ok(()) };
+        if let WorkerOutput::Ruled(verdict) = &mut output {
+            self.spoil(verdict);
+            self.model.ruled(verdict, self.generation)?;
+        }
+        self.life.to_delivery.pass(output);
         Ok(())
     }
 

@@ -1,8 +1,8 @@
 //! Recovered rulings that wait for earlier signals of their container.
 //!
-//! A ruling that could not be written is delivered all the same. If later ones of its container were
-//! written, and the router died before either was delivered, recovery has a signal to rule whose
-//! successors are ruled. They are published after it.
+//! A ruling that could not be written is delivered all the same. If later ones of its container
+//! were written, and the router died before either was delivered, recovery has a signal to rule
+//! and rulings of later ones. They are published after it.
 
 use std::collections::{HashMap, HashSet};
 

@@ -175,18 +175,21 @@ async fn one_kill_of_a_group_is_one_event(stage: &mut Stage) {
         stage.events.wait_for(EXIT, &id, 1, PATIENCE).await.unwrap();
         let topics: Vec<String> = stage.events.of(&id).into_iter().map(|it| it.topic).collect();
         assert_eq!(topics, [OOM, EXIT], "{id}");
-        let audit = stage.router.audit().unwrap();
-        let of = |kind: &str| {
+        let of = |kind: &str| -> anyhow::Result<Vec<Value>> {
             let fits = |it: &&Value| {
                 it["record"] == "ruled"
                     && it["signal"]["target"]["container-id"] == *id
                     && !it["signal"]["event"][kind].is_null()
             };
-            audit.iter().filter(fits).cloned().collect::<Vec<_>>()
+            Ok(stage.router.audit()?.iter().filter(fits).cloned().collect())
         };
-        let ruled = of("oom-kill").into_iter().filter(|it| it["actions"][0] == "task-oom").count();
-        assert_eq!(ruled, 1, "{id}: {:?}", of("oom-kill"));
-        let case = &of("exited")[0]["case"];
+        let exit = async || Ok(of("exited")?.pop());
+        let exit = until("the exit's ruling in the audit", PATIENCE, exit).await.unwrap();
+        let kills = of("oom-kill").unwrap();
+        let ruled = kills.iter().filter(|it| it["actions"][0] == "task-oom").count();
+        assert_eq!(ruled, 1, "{id}: {kills:?}");
+        print(format_args!("{id}: {} signals of one kill", kills.len()));
+        let case = &exit["case"];
         assert!(case["kills"].as_u64().unwrap() >= processes, "{id}: {case}");
         assert_eq!(case["last-kill"][1]["group"], true, "{id}: {case}");
     }

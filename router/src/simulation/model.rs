@@ -146,7 +146,9 @@ impl Model {
     /// A source has received the acknowledgement of its signal.
     pub(super) fn acknowledged(&mut self, id: &str) -> Result<(), Violation> {
         self.print(|| format!("{id} is acknowledged"));
-        let holds = self.disk.was_written(id) || self.is_finished(id);
+        // A write that failed may have left its bytes: the next router finds them.
+        let is_on_disk = self.disk.was_written(id) || self.life.recovered.contains(id);
+        let holds = is_on_disk || self.is_finished(id);
         Violation::unless(holds, 4, || format!("{id} is acknowledged, neither written nor delivered"))?;
         self.unwritten += u64::from(!self.disk.was_written(id));
         self.acknowledged.insert(id.to_owned());

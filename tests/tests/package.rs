@@ -1,5 +1,7 @@
 //! The Debian package in a Debian trixie: what it installs, keeps, refuses and leaves behind.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, in its helpers too")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

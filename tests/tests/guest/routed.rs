@@ -280,7 +280,8 @@ async fn lost(stage: &mut Stage, ended: &[Truth]) {
         .collect();
     assert_eq!(lost, left, "each once, and no container that had ended: {of_others:#?}");
     check(&stage.router, &mut stage.events, ended).await;
-    let all: HashSet<String> = ended.iter().map(|it| it.id.clone()).chain(left).collect();
+    let groups = GROUPS.map(|processes| format!("group-{processes}"));
+    let all: HashSet<String> = ended.iter().map(|it| it.id.clone()).chain(left).chain(groups).collect();
     let reported = audit.iter().filter_map(|it| it["signal"]["target"]["container-id"].as_str());
     assert!(reported.into_iter().all(|id| all.contains(id)), "a container that never was");
 }

@@ -181,12 +181,13 @@ async fn probe_of_a_wrapper_waits_for_the_router_that_starts() {
     for _ in 0..2 {
         let link = coroner_transport::connect(&Address::Unix(path.clone())).await.unwrap();
         let client = ShimClient::new(Client::new(link));
-        let hello = tokio::spawn(async move {
-            client.hello(context::with_duration(PATIENCE), &HelloRequest::default()).await
-        });
-        until_queued(&listener).await;
-        let mut router = manager.start(listener.try_clone().unwrap());
-        assert_eq!(hello.await.unwrap().unwrap().mode, "wrapped");
+        let request = HelloRequest::default();
+        let (hello, mut router) =
+            tokio::join!(client.hello(context::with_duration(PATIENCE), &request), async {
+                until_queued(&listener).await;
+                manager.start(listener.try_clone().unwrap())
+            });
+        assert_eq!(hello.unwrap().mode, "wrapped");
         router.kill().unwrap();
     }
     assert!(path.exists(), "it is not the router's to remove");

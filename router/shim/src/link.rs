@@ -188,7 +188,10 @@ impl ProxiedConnection<'_> {
     fn agreeing(&self, container: &ProcessId, frame: Vec<u8>) -> Vec<u8> {
         let oom = self.shared.processes.oom(container);
         let body = oom.and_then(|oom| task::with_ruled_oom(frames::body(&frame), oom));
-        body.map_or(frame.clone(), |body| frames::with_body(&frame, &body))
+        match body {
+            Some(body) => frames::with_body(&frame, &body),
+            None => frame,
+        }
     }
 
     /// Handles a reply without a usable result, such as an error.

@@ -78,18 +78,24 @@ fn in_order_of_source(accepted: Vec<AcceptedSignal<'_>>) -> Vec<AcceptedSignal<'
 /// Puts a kill before the exit of its container's init: it is known when that exit is released,
 /// although it was not when the exit was accepted.
 fn kills_before_exits(accepted: Vec<AcceptedSignal<'_>>) -> Vec<AcceptedSignal<'_>> {
-    let mut exits: HashMap<ContainerId, usize> = HashMap::new();
+    let is_exit = |it: &AcceptedSignal<'_>| {
+        matches!(it.signal.event, Event::Exited(_)) && it.signal.target.exec_id.is_none()
+    };
+    // A kill with a later exit is that exit's: the container was started again.
+    let exits = accepted.iter().enumerate().filter(|(_, it)| is_exit(it));
+    let mut exits: HashMap<ContainerId, usize> =
+        exits.map(|(at, it)| (it.signal.target.container_id.clone(), at)).collect();
     let mut placed: Vec<((usize, bool), AcceptedSignal<'_>)> = Vec::with_capacity(accepted.len());
     for (at, accepted) in accepted.into_iter().enumerate() {
         let container = &accepted.signal.target.container_id;
         let place = match &accepted.signal.event {
-            Event::OomKill(_) => exits.get(container).map_or((at, true), |exit| (*exit, false)),
-            Event::Exited(_) if accepted.signal.target.exec_id.is_none() => {
-                exits.entry(container.clone()).or_insert(at);
-                (at, true)
+            Event::OomKill(_) => {
+                exits.get(container).filter(|exit| **exit < at).map_or((at, true), |exit| (*exit, false))
             }
             Event::Forwarded(event) if event.is_creation() => {
-                exits.remove(container);
+                if exits.get(container).is_some_and(|exit| *exit < at) {
+                    exits.remove(container);
+                }
                 (at, true)
             }
             _ => (at, true),
@@ -161,10 +167,14 @@ mod tests {
             (5, "a", &kill),
             (6, "a", &created),
             (7, "a", &kill),
-            (8, "a", &exit),
+            (8, "a", &kill),
+            (9, "c", &exit),
+            (10, "c", &kill),
+            (11, "c", &exit),
+            (12, "c", &kill),
         ];
         let signals = signals.map(|(n, container, event)| accepted(n, container, event));
         let order: Vec<u64> = kills_before_exits(signals.into()).iter().map(|it| it.n).collect();
-        assert_eq!(order, [3, 5, 1, 2, 4, 6, 7, 8]);
+        assert_eq!(order, [3, 5, 1, 2, 4, 6, 7, 8, 9, 10, 12, 11]);
     }
 }

@@ -63,13 +63,7 @@ fn identity(namespace: &str, container: ContainerMessage) -> Identity {
         containerd_namespace: Some(namespace.to_owned()),
         sandbox_id: spec.annotations.get("io.kubernetes.cri.sandbox-id").cloned(),
         owner: (owner != Owner::default()).then_some(owner),
-        memory_limit: spec
-            .linux
-            .resources
-            .memory
-            .limit
-            .and_then(|limit| u64::try_from(limit).ok())
-            .filter(|it| *it > 0),
+        memory_limit: spec.memory_limit(),
     }
 }
 

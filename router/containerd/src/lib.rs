@@ -22,5 +22,6 @@ pub use container::Identity;
 pub use grpc::connect;
 pub use identity::{Identities, IdentityLookup, LookupResult};
 pub use link::{EventLink, EventLinkManager};
+pub use oci::{OciSpec, SpecMount};
 pub use readiness::{cri_answers, version};
 pub use tasks::{TaskState, tasks};

@@ -1,13 +1,11 @@
 //! The identity of a container, from its bundle's `config.json` (the OCI runtime specification)
 //! with the annotations of CRI plugins.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-use serde::Deserialize;
-
+use coroner_containerd::{OciSpec, SpecMount};
 use coroner_core::signal::Owner;
 
 /// Largest `config.json` in bytes: a pod with many mounts has some ten KiB.
@@ -25,40 +23,6 @@ pub(super) struct Bundle {
     pub(super) termination_log: Option<String>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct BundleSpec {
-    annotations: BTreeMap<String, String>,
-    linux: Linux,
-    mounts: Vec<Mount>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Linux {
-    cgroups_path: Option<String>,
-    resources: Resources,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Resources {
-    memory: Memory,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Memory {
-    limit: Option<i64>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Mount {
-    destination: String,
-    source: String,
-}
-
 impl Bundle {
     /// Reads a bundle; one that cannot be read has no facts.
     pub(super) fn read(folder: &Path) -> Self {
@@ -69,10 +33,10 @@ impl Bundle {
             tracing::debug!(bundle = %folder.display(), %error, "bundle not read");
             return Self::default();
         }
-        serde_json::from_slice(&text).map(Self::of).unwrap_or_default()
+        serde_json::from_slice(&text).map(|spec| Self::of(&spec)).unwrap_or_default()
     }
 
-    fn of(spec: BundleSpec) -> Self {
+    fn of(spec: &OciSpec) -> Self {
         // containerd's names, and CRI-O's.
         let annotation = |names: [&str; 2]| {
             names.iter().find_map(|name| spec.annotations.get(*name)).filter(|it| !it.is_empty()).cloned()
@@ -90,22 +54,16 @@ impl Bundle {
         };
         // The kubelet's file is /var/lib/kubelet/pods/UID/containers/NAME/HASH; the pod chooses
         // where it is mounted.
-        let is_log = |mount: &&Mount| {
+        let is_log = |mount: &&SpecMount| {
             let mut parts = mount.source.rsplit('/').skip(2);
             mount.destination == "/dev/termination-log"
                 || parts.next() == Some("containers") && parts.nth(1) == Some("pods")
         };
         Self {
             sandbox_id: annotation(["io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"]),
-            memory_limit: spec
-                .linux
-                .resources
-                .memory
-                .limit
-                .and_then(|limit| u64::try_from(limit).ok())
-                .filter(|limit| *limit > 0),
+            memory_limit: spec.memory_limit(),
             termination_log: spec.mounts.iter().find(is_log).map(|mount| mount.source.clone()),
-            cgroups_path: spec.linux.cgroups_path.filter(|path| !path.is_empty()),
+            cgroups_path: spec.cgroups_path().map(str::to_owned),
             owner: (owner != Owner::default()).then_some(owner),
         }
     }
@@ -149,7 +107,7 @@ mod tests {
             "mounts":[{"destination":"/etc/hosts","source":"/var/lib/kubelet/pods/u/etc-hosts"},
                       {"destination":"/log","source":"/var/lib/kubelet/pods/u/containers/c/0a1b"}],
             "linux":{"cgroupsPath":"/kubepods/pod1/c1","resources":{"memory":{"limit":1048576}}}}"#;
-        let bundle = Bundle::of(serde_json::from_str(spec).unwrap());
+        let bundle = Bundle::of(&serde_json::from_str(spec).unwrap());
         assert_eq!(bundle.sandbox_id.as_deref(), Some("s1"));
         assert_eq!(bundle.memory_limit, Some(1 << 20));
         assert_eq!(bundle.termination_log.as_deref(), Some("/var/lib/kubelet/pods/u/containers/c/0a1b"));

@@ -1,0 +1,88 @@
+//! The kernel's OOM killer: what it killed, and what proves it.
+
+use serde::{Deserialize, Serialize};
+
+/// What proves an OOM kill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Evidence {
+    /// A kernel counter rose.
+    Counter,
+    /// It was announced; no counter was read.
+    Announced,
+    /// The router concluded it.
+    Inferred,
+}
+
+/// The position of the cgroup that hit its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// The container's own cgroup.
+    Container,
+    /// A cgroup below it.
+    Child,
+    /// A cgroup above it, for example the pod's.
+    Ancestor,
+    /// The whole guest or node.
+    Guest,
+    /// Not reported.
+    Unknown,
+}
+
+/// The process the kernel killed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Victim {
+    /// Process id in the source's pid namespace.
+    pub pid: u32,
+    /// `/proc/PID/comm`.
+    pub comm: String,
+    /// Whether it was the container's init.
+    pub is_init: Option<bool>,
+}
+
+/// The kernel's OOM killer in a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct OomKilled {
+    /// Kills since the last such signal; 0: memory ran out, but no process was killed.
+    pub added: Option<u64>,
+    /// The kernel's cumulative counter.
+    pub total: Option<u64>,
+    /// What proves it.
+    pub evidence: Evidence,
+    /// `memory.oom.group` killed the cgroup as a whole.
+    pub group: Option<bool>,
+    /// The position of the cgroup that hit its limit.
+    pub level: Level,
+    /// The cgroup the kill was counted in.
+    pub cgroup: Option<String>,
+    /// Its limit in bytes.
+    pub limit_bytes: Option<u64>,
+    /// The killed process.
+    pub victim: Option<Victim>,
+    /// v2's counter `oom_group_kill`: cgroups that were killed as a whole, at or below this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<u64>,
+    /// Received after the exit was ruled.
+    pub late: bool,
+}
+
+impl OomKilled {
+    /// A kill of which only what proves it is known.
+    pub fn new(evidence: Evidence) -> Self {
+        Self {
+            added: None,
+            total: None,
+            evidence,
+            group: None,
+            level: Level::Unknown,
+            cgroup: None,
+            limit_bytes: None,
+            victim: None,
+            groups: None,
+            late: false,
+        }
+    }
+}

@@ -63,7 +63,7 @@ async fn live(mut stage: Stage, mut show: Show, stop: impl Future<Output = ()>) 
     tokio::pin!(stop);
     let set = Set::build(stage.folder()).await?;
     let mut tasks = JoinSet::new();
-    let (ended, end) = watch::channel(false);
+    let (ended, mut end) = watch::channel(false);
     let address = Address::Unix(stage.folder().join("agent.sock"));
     let (up, agent_up) = oneshot::channel();
     let options = Options {
@@ -71,10 +71,11 @@ async fn live(mut stage: Stage, mut show: Show, stop: impl Future<Output = ()>) 
         roots: vec![stage.root_name().to_owned()],
         ..Options::default()
     };
-    let mut agent_end = end.clone();
+    // The agent outlives the router: a router that loses its agent logs a warning.
+    let (router_ended, router_end) = oneshot::channel::<()>();
     tasks.spawn(async move {
         let ready = || up.send(()).unwrap_or(());
-        let over = async move { drop(agent_end.wait_for(|it| *it).await) };
+        let over = async move { drop(router_end.await) };
         coroner_agent::run(options, ready, over).await.map(drop).map_err(|error| error.to_string())
     });
     agent_up.await.map_err(|_| "the agent did not start".to_owned())?;
@@ -88,10 +89,11 @@ async fn live(mut stage: Stage, mut show: Show, stop: impl Future<Output = ()>) 
         machine: None,
     };
     router.follow(&source);
-    let mut router_end = end.clone();
     tasks.spawn(async move {
-        let over = async move { drop(router_end.wait_for(|it| *it).await) };
-        router.until(over).await.map_err(|error| error.to_string())
+        let over = async move { drop(end.wait_for(|it| *it).await) };
+        let stopped = router.until(over).await.map_err(|error| error.to_string());
+        drop(router_ended);
+        stopped
     });
     show.title(&stage);
     let seen = async {

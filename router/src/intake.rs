@@ -18,6 +18,7 @@ use coroner_core::signal::{ContainerId, Event};
 use coroner_journal::{AcceptedSignal, Accepting, Journal};
 use coroner_sources::envelope::{Envelope, Origin};
 use coroner_sources::ownership::{Authority, NotOwner, Ownership, SignalReporter};
+use coroner_sources::shim::UnmanagedPods;
 
 /// Signals per batch: what arrives meanwhile shares one write.
 const BATCH: usize = 256;
@@ -64,6 +65,7 @@ pub struct Intake {
     ownership: Ownership,
     recovery: IntakeRecovery,
     identities: Identities,
+    unmanaged: UnmanagedPods,
     workers: Vec<mpsc::Sender<WorkerTask>>,
     /// Signals that wait for the look-up of their container, in order, and their number. Other
     /// signals pass meanwhile: otherwise a guest that makes up names would block all sources.
@@ -82,12 +84,13 @@ impl Intake {
     pub fn new(
         envelopes: mpsc::Receiver<Envelope>,
         ownership: Ownership,
-        identities: Identities,
+        (identities, unmanaged): (Identities, UnmanagedPods),
         workers: Vec<mpsc::Sender<WorkerTask>>,
         recovery: IntakeRecovery,
     ) -> Self {
         let (waiting, lookups) = (HashMap::new(), JoinSet::new());
-        Self { envelopes, ownership, recovery, identities, workers, waiting, held: 0, lookups }
+        let held = 0;
+        Self { envelopes, ownership, recovery, identities, unmanaged, workers, waiting, held, lookups }
     }
 
     /// Runs until every source has ended.
@@ -214,15 +217,23 @@ impl Intake {
             *namespace = namespace.take().or_else(|| identity.containerd_namespace.clone());
             target.sandbox_id = target.sandbox_id.take().or_else(|| identity.sandbox_id.clone());
             target.owner.clone_from(&identity.owner);
+            if is_of_node(&envelope.origin) {
+                self.unmanaged.mark(&mut envelope.signal);
+            }
         }
-        if target.owner.is_some() {
+        if envelope.signal.target.owner.is_some() {
             known.push(Known::Owner);
         }
-        let worker = &self.workers[shard(&target.container_id, self.workers.len())];
+        let worker = &self.workers[shard(&envelope.signal.target.container_id, self.workers.len())];
         let memory_limit = envelope.memory_limit.or(identity.memory_limit);
         let named = NamedSignal { envelope, known, memory_limit };
         worker.send(WorkerTask::Rule(Box::new(named))).await.map_err(|_| Ended)
     }
+}
+
+/// Whether a watcher of the node itself reports: no shim, and no guest.
+fn is_of_node(origin: &Origin) -> bool {
+    !origin.shim && origin.guest.is_none()
 }
 
 fn accepted(n: u64, envelope: &Envelope) -> AcceptedSignal<'_> {
@@ -308,7 +319,7 @@ mod tests {
         let intake = Intake::new(
             from_sources,
             Ownership::new(Registered::default()),
-            identities,
+            (identities, UnmanagedPods::of(&[])),
             vec![worker],
             IntakeRecovery::default(),
         );

@@ -48,6 +48,7 @@ mod intake;
 mod worker;
 mod delivery;
 mod counts;
+mod node_watch;
 mod guests;
 mod admin;
 mod assembly;

@@ -143,6 +143,10 @@ pub(crate) struct Doctor {
     /// Print what to remove, in order, and which pods still prevent it
     #[arg(long)]
     pub(crate) uninstall: bool,
+    /// Put containerd's default runtime behind the wrapper, by a drop-in beside its configuration;
+    /// with --uninstall, remove that drop-in
+    #[arg(long)]
+    pub(crate) write: bool,
     /// Print JSON instead of text
     #[arg(long)]
     pub(crate) json: bool,

@@ -2,9 +2,11 @@
 //! docs/operating/shims.md has every key.
 //!
 //! [`File`] is the file with all its tables, [`WrapperName`] the name of a wrapper, and
-//! [`WrapperConfig`] the effective keys for that name.
+//! [`WrapperConfig`] the effective keys for that name. [`unmanaged`] are the wrapper's records of
+//! pods that started without the router.
 
 mod name;
+pub mod unmanaged;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,6 +1,7 @@
 //! Starts the inner shim: with its events directed to the router if that answers, and as stock
 //! otherwise (fail open).
 
+use std::env;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, SystemTime};
 
+use coroner_shim_config::unmanaged::{self, UnmanagedStart};
 use coroner_shim_config::{WrapperConfig, WrapperMode};
 
 use crate::address::{self, StartAnswer};
@@ -65,8 +67,12 @@ impl Start {
             Some(mistake) => Err(format!("the configuration is refused: {mistake}")),
             None => probe(&self.config),
         };
-        if let Err(why) = &answer {
-            self.log_fallback(why);
+        match &answer {
+            Ok(()) => unmanaged::remove(&self.records(), &self.call.namespace, &self.call.id),
+            Err(why) => {
+                self.log_fallback(why);
+                self.record_unmanaged(why);
+            }
         }
         let behind = answer.is_ok();
         match self.config.mode {
@@ -147,6 +153,20 @@ impl Start {
             id: self.call.id.clone(),
         };
         place::start_proxy(&answer.proxy, &options)
+    }
+
+    fn records(&self) -> PathBuf {
+        unmanaged::folder(&self.config.socket)
+    }
+
+    /// Leaves a record for `coroner status`. A pod's start never fails for it.
+    fn record_unmanaged(&self, why: &str) {
+        let Ok(bundle) = env::current_dir() else { return };
+        let Invocation { namespace, id, .. } = self.call.clone();
+        let record = UnmanagedStart { id, namespace, bundle, reason: why.to_owned() };
+        if let Err(error) = record.write(&self.records()) {
+            self.log_fallback(&format!("`coroner status` will not show this pod: {error}"));
+        }
     }
 
     fn log_fallback(&self, why: &str) {

@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Config, SourceKind};
 use crate::counts::Counts;
 use crate::guests::{GuestClient, GuestStatus};
+use crate::node_watch::NodeWatch;
 use coroner_core::mode::Mode;
 use coroner_policy::PolicyClient;
 use coroner_policy::report::Listing;
+pub use coroner_sources::shim::UnmanagedPod;
 
 /// `GET /status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,6 +36,12 @@ pub struct Status {
     /// The policies of the chain, and those that were refused.
     #[serde(flatten)]
     pub listing: Listing,
+    /// Why kills may be missed on this node; `None`: nothing is known to be missing.
+    #[serde(default)]
+    pub degraded: Option<String>,
+    /// Pods that started without the router and still run.
+    #[serde(default)]
+    pub unmanaged: Vec<UnmanagedPod>,
     /// In the order of the configuration.
     pub sources: Vec<SourceStatus>,
     /// By name.
@@ -123,6 +131,7 @@ pub struct GuestList {
 pub struct StatusReader {
     fixed: Arc<FixedStatus>,
     counts: Arc<Counts>,
+    watch: NodeWatch,
     policies: PolicyClient,
     guests: GuestClient,
 }
@@ -151,14 +160,17 @@ impl StatusReader {
             sources: config.sources.iter().map(|it| (it.name.clone(), it.kind, it.mode)).collect(),
             sinks: config.sinks.iter().map(|it| (it.name.clone(), it.kind.name())).collect(),
         };
-        Self { fixed: Arc::new(fixed), counts, policies, guests }
+        let watch = NodeWatch::new(config, &counts);
+        Self { fixed: Arc::new(fixed), counts, watch, policies, guests }
     }
 
     /// The status now, with the number of open taps. `None`: the router is stopping.
     pub async fn read(&self, taps: usize) -> Option<Status> {
         let listing = self.policies.list().await?;
         let guests = self.guests.list().await.ok()?;
-        Some(self.fixed.status(&self.counts, listing, guests, taps))
+        let (degraded, unmanaged) = (self.watch.degraded(), self.watch.unmanaged());
+        let status = self.fixed.status(&self.counts, listing, guests, taps);
+        Some(Status { degraded, unmanaged, ..status })
     }
 }
 
@@ -172,6 +184,8 @@ impl FixedStatus {
             shadow_all: self.shadow_all,
             directory: self.directory.clone(),
             listing,
+            degraded: None,
+            unmanaged: Vec::new(),
             sources: self.sources.iter().map(|it| source(it, counts)).collect(),
             guests,
             sinks: self.sinks.iter().map(|it| sink(it, counts)).collect(),

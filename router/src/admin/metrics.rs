@@ -11,19 +11,20 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::counts::{Count, Counts, JournalCounts, LinkState, SinkCounts, SourceCounts};
+use crate::node_watch::NodeWatch;
 use coroner_policy::{ActiveChain, PolicyMetrics};
 
 /// The registry of all metrics.
-pub fn registry(counts: Arc<Counts>, active_chain: ActiveChain) -> Registry {
+pub fn registry(counts: Arc<Counts>, watch: NodeWatch, active_chain: ActiveChain) -> Registry {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(CountsCollector(counts)));
+    registry.register_collector(Box::new(CountsCollector(counts, watch)));
     registry.register_collector(Box::new(PolicyMetrics(active_chain)));
     registry
 }
 
-/// Collects the counts of sources, guests, sinks and the journal.
+/// Collects the state of the node, and the counts of sources, guests, sinks and the journal.
 #[derive(Debug)]
-struct CountsCollector(Arc<Counts>);
+struct CountsCollector(Arc<Counts>, NodeWatch);
 
 impl Collector for CountsCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
@@ -31,6 +32,7 @@ impl Collector for CountsCollector {
         encoder
             .encode_descriptor("coroner_build", "The router", None, MetricType::Info)?
             .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
+        node(encoder, &self.1)?;
         sources(encoder, counts)?;
         guests(encoder, counts)?;
         sinks(encoder, counts)?;
@@ -40,6 +42,16 @@ impl Collector for CountsCollector {
         let help = "OOM kills learnt after their container's exit had been ruled";
         counter(encoder, "coroner_late_kills", help, alone(&counts.late_kills))
     }
+}
+
+fn node(encoder: &mut DescriptorEncoder<'_>, watch: &NodeWatch) -> Result<(), Error> {
+    let mut gauge = |name, help, value: i64| {
+        encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    };
+    let help = "1 while kills may be missed: an agent of this node is not connected, or there is none";
+    gauge("coroner_degraded", help, i64::from(watch.degraded().is_some()))?;
+    let help = "Pods that started without the router and still run";
+    gauge("coroner_unmanaged_pods", help, i64::try_from(watch.unmanaged().len()).unwrap_or(i64::MAX))
 }
 
 fn sources(encoder: &mut DescriptorEncoder<'_>, counts: &Counts) -> Result<(), Error> {

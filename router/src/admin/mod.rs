@@ -14,7 +14,9 @@ mod stream;
 use std::io;
 use std::path::Path;
 
-pub use self::document::{GuestList, JournalStatus, SinkStatus, SourceStatus, Status, StatusReader};
+pub use self::document::{
+    GuestList, JournalStatus, SinkStatus, SourceStatus, Status, StatusReader, UnmanagedPod,
+};
 pub use self::metrics::registry;
 pub use self::probes::Probes;
 pub use self::problem::Refusal;

@@ -15,6 +15,7 @@ use super::metrics::registry;
 use super::problem::{self, Problem};
 use crate::config::Config;
 use crate::counts::{Counts, SinkCounts};
+use crate::node_watch::NodeWatch;
 use coroner_policy::ActiveChain;
 
 /// The content type of OpenMetrics text.
@@ -34,7 +35,7 @@ impl Probes {
     pub fn new(config: &Config, counts: &Arc<Counts>, chain: ActiveChain) -> Self {
         let lifecycle = config.sinks.iter().find(|it| it.kind.is_lifecycle());
         Self {
-            registry: Arc::new(registry(Arc::clone(counts), chain.clone())),
+            registry: Arc::new(registry(Arc::clone(counts), NodeWatch::new(config, counts), chain.clone())),
             lifecycle: lifecycle.map(|it| (it.name.clone(), counts.sink(&it.name))),
             chain,
         }

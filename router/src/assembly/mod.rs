@@ -23,6 +23,7 @@ use crate::counts::Counts;
 use crate::delivery::{Delivery, LifecycleLane, UnruledSignal};
 use crate::guests::{GuestClient, GuestManager};
 use crate::intake::{Intake, IntakeRecovery, WorkerTask, shard};
+use crate::node_watch::NodeWatch;
 use crate::source_factory::SourceFactory;
 use crate::worker::{self, Worker, WorkerOutput};
 use coroner_containerd::Identities;
@@ -33,7 +34,7 @@ use coroner_policy::{ActiveChain, Host, Outside, PolicyClient, PolicyManager};
 use coroner_sinks::{Fanout, Records};
 use coroner_sources::envelope::{Envelope, unix_ms};
 use coroner_sources::ownership::Registered;
-use coroner_sources::shim::EmbeddedShim;
+use coroner_sources::shim::{EmbeddedShim, UnmanagedPods};
 use coroner_sources::{FinalCounters, RecoveredSources};
 
 /// Channel capacity between two stages. Small: what waits here has no visible order, and
@@ -80,6 +81,19 @@ impl Assembly {
             );
         }
         assembly.serve(config, control)?;
+        let watch = NodeWatch::new(config, &assembly.counts);
+        for pod in watch.unmanaged() {
+            tracing::warn!(
+                pod.id,
+                pod.pod,
+                pod.namespace,
+                pod.because,
+                "unmanaged: this pod started without the router"
+            );
+        }
+        if let Some(cost) = watch.without_agent() {
+            tracing::warn!(cost, "degraded: the configuration has no agent of this node");
+        }
         for (source, listener) in config.sources.iter().zip(listeners) {
             match listener {
                 Some(listener) => assembly.follow_on(source, listener),
@@ -152,7 +166,8 @@ impl Assembly {
         let unruled = recovery::unruled(&recovered.unruled);
         let resumed = recovery::envelopes(recovered.unruled, journal.as_ref());
         let intake_recovery = IntakeRecovery { resumed, seen: recovered.ids, journal: journal.clone() };
-        let intake = Intake::new(from_sources, ownership, Identities::new(address), workers, intake_recovery);
+        let context = (Identities::new(address), UnmanagedPods::of(&config.sources));
+        let intake = Intake::new(from_sources, ownership, context, workers, intake_recovery);
         assembly.add("intake".to_owned(), intake.run());
         let resumed = (recovered.undelivered, unruled);
         let delivery = assembly.delivery(from_workers, fanout, lifecycle, journal, resumed);

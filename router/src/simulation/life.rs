@@ -26,6 +26,7 @@ use coroner_policy::ActiveChain;
 use coroner_sinks::{Fanout, LifecycleAccounting, Place, Records};
 use coroner_sources::envelope::Envelope;
 use coroner_sources::ownership::{Ownership, Registered};
+use coroner_sources::shim::UnmanagedPods;
 
 /// Small, so that back-pressure reaches the sources in short runs.
 const STAGE: usize = 3;
@@ -181,7 +182,8 @@ fn intake(
     let resumed = recovery::envelopes(recovered.unruled, Some(&journal));
     let recovery = IntakeRecovery { resumed, seen: recovered.ids, journal: Some(journal) };
     let ownership = Ownership::new(Registered::default());
-    Intake::new(from_sources, ownership, Identities::new(None), workers, recovery).run()
+    let context = (Identities::new(None), UnmanagedPods::of(&[]));
+    Intake::new(from_sources, ownership, context, workers, recovery).run()
 }
 
 type Workers = (Vec<mpsc::Sender<WorkerTask>>, Vec<Hop<WorkerTask>>, Vec<PolledTask>);

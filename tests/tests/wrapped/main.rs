@@ -18,6 +18,7 @@ mod proxied;
 mod shim;
 mod fixture;
 mod truth;
+mod written;
 
 use coroner_tests::containerd::Release;
 

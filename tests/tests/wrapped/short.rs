@@ -8,3 +8,4 @@ mod front;
 mod instant;
 mod proxied;
 mod truth;
+mod written;

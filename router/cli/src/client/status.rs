@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use coroner::node::GuestStatus;
 use coroner::node::LinkState;
-use coroner::node::admin::{GuestList, SinkStatus, SourceStatus, Status};
+use coroner::node::admin::{GuestList, SinkStatus, SourceStatus, Status, UnmanagedPod};
 
 use super::policies;
 use crate::render::Colour::{Bold, Red, Yellow};
-use crate::render::{Screen, Text, paint, row, seconds};
+use crate::render::{Screen, Text, paint, row, seconds, short_id};
 
 pub(super) fn status(status: &Status, screen: &mut Screen) {
     let Status { version, node, pid, .. } = status;
@@ -17,6 +17,9 @@ pub(super) fn status(status: &Status, screen: &mut Screen) {
     screen.line(paint(Bold, format!("coroner {version} on {node}, up {up}, pid {pid}")));
     if status.shadow_all {
         screen.line(paint(Yellow, "runs with --shadow-all: the native default rules"));
+    }
+    if let Some(because) = &status.degraded {
+        screen.line(paint(Yellow, format!("degraded: {because}")));
     }
     screen.line("");
     policies::list(&status.listing, screen);
@@ -30,6 +33,10 @@ pub(super) fn status(status: &Status, screen: &mut Screen) {
         screen.line("");
         guests(&status.guests, screen);
     }
+    if !status.unmanaged.is_empty() {
+        screen.line("");
+        unmanaged(&status.unmanaged, screen);
+    }
     screen.line("");
     let rows: Vec<_> = status.sinks.iter().map(|it| sink(it, screen.now)).collect();
     screen.table(&["SINK", "TYPE", "DELIVERED", "QUEUED", "OLDEST", "FAILED", "DROPPED"], rows);
@@ -42,6 +49,24 @@ fn source(it: &SourceStatus) -> Vec<Text> {
     let SourceStatus { source, mode, signals, lost, refused, .. } = it;
     let link = if it.connected { "up".into() } else { paint(Red, "down") };
     row!(source, mode.name(), link, signals, lost, refused)
+}
+
+/// Pods that started without the router, which stay so until they are recreated.
+fn unmanaged(pods: &[UnmanagedPod], screen: &mut Screen) {
+    let now = screen.now;
+    let rows = pods.iter().map(|it| {
+        let since = seconds(now.saturating_sub(Duration::from_millis(it.since_ms)));
+        row!(pod_name(it), short_id(&it.id), since, it.because.as_str())
+    });
+    screen.table(&["UNMANAGED POD", "ID", "SINCE", "BECAUSE"], rows);
+}
+
+/// `namespace/pod`; without CRI, containerd's namespace.
+fn pod_name(it: &UnmanagedPod) -> String {
+    match (&it.namespace, &it.pod) {
+        (Some(namespace), Some(pod)) => format!("{namespace}/{pod}"),
+        _ => format!("{} (not a pod)", it.containerd_namespace),
+    }
 }
 
 fn sink(it: &SinkStatus, now: Duration) -> Vec<Text> {

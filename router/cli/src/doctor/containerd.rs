@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use toml::{Table, Value};
 
@@ -18,6 +19,10 @@ const MOST_FILES: usize = 64;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Configuration {
     pub(super) version: i64,
+    /// The file that was changed last, or the folder of imports in which one was added or removed.
+    pub(super) changed: Option<(PathBuf, SystemTime)>,
+    /// Folders of which it imports every `*.toml`.
+    pub(super) folders: Vec<PathBuf>,
     /// Its address, if the file has one.
     pub(super) address: Option<PathBuf>,
     pub(super) ttrpc: Option<PathBuf>,
@@ -50,6 +55,7 @@ impl Configuration {
     /// The file and those that it imports; tables are merged, and imported ones have priority.
     pub(super) fn read(path: &Path) -> Result<Self, String> {
         let (mut whole, mut wait, mut seen) = (Table::new(), vec![path.to_owned()], Vec::new());
+        let mut folders = Vec::new();
         while let Some(path) = wait.pop() {
             if seen.contains(&path) || seen.len() == MOST_FILES {
                 continue;
@@ -58,13 +64,21 @@ impl Configuration {
             let table: Table =
                 text.parse().map_err(|error| format!("{}: {error}", path.display()).trim_end().to_owned())?;
             let imports = table.get("imports").and_then(Value::as_array).cloned().unwrap_or_default();
-            for import in imports.iter().filter_map(Value::as_str).rev() {
-                wait.extend(named(path.parent().unwrap_or(Path::new("/")), import).into_iter().rev());
+            let own = path.parent().unwrap_or(Path::new("/"));
+            let imports = imports.iter().filter_map(Value::as_str);
+            let folder =
+                |it: &str| it.strip_suffix("/*.toml").filter(|it| !it.contains('*')).map(|it| own.join(it));
+            folders.extend(imports.clone().filter_map(folder));
+            for import in imports.rev() {
+                wait.extend(named(own, import).into_iter().rev());
             }
             merge(&mut whole, table);
             seen.push(path);
         }
-        Ok(Self::of(&whole))
+        let time = |path: &PathBuf| fs::metadata(path).and_then(|it| it.modified()).ok();
+        let all = seen.into_iter().chain(folders.iter().cloned());
+        let changed = all.filter_map(|path| Some((time(&path)?, path))).max();
+        Ok(Self { changed: changed.map(|(time, path)| (path, time)), folders, ..Self::of(&whole) })
     }
 
     pub(super) fn of(table: &Table) -> Self {
@@ -87,6 +101,8 @@ impl Configuration {
             opt: opt.unwrap_or("/opt/containerd").into(),
             disabled: disabled.any(|it| ["cri", OLD, NEW].contains(&it)),
             // Without the key a file is of version 1.
+            changed: None,
+            folders: Vec::new(),
             version: table.get("version").and_then(Value::as_integer).unwrap_or(1),
             address: path("grpc"),
             ttrpc: path("ttrpc"),
@@ -149,7 +165,10 @@ mod tests {
                         [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.b.options]\nSystemdCgroup = true\n";
         fs::create_dir(folder.path().join("conf.d")).unwrap();
         fs::write(&main, old).unwrap();
-        fs::write(folder.path().join("conf.d/1.toml"), imported).unwrap();
+        let drop_in = folder.path().join("conf.d/1.toml");
+        fs::write(&drop_in, imported).unwrap();
+        let later = SystemTime::now() + std::time::Duration::from_secs(9);
+        fs::File::options().append(true).open(&drop_in).unwrap().set_modified(later).unwrap();
         fs::write(folder.path().join("conf.d/1.txt"), "no toml").unwrap();
         let read = Configuration::read(&main).unwrap();
         let a = Runtime { name: "a".to_owned(), kind: "t".to_owned(), ..Runtime::default() };
@@ -162,6 +181,8 @@ mod tests {
             ..Runtime::default()
         };
         assert_eq!((read.version, read.default.as_str(), read.runtimes), (2, "b", vec![a, b]));
+        assert_eq!(read.changed, Some((drop_in, later)));
+        assert_eq!(read.folders, [folder.path().join("conf.d")]);
         assert_eq!(read.opt, Path::new("/opt/containerd"));
         assert_eq!(read.address.as_deref(), Some(Path::new("/x.sock")));
         assert_eq!(Configuration::of(&Table::new()).version, 1);

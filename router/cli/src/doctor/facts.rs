@@ -1,6 +1,7 @@
 //! What was gathered: all that is judged, without access to a machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use coroner::node::config::Mode;
 use coroner_shim_config::WrapperName;
@@ -46,6 +47,19 @@ pub(super) struct Daemon {
     /// Its answer, or why there is none.
     pub(super) version: Result<String, String>,
     pub(super) ttrpc: Socket,
+    /// When its process started; `None`: not seen.
+    pub(super) started: Option<SystemTime>,
+}
+
+impl Facts {
+    /// containerd's file that was changed after containerd had read it.
+    pub(super) fn unread(&self) -> Option<&Path> {
+        let (path, changed) = self.configuration.as_ref().ok()?.changed.as_ref()?;
+        // The start is computed from the time since boot, in hundredths of a second.
+        let read = self.containerd.started? + Duration::from_secs(1);
+        // A time to come is of a clock that was set back since.
+        (*changed > read && *changed <= SystemTime::now()).then_some(path)
+    }
 }
 
 impl Daemon {
@@ -106,6 +120,8 @@ pub(super) struct RouterFacts {
     pub(super) control: Option<Socket>,
     /// Of type "shim".
     pub(super) sources: Vec<SourceFacts>,
+    /// Of type "agent", on this node; by name.
+    pub(super) agents: Vec<(String, Socket)>,
 }
 
 /// Where wrapped shims publish.

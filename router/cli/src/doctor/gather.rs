@@ -5,8 +5,9 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use coroner::node::config::{Config, SourceKind};
+use coroner::node::config::{Config, Source, SourceKind};
 use coroner_shim_config::{VARIABLE, WrapperName};
 use coroner_transport::Address;
 use rustix::fs::{Access, access};
@@ -42,6 +43,8 @@ async fn gather(options: &Doctor) -> Result<Facts, String> {
     let containerd = Daemon {
         version: coroner_containerd::version(address.clone()).await,
         ttrpc: socket(&ttrpc),
+        // Of a socket that pid 1 opened it is not containerd that is seen.
+        started: pid.filter(|pid| *pid > 1).and_then(started),
         address,
     };
     let environment = |name: &str| variable(pid?, name);
@@ -82,11 +85,17 @@ async fn router(config: &Config) -> RouterFacts {
             sources.push(SourceFacts { name, mode: source.mode, socket: socket(path), hello });
         }
     }
+    let is_agent = |it: &&Source| it.kind == SourceKind::Agent && it.guest.is_none();
+    let agents = config.sources.iter().filter(is_agent).filter_map(|source| match &source.address {
+        Address::Unix(path) => Some((source.name.clone(), socket(path))),
+        _ => None,
+    });
     let containerd = config.containerd.as_ref();
     RouterFacts {
         containerd: containerd.and_then(|it| Some((it.address.clone()?, it.ttrpc_address.clone()))),
         control: config.control.as_deref().map(socket),
         sources,
+        agents: agents.collect(),
     }
 }
 
@@ -106,6 +115,19 @@ fn socket(path: &Path) -> Socket {
 async fn server(address: &Path) -> Option<u32> {
     let stream = UnixStream::connect(address).await.ok()?;
     stream.peer_cred().ok()?.pid()?.try_into().ok()
+}
+
+/// When a process started.
+fn started(pid: u32) -> Option<SystemTime> {
+    /// USER_HZ, which is 100 for every architecture that containerd runs on: proc(5).
+    const TICKS: f64 = 100.0;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may contain anything; the start is the 20th field after it.
+    let ticks: f64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let uptime: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+    let age = Duration::try_from_secs_f64(uptime - ticks / TICKS).ok()?;
+    SystemTime::now().checked_sub(age)
 }
 
 /// Of another process's environment, as it was when it started.

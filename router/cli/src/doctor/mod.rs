@@ -14,11 +14,13 @@ mod report;
 mod shims;
 mod uninstall;
 mod wrapper;
+mod write;
 
 use std::process::ExitCode;
 
 use serde::Serialize;
 
+use self::facts::Facts;
 use crate::args::{Doctor, FAILED};
 use crate::render::fail;
 
@@ -64,12 +66,27 @@ impl Finding {
 }
 
 pub(crate) fn run(options: &Doctor) -> ExitCode {
-    let facts = match gather::all(options) {
-        Ok(facts) => facts,
+    let (facts, written) = match gather::all(options).and_then(|facts| write(facts, options)) {
+        Ok(gathered) => gathered,
         Err(error) => return fail(FAILED, error),
     };
-    let findings = if options.uninstall { uninstall::judge(&facts) } else { judge::all(&facts) };
+    let mut findings = if options.uninstall { uninstall::judge(&facts) } else { judge::all(&facts) };
+    findings.extend(written);
     let wrong = findings.iter().any(|finding| finding.level == Severity::Wrong);
     let code = if wrong { FAILED.into() } else { ExitCode::SUCCESS };
     report::print(&findings, &facts.shims, options.json, code)
+}
+
+/// With `--write`: writes or removes the drop-in, and gathers again.
+fn write(facts: Facts, options: &Doctor) -> Result<(Facts, Option<Finding>), String> {
+    if !options.write {
+        return Ok((facts, None));
+    }
+    let written = match options.uninstall {
+        false => Some(write::add(&facts, &options.containerd_config)),
+        true => write::remove(&facts),
+    };
+    let facts = gather::all(options)?;
+    let written = written.map(|it| if options.uninstall { it } else { write::checked(it, &facts) });
+    Ok((facts, written))
 }

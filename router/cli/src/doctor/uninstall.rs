@@ -41,6 +41,13 @@ fn wrapper(facts: &Facts) -> Finding {
             None => format!("# runtimes.{}: with the stock shim's `runtime_type`", runtime.name),
         })
         .collect();
+    if wrapped.is_empty()
+        && let Some(path) = facts.unread()
+    {
+        let message =
+            format!("{} was changed after containerd started, which has not read it", path.display());
+        return Finding::wrong(subject, message).change("systemctl restart containerd");
+    }
     if wrapped.is_empty() {
         return Finding::ok(subject, "no runtime uses the wrapper");
     }

@@ -16,6 +16,7 @@ mod mailbox;
 mod embedded;
 mod poll_schedule;
 mod service;
+mod unmanaged;
 mod watch;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -36,6 +37,7 @@ use ttrpc::asynchronous::transport::Listener;
 
 pub use self::embedded::{EmbeddedShim, EmbeddedShimError, Exit, OomKill};
 pub use self::service::ExitBarriers;
+pub use self::unmanaged::{UNMANAGED, UnmanagedPod, UnmanagedPods};
 
 use self::container::WrappedContainer;
 use self::pod_counter::PodCounters;

@@ -5,8 +5,9 @@ mod router;
 mod runtime;
 mod shims;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
+pub(super) use runtime::{default_runtime, reads_drop_in};
 pub(super) use shims::name;
 
 use super::containerd::{Configuration, NEW, OLD, Runtime};
@@ -17,6 +18,8 @@ use super::{Finding, Severity};
 const READS_PATH: Version = Version(1, 7, 1);
 /// Files of version 3, and not those of version 1 any more.
 const TWO: Version = Version(2, 0, 0);
+/// Tables of imported files are merged with the main file's.
+const MERGES_DEEPLY: Version = Version(2, 1, 0);
 /// CRI reads the task's own counter when an exit has status 137.
 const READS_COUNTER: Version = Version(2, 3, 0);
 
@@ -26,6 +29,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
     match &facts.configuration {
         Ok(configuration) => {
             findings.extend(version_of_file(configuration, facts.containerd.version()));
+            findings.extend(unread(facts));
             findings.extend(runtime::all(facts, configuration));
         }
         Err(error) => findings.push(Finding::warn(
@@ -91,6 +95,13 @@ fn daemon(facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::warn("containerd's own reasons", message));
     }
     findings
+}
+
+/// A file that was changed after containerd had read it.
+fn unread(facts: &Facts) -> Option<Finding> {
+    let path = facts.unread()?.display();
+    let message = format!("{path} was changed after containerd started, which has not read it");
+    Some(Finding::warn("containerd's configuration", message).change("systemctl restart containerd"))
 }
 
 /// Whether containerd reads the file in its version, and each table where it is.

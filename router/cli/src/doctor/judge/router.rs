@@ -15,6 +15,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
             findings.extend(addresses(facts, router));
             findings.extend(router.control.as_ref().map(control));
             findings.extend(router.sources.iter().map(|source| judge(facts.root, source)));
+            findings.extend(agents(facts.root, router));
             // With a mistake in its file the wrapper starts pods without the router.
             if facts.wrapper.file.mistake().is_none() {
                 findings.extend(wrapped(facts).flat_map(|(runtime, program)| {
@@ -105,6 +106,33 @@ fn judge(root: bool, source: &SourceFacts) -> Finding {
         ),
         (Ok(_), Ok(_)) => Finding::ok(subject, format!("answers at {path} in mode \"{mode}\"")),
     }
+}
+
+/// The agent of this node, which watches what shims cannot report.
+fn agents(root: bool, router: &RouterFacts) -> Vec<Finding> {
+    let cost = "without it kills may be missed, and no kill has its victim";
+    if router.agents.is_empty() && router.sources.is_empty() {
+        return Vec::new();
+    }
+    if router.agents.is_empty() {
+        let message = format!("no source reads an agent of this node: {cost}");
+        let change = "[[source]]\nname = \"node\"\ntype = \"agent\"\n\
+                      address = \"unix:///run/coroner/agent.sock\"\nmode = \"beside\"\n\
+                      # systemctl enable --now coroner-agent.service";
+        return vec![Finding::warn("agent", message).change(change)];
+    }
+    let judge = |(name, socket): &(String, Socket)| {
+        let (subject, path) = (format!("source {name}"), socket.path.display());
+        match &socket.file {
+            Ok(_) => Finding::ok(subject, format!("an agent listens at {path}")),
+            Err(error) => {
+                let message = format!("no agent listens at {path} ({error}): {cost}");
+                let level = if root { Severity::Wrong } else { Severity::Warn };
+                Finding::new(level, subject, message).change("systemctl enable --now coroner-agent.service")
+            }
+        }
+    };
+    router.agents.iter().map(judge).collect()
 }
 
 /// Whether there is a source for what a wrapper starts.

@@ -5,7 +5,7 @@ use super::super::Finding;
 use super::super::containerd::{Configuration, Runtime};
 use super::super::facts::{Facts, Program};
 use super::super::wrapper::{called, file_of};
-use super::{TWO, change, wrapped};
+use super::{MERGES_DEEPLY, TWO, change, wrapped};
 
 pub(super) fn all(facts: &Facts, configuration: &Configuration) -> Vec<Finding> {
     let is_two = facts.containerd.version().map_or(configuration.version >= 3, |it| it >= TWO);
@@ -81,17 +81,32 @@ fn judge(facts: &Facts, runtime: &Runtime, program: &Program) -> Finding {
     Finding::ok(subject, message)
 }
 
-fn unused(facts: &Facts, configuration: &Configuration) -> Finding {
+/// The table that puts the default runtime behind the wrapper.
+pub(in crate::doctor) fn default_runtime(facts: &Facts, configuration: &Configuration) -> String {
     let default = &configuration.default;
     let stock = configuration.runtimes.iter().find(|it| it.name == *default).and_then(|it| stock(&it.kind));
+    change::runtime(facts, default, stock.as_deref())
+}
+
+/// Whether that table can be a drop-in: before 2.1 containerd may replace a plugin's whole section
+/// by an imported one. A runtime with a program of its own, or of another shim, has more to change.
+pub(in crate::doctor) fn reads_drop_in(facts: &Facts, configuration: &Configuration) -> bool {
+    let default = configuration.runtimes.iter().find(|it| it.name == configuration.default && it.new);
+    configuration.version >= 3
+        && facts.containerd.version().is_some_and(|it| it >= MERGES_DEEPLY)
+        && default.is_some_and(|it| it.kind == "io.containerd.runc.v2" && it.path.is_none())
+}
+
+fn unused(facts: &Facts, configuration: &Configuration) -> Finding {
     let subject = "runtimes";
+    let or_write = if reads_drop_in(facts, configuration) { "\n# or: coroner doctor --write" } else { "" };
     let waits = facts.router.as_ref().is_ok_and(|router| !router.sources.is_empty());
     if waits {
         Finding::warn(
             subject,
             "the router waits for wrapped shims, and no runtime of containerd uses the wrapper",
         )
-        .change(change::runtime(facts, default, stock.as_deref()))
+        .change(default_runtime(facts, configuration) + or_write)
     } else {
         Finding::ok(
             subject,

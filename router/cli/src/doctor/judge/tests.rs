@@ -29,7 +29,7 @@ fn socket(path: &str) -> Socket {
 }
 
 /// All is there and answers.
-fn machine(configuration: &str, version: &str) -> Facts {
+pub(in crate::doctor) fn machine(configuration: &str, version: &str) -> Facts {
     let configuration = Configuration::of(&configuration.parse().unwrap());
     let program = |runtime: &Runtime| {
         let file = runtime.path.clone().or_else(|| file_of(&runtime.kind)).unwrap_or_default();
@@ -48,7 +48,12 @@ fn machine(configuration: &str, version: &str) -> Facts {
     Facts {
         root: true,
         cgroup: Cgroup::V2,
-        containerd: Daemon { address: address.into(), version: Ok(version.to_owned()), ttrpc: socket(ttrpc) },
+        containerd: Daemon {
+            address: address.into(),
+            version: Ok(version.to_owned()),
+            ttrpc: socket(ttrpc),
+            started: Some(std::time::UNIX_EPOCH + std::time::Duration::from_secs(60)),
+        },
         programs: configuration.runtimes.iter().map(program).collect(),
         configuration: Ok(configuration),
         path_is_seen: true,
@@ -58,6 +63,7 @@ fn machine(configuration: &str, version: &str) -> Facts {
             containerd: Some((address.into(), ttrpc.into())),
             control: Some(socket("/run/coroner/control.sock")),
             sources: vec![source],
+            agents: vec![("node".to_owned(), socket("/run/coroner/agent.sock"))],
         }),
         shims: Vec::new(),
     }
@@ -212,10 +218,15 @@ fn each_version_gets_its_own_wrapper_advice() {
     }
 }
 
+/// A file of this time in seconds.
+fn changed(at: u64) -> Option<(std::path::PathBuf, std::time::SystemTime)> {
+    Some(("/etc/c.toml".into(), std::time::UNIX_EPOCH + std::time::Duration::from_secs(at)))
+}
+
 #[test]
 fn what_is_missing_on_a_machine_is_found() {
     type Change = fn(&mut Facts);
-    let cases: [(Change, Severity, &str, &str); 22] = [
+    let cases: [(Change, Severity, &str, &str); 25] = [
         (|it| it.root = false, Severity::Warn, "does not run as root", "sudo"),
         (|it| it.cgroup = Cgroup::None, Severity::Warn, "no memory controller", ""),
         (|it| it.containerd.version = Err("gone".to_owned()), Severity::Wrong, "cannot be read at", ""),
@@ -226,6 +237,12 @@ fn what_is_missing_on_a_machine_is_found() {
             "install",
         ),
         (|it| it.containerd.ttrpc.file = Err("gone".to_owned()), Severity::Wrong, "no socket takes them", ""),
+        (
+            |it| it.configuration.as_mut().unwrap().changed = changed(62),
+            Severity::Warn,
+            "/etc/c.toml was changed after containerd started",
+            "systemctl restart containerd",
+        ),
         (|it| it.configuration = Err("gone".to_owned()), Severity::Warn, "no runtime is known", ""),
         (|it| it.programs[0].path = None, Severity::Wrong, "no program", "install -m 0755"),
         (
@@ -288,6 +305,18 @@ fn what_is_missing_on_a_machine_is_found() {
             "chmod 0600",
         ),
         (
+            |it| it.router.as_mut().unwrap().agents.clear(),
+            Severity::Warn,
+            "no source reads an agent",
+            "type = \"agent\"",
+        ),
+        (
+            |it| it.router.as_mut().unwrap().agents[0].1.file = Err("gone".to_owned()),
+            Severity::Wrong,
+            "no agent listens at /run/coroner/agent.sock (gone)",
+            "systemctl enable --now coroner-agent",
+        ),
+        (
             |it| it.router.as_mut().unwrap().control.as_mut().unwrap().file = Ok((0o660, 0)),
             Severity::Wrong,
             "others may change",
@@ -296,6 +325,7 @@ fn what_is_missing_on_a_machine_is_found() {
     ];
     for (change, level, message, expect) in cases {
         let mut facts = machine(&format!("{OLD_CRI}{BY_PATH}"), "1.7.24");
+        facts.configuration.as_mut().unwrap().changed = changed(60);
         assert_eq!(bad(&all(&facts)), Vec::<&Finding>::new(), "before");
         change(&mut facts);
         check(&facts, level, message, expect);
@@ -365,6 +395,9 @@ fn router_may_be_removed_once_no_shim_needs_it() {
     let pods = uninstall::judge(&facts).into_iter().find(|it| it.level == Severity::Wrong).unwrap();
     assert!(pods.message.contains("k8s.io/s1"), "{pods:?}");
     assert_eq!(pods.change.as_deref(), Some("crictl rmp --force s1"));
+    facts.shims.clear();
+    facts.configuration.as_mut().unwrap().changed = changed(62);
+    assert!(wrong(&facts), "the containerd that runs has not read that it may go");
     let still = machine(&format!("{OLD_CRI}{BY_PATH}"), "1.7.24");
     assert!(uninstall::judge(&still)[0].message.contains("name the stock shims again"));
     assert!(wrong(&still), "without the wrapper no pod would start");

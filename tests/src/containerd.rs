@@ -16,6 +16,7 @@ pub use self::config::Version;
 use self::programs::Programs;
 pub use self::setting::{Release, STOCK, Setting, WRAPPED};
 use crate::cri::{Container, Cri};
+use crate::image::Program;
 use crate::process::{Process, logged};
 use crate::scratch::Scratch;
 use crate::wait::until;
@@ -23,6 +24,8 @@ use crate::{binary, image, program};
 
 /// The image of every test container; its entry point is the test program.
 pub const IMAGE: &str = "localhost/oomtest:1";
+/// The image that [`Containerd::import_busybox`] adds.
+pub const BUSYBOX: &str = "localhost/busybox:1";
 const SANDBOX_IMAGE: &str = "localhost/pause:1";
 
 const PROGRAM: &str = "/bin/oomtest";
@@ -68,8 +71,9 @@ impl Containerd {
             containerd.install_wrapper(setting.handlers())?;
         }
         containerd.start_again().await?;
-        containerd.import(SANDBOX_IMAGE, &[PROGRAM, "pause"])?;
-        containerd.import(IMAGE, &[PROGRAM])?;
+        let oomtest = Program { name: "oomtest", bytes: program::oomtest()?, links: &[] };
+        containerd.import(SANDBOX_IMAGE, oomtest, &[PROGRAM, "pause"])?;
+        containerd.import(IMAGE, oomtest, &[PROGRAM])?;
         Ok(containerd)
     }
 
@@ -111,6 +115,15 @@ impl Containerd {
     pub fn configure_shim(&self, toml: &str) -> Result<()> {
         let toml = toml.replace("@DIR@", &self.scratch.directory().to_string_lossy());
         Ok(fs::write(self.shim_config(), toml)?)
+    }
+
+    /// Adds the image [`BUSYBOX`]: a shell, and the programs that the cases of `deathtest` run.
+    pub fn import_busybox(&self) -> Result<()> {
+        const FILE: &str = "/bin/busybox";
+        let bytes =
+            fs::read(FILE).with_context(|| format!("reading {FILE}, of the package busybox-static"))?;
+        let busybox = Program { name: "busybox", bytes: &bytes, links: &["sh", "dd", "sleep"] };
+        self.import(BUSYBOX, busybox, &[])
     }
 
     /// Connects to its CRI plugin.
@@ -175,9 +188,9 @@ impl Containerd {
         Ok(())
     }
 
-    fn import(&self, reference: &str, entrypoint: &[&str]) -> Result<()> {
+    fn import(&self, reference: &str, program: Program, entrypoint: &[&str]) -> Result<()> {
         let archive = self.scratch.path("image.tar");
-        fs::write(&archive, image::archive(reference, "oomtest", program::oomtest()?, entrypoint)?)?;
+        fs::write(&archive, image::archive(reference, program, entrypoint)?)?;
         let output = self
             .programs
             .command("ctr")

@@ -13,9 +13,20 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// An archive of the image `reference`: `program` as `/bin/PROGRAM_NAME`, run with `entrypoint`.
-pub fn archive(reference: &str, program_name: &str, program: &[u8], entrypoint: &[&str]) -> Result<Vec<u8>> {
-    let layer = layer(program_name, program)?;
+/// The one program of an image.
+#[derive(Debug, Clone, Copy)]
+pub struct Program<'a> {
+    /// Its name in `/bin`.
+    pub name: &'a str,
+    /// The file.
+    pub bytes: &'a [u8],
+    /// More names in `/bin`, as links.
+    pub links: &'a [&'a str],
+}
+
+/// An archive of the image `reference`: `program`, run with `entrypoint`.
+pub fn archive(reference: &str, program: Program, entrypoint: &[&str]) -> Result<Vec<u8>> {
+    let layer = layer(program)?;
     let config = serde_json::to_vec(&json!({
         "architecture": architecture(),
         "os": "linux",
@@ -43,14 +54,19 @@ pub fn archive(reference: &str, program_name: &str, program: &[u8], entrypoint: 
     Ok(archive.into_inner()?)
 }
 
-fn layer(program_name: &str, program: &[u8]) -> Result<Vec<u8>> {
+fn layer(program: Program) -> Result<Vec<u8>> {
     let mut layer = Builder::new(Vec::new());
     for directory in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
         let mut header = header(0, 0o755);
         header.set_entry_type(EntryType::Directory);
         layer.append_data(&mut header, directory, std::io::empty())?;
     }
-    file(&mut layer, &format!("bin/{program_name}"), program, 0o755)?;
+    file(&mut layer, &format!("bin/{}", program.name), program.bytes, 0o755)?;
+    for link in program.links {
+        let mut header = header(0, 0o777);
+        header.set_entry_type(EntryType::Symlink);
+        layer.append_link(&mut header, format!("bin/{link}"), program.name)?;
+    }
     Ok(layer.into_inner()?)
 }
 

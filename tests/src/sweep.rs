@@ -15,8 +15,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// Programs that may be running out of a scratch folder. Others that only name it, such as an
 /// editor, are left alone.
-const PROGRAMS: [&str; 5] =
-    ["containerd", "coroner", "coroner-agent", "qemu-system-x86_64", "vhost-device-vsock"];
+const PROGRAMS: [&str; 6] =
+    ["containerd", "coroner", "coroner-agent", "deathtest", "qemu-system-x86_64", "vhost-device-vsock"];
 
 /// How the names of shims and of their wrappers begin.
 const SHIM: &str = "containerd-shim-";

@@ -189,7 +189,7 @@ fn chosen(all: Vec<Suite>, only: &[String]) -> anyhow::Result<Vec<Suite>> {
         "guest-parts" => named("guest"),
         "deb" => named("package"),
         "trixie" => named("containerd-next") || named("package"),
-        "newest" => named("containerd-newest"),
+        "newest" => named("containerd-newest") || named("deathtest"),
         _ => false,
     };
     // A suite runs the workspace's programs: cargo builds the suite alone, and they would be stale.
@@ -293,6 +293,7 @@ mod tests {
     fn suite_of_tests_has_the_programs_built_first() {
         assert_eq!(names(&["chaos", "format"]), ["format", BUILD, "chaos"]);
         assert_eq!(names(&["format"]), ["format"]);
+        assert_eq!(names(&["deathtest"]), [BUILD, "newest", "deathtest"]);
     }
 
     #[test]

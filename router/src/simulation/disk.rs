@@ -42,8 +42,6 @@ struct DiskState {
     dead: bool,
     /// Ids of signals that had a whole record on the disk, at any time.
     written: HashSet<String>,
-    /// The same of rulings.
-    ruled: HashSet<String>,
     /// What was on the disk after each operation, and within it, since the last check.
     images: Vec<Image>,
 }
@@ -65,7 +63,6 @@ impl SimulatedDisk {
             dies_at: None,
             dead: false,
             written: HashSet::new(),
-            ruled: HashSet::new(),
             images: Vec::new(),
         })))
     }
@@ -112,10 +109,6 @@ impl SimulatedDisk {
 
     pub(super) fn was_written(&self, id: &str) -> bool {
         self.state().written.contains(id)
-    }
-
-    pub(super) fn was_ruled(&self, id: &str) -> bool {
-        self.state().ruled.contains(id)
     }
 
     pub(super) fn take_images(&self) -> Vec<Image> {
@@ -170,14 +163,8 @@ impl DiskState {
     fn note_written(&mut self, bytes: &[u8]) {
         for line in bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
             let json = line.get(HEAD..).unwrap_or_default();
-            match serde_json::from_slice(json) {
-                Ok(JournalRecord::Accepted(accepted)) => {
-                    self.written.insert(accepted.signal.id.clone());
-                }
-                Ok(JournalRecord::Ruled(ruled)) => {
-                    self.ruled.insert(ruled.id.into_owned());
-                }
-                _ => {}
+            if let Ok(JournalRecord::Accepted(accepted)) = serde_json::from_slice(json) {
+                self.written.insert(accepted.signal.id.clone());
             }
         }
     }

@@ -44,6 +44,8 @@ struct LifeFacts {
     sent: HashSet<String>,
     /// On the disk when it started.
     recovered: HashSet<String>,
+    /// Of these, the ones that were ruled.
+    recovered_rulings: HashSet<String>,
     /// Containers with a ruled exit.
     ended: HashSet<String>,
     /// Signals without a verdict yet, by container.
@@ -122,6 +124,8 @@ impl Model {
         let earlier = std::mem::take(&mut self.life);
         self.late_before.extend(earlier.late);
         self.life.recovered = open(recovered).collect();
+        self.life.recovered_rulings =
+            recovered.undelivered.iter().map(|it| it.ruled.id.clone().into_owned()).collect();
         let ended = recovered.cases.iter().filter(|(_, _, case)| case.exit.is_some());
         self.life.ended = ended.map(|(container, ..)| container.to_string()).collect();
         self.died();
@@ -292,7 +296,8 @@ impl Model {
             // A kill that was not written died with its router: the source sends it again, and it
             // is late. So did the order, where only the exit's ruling could be written: the kill is
             // ruled anew.
-            let has_order = self.disk.was_ruled(id) || !self.disk.was_ruled(exit);
+            let rulings = &self.life.recovered_rulings;
+            let has_order = rulings.contains(id) || !rulings.contains(exit);
             let was_late = self.late_before.contains(id);
             let is_known = !resumed || self.life.recovered.contains(id) && has_order && !was_late;
             if is_before && is_known && !self.is_published(id) {

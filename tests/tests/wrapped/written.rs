@@ -75,10 +75,10 @@ async fn doctor_writes_the_drop_in_that_wraps_the_default_runtime() {
     // Until containerd has read that the drop-in is gone, it starts the wrapper.
     tokio::time::sleep(CLOCKS).await;
     assert_eq!(drop_in(&fixture, &["--uninstall", "--write"])["level"], "ok");
-    let uninstall = doctor(&fixture, &["--uninstall"]);
-    let first = &uninstall["findings"][0];
-    assert_eq!(first["level"], "wrong", "{first}");
-    assert!(first["message"].as_str().unwrap().contains("changed after containerd started"), "{first}");
+    let document = doctor(&fixture, &[]);
+    let mut messages = document["findings"].as_array().unwrap().iter().map(|it| it["message"].to_string());
+    let unread = messages.find(|it| it.contains("was changed after containerd started"));
+    assert!(unread.is_some(), "{document}");
     fixture.containerd.stop().await.unwrap();
     fixture.containerd.start_again().await.unwrap();
     assert_eq!(kind_of_default(&mut fixture, "after").await.1, "stock");

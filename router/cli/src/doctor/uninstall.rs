@@ -123,3 +123,40 @@ fn program(passed_by: &[&Shim], may_go: bool) -> Finding {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::judge::tests::{BY_PATH, OLD_CRI, STOCK, bad, changed, machine, shim};
+    use super::*;
+
+    #[test]
+    fn router_may_be_removed_once_no_shim_needs_it() {
+        let wrong = |facts: &Facts| judge(facts).iter().any(|it| it.level == Severity::Wrong);
+        let mut facts = machine(&format!("{OLD_CRI}{STOCK}"), "1.7.24");
+        assert_eq!(bad(&judge(&facts)), Vec::<&Finding>::new());
+        for (kind, expect) in [
+            (Kind::Stock, false),
+            (Kind::PassedBy, true),
+            (Kind::Unknown, false),
+            (Kind::Wrapped, true),
+            (Kind::Proxy, true),
+        ] {
+            facts.shims = vec![shim(kind, "s1")];
+            assert_eq!(wrong(&facts), expect, "{kind:?}");
+        }
+        let pods = judge(&facts).into_iter().find(|it| it.level == Severity::Wrong).unwrap();
+        assert!(pods.message.contains("k8s.io/s1"), "{pods:?}");
+        assert_eq!(pods.change.as_deref(), Some("crictl rmp --force s1"));
+        facts.shims.clear();
+        facts.configuration.as_mut().unwrap().changed = changed(62);
+        assert!(wrong(&facts), "the containerd that runs has not read that it may go");
+        let still = machine(&format!("{OLD_CRI}{BY_PATH}"), "1.7.24");
+        assert!(judge(&still)[0].message.contains("name the stock shims again"));
+        assert!(wrong(&still), "without the wrapper no pod would start");
+        facts.shims.clear();
+        facts.configuration = Err("no such file".to_owned());
+        assert!(wrong(&facts), "the containerd that runs may start the wrapper");
+        facts.containerd.version = Err("no socket".to_owned());
+        assert!(!wrong(&facts), "there is no containerd");
+    }
+}

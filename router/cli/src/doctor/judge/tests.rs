@@ -10,12 +10,13 @@ use super::super::wrapper::{Wrapper, called, file_of};
 use super::super::{report, uninstall};
 use super::*;
 
-const OLD_CRI: &str = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.a]\n";
+pub(in crate::doctor) const OLD_CRI: &str =
+    "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.a]\n";
 const NEW_CRI: &str = "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.a]\n";
-const BY_PATH: &str =
+pub(in crate::doctor) const BY_PATH: &str =
     "runtime_type = \"io.containerd.runc.v2\"\nruntime_path = \"/x/containerd-shim-coroner-v2\"\n";
 const BY_TYPE: &str = "runtime_type = \"io.containerd.coroner.v2\"\n";
-const STOCK: &str = "runtime_type = \"io.containerd.runc.v2\"\n";
+pub(in crate::doctor) const STOCK: &str = "runtime_type = \"io.containerd.runc.v2\"\n";
 
 /// Its file has this text, and it is installed by these names.
 fn wrapper(text: &str) -> Wrapper {
@@ -69,7 +70,7 @@ pub(in crate::doctor) fn machine(configuration: &str, version: &str) -> Facts {
     }
 }
 
-fn bad(findings: &[Finding]) -> Vec<&Finding> {
+pub(in crate::doctor) fn bad(findings: &[Finding]) -> Vec<&Finding> {
     findings.iter().filter(|finding| finding.level != Severity::Ok).collect()
 }
 
@@ -219,7 +220,7 @@ fn each_version_gets_its_own_wrapper_advice() {
 }
 
 /// A file of this time in seconds.
-fn changed(at: u64) -> Option<(std::path::PathBuf, std::time::SystemTime)> {
+pub(in crate::doctor) fn changed(at: u64) -> Option<(std::path::PathBuf, std::time::SystemTime)> {
     Some(("/etc/c.toml".into(), std::time::UNIX_EPOCH + std::time::Duration::from_secs(at)))
 }
 
@@ -343,7 +344,7 @@ fn what_may_not_be_read_is_not_reported_as_missing() {
     assert!(all(&facts).iter().all(|finding| finding.level != Severity::Wrong));
 }
 
-fn shim(kind: Kind, id: &str) -> Shim {
+pub(in crate::doctor) fn shim(kind: Kind, id: &str) -> Shim {
     let id = Some(id.to_owned());
     let namespace = Some("k8s.io".to_owned());
     Shim { pid: 1, kind, id, namespace, program: "/x".into(), address: None, inner: None }
@@ -375,37 +376,6 @@ fn shim_without_its_proxy_is_wrong_in_mode_proxy() {
     facts.router.as_mut().unwrap().sources[0].mode = Mode::Wrapped;
     let about = |it: &Finding| it.message.contains("have no proxy");
     assert!(!all(&facts).iter().any(about), "mode wrapped has no proxies");
-}
-
-#[test]
-fn router_may_be_removed_once_no_shim_needs_it() {
-    let wrong = |facts: &Facts| uninstall::judge(facts).iter().any(|it| it.level == Severity::Wrong);
-    let mut facts = machine(&format!("{OLD_CRI}{STOCK}"), "1.7.24");
-    assert_eq!(bad(&uninstall::judge(&facts)), Vec::<&Finding>::new());
-    for (kind, expect) in [
-        (Kind::Stock, false),
-        (Kind::PassedBy, true),
-        (Kind::Unknown, false),
-        (Kind::Wrapped, true),
-        (Kind::Proxy, true),
-    ] {
-        facts.shims = vec![shim(kind, "s1")];
-        assert_eq!(wrong(&facts), expect, "{kind:?}");
-    }
-    let pods = uninstall::judge(&facts).into_iter().find(|it| it.level == Severity::Wrong).unwrap();
-    assert!(pods.message.contains("k8s.io/s1"), "{pods:?}");
-    assert_eq!(pods.change.as_deref(), Some("crictl rmp --force s1"));
-    facts.shims.clear();
-    facts.configuration.as_mut().unwrap().changed = changed(62);
-    assert!(wrong(&facts), "the containerd that runs has not read that it may go");
-    let still = machine(&format!("{OLD_CRI}{BY_PATH}"), "1.7.24");
-    assert!(uninstall::judge(&still)[0].message.contains("name the stock shims again"));
-    assert!(wrong(&still), "without the wrapper no pod would start");
-    facts.shims.clear();
-    facts.configuration = Err("no such file".to_owned());
-    assert!(wrong(&facts), "the containerd that runs may start the wrapper");
-    facts.containerd.version = Err("no socket".to_owned());
-    assert!(!wrong(&facts), "there is no containerd");
 }
 
 #[test]

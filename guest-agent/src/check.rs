@@ -7,6 +7,7 @@ use crate::cgroup_tree::{CgroupChange, CgroupTree};
 use crate::connector::Connector;
 use crate::container_roots::RootPattern;
 use crate::kmsg::Kmsg;
+use crate::oom_trace::OomTrace;
 use crate::placement::{self, Placement};
 use crate::{Error, hierarchy, process};
 
@@ -71,12 +72,18 @@ pub fn check(roots: &[String], cgroup_mount: Option<PathBuf>) -> Result<Findings
     let capability = |name, missing_because| Capability { name, missing_because };
     let capabilities = vec![
         capability("kill-count", None),
-        capability("victim", Kmsg::open().err().map(|error| format!("/dev/kmsg: {error}"))),
+        capability("victim", victims_missing()),
         capability("exit-status", connector_error.filter(|_| placement == Placement::Namespaced)),
         capability("memory", None),
         capability("pressure", pressure),
     ];
     Ok(Findings { hierarchy, placement, capabilities, containers })
+}
+
+/// Either the kernel's log or its tracepoints are enough.
+fn victims_missing() -> Option<String> {
+    let error = Kmsg::open().err().filter(|_| !OomTrace::is_available())?;
+    Some(format!("/dev/kmsg: {error}, and tracefs is not mounted"))
 }
 
 fn inspect(hierarchy: &Hierarchy, id: String, cgroup: &str) -> FoundContainer {

@@ -6,15 +6,15 @@
 //!   process events, pidfds -----------+   (one task)  (pure)     kata   --ttrpc--> Kata's runtimes
 //!   zombies, before they are reaped --+
 //!   PSI triggers, memory.high --------+
-//!   /dev/kmsg: the victims -----------+
+//!   /dev/kmsg, tracefs: the victims --+
 //! ```
 //!
 //! In the order a signal meets them: `container_roots` and `cgroup_tree` discover containers;
-//! `coroner-cgroup`, `kmsg`, `connector`, `zombies` and `process` read the kernel; `watcher` waits
-//! for all of them and updates `state`, with the cursors of `kata_cursors`; `server` and `kata`
-//! serve that state, `connections` accepts each reader. `placement` decides what can be known on
-//! this machine, `command` is the program the agent starts and reaps. [`run`] assembles them and
-//! owns the tasks.
+//! `coroner-cgroup`, `kmsg`, `oom_trace`, `connector`, `zombies` and `process` read the kernel;
+//! `watcher` waits for all of them and updates `state`, with the cursors of `kata_cursors`;
+//! `server` and `kata` serve that state, `connections` accepts each reader. `placement` decides
+//! what can be known on this machine, `command` is the program the agent starts and reaps. [`run`]
+//! assembles them and owns the tasks.
 
 mod cgroup_tree;
 mod check;
@@ -27,6 +27,7 @@ mod kata;
 mod kata_cursors;
 mod kmsg;
 pub mod log;
+mod oom_trace;
 mod placement;
 mod pressure;
 mod process;
@@ -67,6 +68,7 @@ use crate::container_roots::RootPattern;
 use crate::kata::{HealthService, KataService};
 use crate::kmsg::Kmsg;
 use crate::log::log;
+use crate::oom_trace::OomTrace;
 use crate::server::Service;
 use crate::shared_state::SharedState;
 use crate::watcher::{KernelSources, Watcher};
@@ -153,12 +155,18 @@ pub async fn run(
         connector.map_err(|error| log!(Warn, "process events are not available", error = error)).ok();
     log!(Info, "placement", placement = placement, meaning = placement.meaning());
     let kmsg = Kmsg::open()
-        .map_err(|error| log!(Warn, "victims are not available: cannot read /dev/kmsg", error = error))
+        .map_err(|error| log!(Warn, "the kernel log is not available: cannot read /dev/kmsg", error = error))
         .ok();
-    let hello = hello(&hierarchy, placement, kmsg.is_some());
+    // Its pids are the initial namespace's, as are the connector's.
+    let oom_trace = connector.as_ref().map(|_| OomTrace::open()).and_then(|trace| {
+        let unavailable = |error| log!(Info, "OOM tracepoints are not available", error = error);
+        trace.map_err(unavailable).ok()
+    });
+    let hello = hello(&hierarchy, placement, kmsg.is_some() || oom_trace.is_some());
     let shared = Arc::new(SharedState::new());
     let pressure = options.pressure;
-    let sources = KernelSources { hierarchy: hierarchy.clone(), tree, connector, kmsg, placement, pressure };
+    let sources =
+        KernelSources { hierarchy: hierarchy.clone(), tree, connector, kmsg, oom_trace, placement, pressure };
     let watcher = Watcher::start(sources, Arc::clone(&shared)).map_err(Error::Watch)?;
 
     let (requests, queue) = mpsc::channel(REQUEST_QUEUE);

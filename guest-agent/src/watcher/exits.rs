@@ -237,6 +237,8 @@ impl Watcher {
     }
 
     fn record_tracked_exit(&mut self, key: u32, exec: Option<&str>) {
+        // While the pid is known: an ended process is in no cgroup.
+        self.drain_trace();
         let Some(container) = self.containers.get_mut(&key) else { return };
         let tracked = match exec {
             Some(exec) => container.execs.remove(exec),

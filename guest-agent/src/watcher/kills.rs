@@ -1,8 +1,10 @@
 //! OOM kills: the kernel's counter is authoritative; its notices trigger a read, its log names the
-//! victim. Where a cgroup was removed before its counter was read, the log is the witness.
+//! victim. Where a cgroup was removed before its counter was read, the log is the witness, and
+//! where the log has nothing, the trace.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use coroner_proto::agent::{Level, OomKill, Victim, Witness};
 use protobuf::MessageField;
@@ -58,6 +60,29 @@ impl Watcher {
         let Some(kmsg) = &mut self.kmsg else { return };
         kmsg.drain();
         let cgroups: Vec<String> = kmsg.unclaimed_cgroups().map(str::to_owned).collect();
+        self.poll_victims(&cgroups);
+    }
+
+    /// Reads the marks of the trace since the last call. A process that is tracked may have ended.
+    pub(crate) fn drain_trace(&mut self) {
+        let Some(trace) = &mut self.oom_trace else { return };
+        let (by_pid, containers, hierarchy) = (&self.by_pid, &self.containers, &self.hierarchy);
+        trace.drain(|pid, is_fresh| {
+            let tracked = by_pid.get(&pid).and_then(|(key, _)| containers.get(key));
+            let tracked = tracked.map(|container| container.cgroup.to_string());
+            tracked.or_else(|| process::cgroup(pid, hierarchy).filter(|_| is_fresh))
+        });
+    }
+
+    /// A mark comes just after its counter rose.
+    pub(crate) fn poll_marked(&mut self) {
+        if let Some(trace) = &mut self.oom_trace {
+            let cgroups = trace.take_marked();
+            self.poll_victims(&cgroups);
+        }
+    }
+
+    fn poll_victims(&mut self, cgroups: &[String]) {
         for key in cgroups.iter().filter_map(|cgroup| self.container_at(cgroup)).collect::<BTreeSet<_>>() {
             if let Some(container) = self.containers.get_mut(&key)
                 && let Some(at) = container.kill_polls.begin(Instant::now())
@@ -93,10 +118,11 @@ impl Watcher {
         let unread = self.poll_kills(key);
         if next.is_none()
             && unread.is_none()
-            && let (Some(kmsg), Some(container)) = (&mut self.kmsg, self.containers.get(&key))
+            && let Some(container) = self.containers.get(&key)
         {
             // Its counter did not rise by them: they are not kills.
-            kmsg.claim(&container.cgroup);
+            let cgroup = Arc::clone(&container.cgroup);
+            self.forget_victims(&cgroup);
         }
     }
 
@@ -144,18 +170,39 @@ impl Watcher {
     /// Records the kills of a removed cgroup that only the kernel's log has: systemd and runc
     /// remove a cgroup within milliseconds of its last process.
     fn count_from_log(&mut self, key: u32) {
-        let Some(kmsg) = &mut self.kmsg else { return };
+        self.drain_trace();
         let Some(container) = self.containers.get(&key) else { return };
-        kmsg.drain();
-        // A kill that was counted has claimed its record.
-        let Some((record, count)) = kmsg.claim(&container.cgroup) else { return };
-        let kill = OomKill {
-            level: record.level(&container.cgroup).into(),
-            cgroup: container.cgroup.to_string(),
-            victim: MessageField::some(victim_of(record, container, self.connector.is_some())),
-            ..OomKill::default()
-        };
-        self.record_logged(key, kill, count);
+        let cgroup = &container.cgroup;
+        let marked = self.oom_trace.as_mut().and_then(|trace| trace.claim(cgroup));
+        let logged = self.kmsg.as_mut().and_then(|kmsg| {
+            kmsg.drain();
+            // A kill that was counted has claimed its record.
+            kmsg.claim(cgroup)
+        });
+        let kill = OomKill { cgroup: cgroup.to_string(), ..OomKill::default() };
+        if let Some((record, count)) = logged {
+            let level = record.level(cgroup).into();
+            let victim = victim_of(record.pid, record.comm, container, self.connector.is_some());
+            let kill = OomKill { level, victim: MessageField::some(victim), ..kill };
+            self.record_witnessed(key, kill, count, Witness::WITNESS_KERNEL_LOG);
+        } else if let Some((mark, kills)) = marked
+            // A mark may come after the counter of its kill was read.
+            && container.last_kill.is_none()
+        {
+            let victim = victim_of(mark.pid, mark.comm, container, self.connector.is_some());
+            let kill = OomKill { victim: MessageField::some(victim), ..kill };
+            self.record_witnessed(key, kill, kills, Witness::WITNESS_TRACE);
+        }
+    }
+
+    /// Drops what the kernel's log and the trace have of a cgroup.
+    pub(crate) fn forget_victims(&mut self, cgroup: &str) {
+        if let Some(kmsg) = &mut self.kmsg {
+            kmsg.claim(cgroup);
+        }
+        if let Some(trace) = &mut self.oom_trace {
+            trace.claim(cgroup);
+        }
     }
 
     /// Counts the kill of an init that the kernel's log names by its pid alone, after its cgroup
@@ -177,7 +224,7 @@ impl Watcher {
                 victim: MessageField::some(victim),
                 ..OomKill::default()
             };
-            self.record_logged(key, kill, 1);
+            self.record_witnessed(key, kill, 1, Witness::WITNESS_KERNEL_LOG);
         }
     }
 
@@ -192,21 +239,22 @@ impl Watcher {
         }
     }
 
-    /// Records `count` kills that the kernel's log is the witness of.
-    fn record_logged(&mut self, key: u32, kill: OomKill, count: u64) {
+    /// Records `count` kills that another witness than the counter has.
+    fn record_witnessed(&mut self, key: u32, kill: OomKill, count: u64, witness: Witness) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let counted = container.kills.get_or_insert_default();
         counted.total = counted.total.saturating_add(count);
         let total = container.kills_earlier.saturating_add(counted.total);
-        log!(Debug, "OOM kill by the kernel's log", container = container.id, total = total);
-        let witness = Witness::WITNESS_KERNEL_LOG.into();
-        let kill = OomKill { total, witness, ..kill };
+        log!(Debug, "OOM kill without a counter", container = container.id, total = total);
+        let kill = OomKill { total, witness: witness.into(), ..kill };
         container.last_kill = Some(Box::new(kill.clone()));
         self.shared.with(|state| state.kill(&container.id, kill, now()));
     }
 
     fn record_kill(&mut self, key: u32, before: Kills, read: Kills) {
+        self.drain_trace();
         let Some(container) = self.containers.get(&key) else { return };
+        let marked = self.oom_trace.as_mut().and_then(|trace| trace.claim(&container.cgroup));
         let victim = self.kmsg.as_mut().and_then(|kmsg| {
             // The kernel logs its victim before it counts the kill: oom_kill_process.
             kmsg.drain();
@@ -225,13 +273,22 @@ impl Watcher {
             limit_bytes: memory.limit,
             usage_bytes: memory.usage,
             groups: read.groups,
-            victim: MessageField::from_option(
-                victim.map(|choice| victim_of(choice, container, self.connector.is_some())),
-            ),
             ..OomKill::default()
         };
+        let named = match (victim, marked) {
+            (Some(record), _) => Some((record.pid, record.comm)),
+            // The kernel's log is rate-limited.
+            (None, Some((mark, _))) => Some((mark.pid, mark.comm)),
+            (None, None) => None,
+        };
+        kill.victim = MessageField::from_option(
+            named.map(|(pid, comm)| victim_of(pid, comm, container, self.connector.is_some())),
+        );
         if let Some(earlier) = earlier {
-            (kill.level, kill.victim) = (earlier.level, earlier.victim.clone());
+            kill.level = earlier.level;
+            if earlier.victim.is_some() {
+                kill.victim = earlier.victim.clone();
+            }
             kill.group = kill.group.map(|group| group || earlier.group == Some(true));
         }
         if let Some(container) = self.containers.get_mut(&key) {
@@ -266,14 +323,9 @@ fn level(cgroup: &str, victim: Option<&OomRecord>, before: Kills, read: Kills) -
 }
 
 /// `same_pids`: the agent's pids are those of the kernel's log, as in the initial pid namespace.
-fn victim_of(choice: OomRecord, container: &WatchedContainer, same_pids: bool) -> Victim {
+fn victim_of(pid: u32, comm: String, container: &WatchedContainer, same_pids: bool) -> Victim {
     let init = container.init.as_ref().map(|init| init.pid).or(container.ended_init);
-    Victim {
-        pid: choice.pid,
-        comm: choice.comm,
-        is_init: init.filter(|_| same_pids).map(|init| init == choice.pid),
-        ..Victim::default()
-    }
+    Victim { pid, comm, is_init: init.filter(|_| same_pids).map(|init| init == pid), ..Victim::default() }
 }
 
 #[cfg(test)]

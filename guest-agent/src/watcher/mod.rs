@@ -27,6 +27,7 @@ use crate::cgroup_tree::{CgroupChange, CgroupTree};
 use crate::connector::Connector;
 use crate::kmsg::Kmsg;
 use crate::log::log;
+use crate::oom_trace::OomTrace;
 use crate::placement::Placement;
 use crate::pressure::PressureRule;
 use crate::shared_state::SharedState;
@@ -50,6 +51,7 @@ const TIDY_AFTER: Duration = Duration::from_secs(1);
 const TREE: u64 = 0;
 const CONNECTOR: u64 = 1 << 32;
 const KMSG: u64 = 4 << 32;
+const OOM_TRACE: u64 = 6 << 32;
 pub(crate) const OOM_EVENT: u64 = 2 << 32;
 pub(crate) const PROCESS: u64 = 3 << 32;
 /// Above it is the index among the container's triggers.
@@ -94,6 +96,7 @@ pub(crate) struct KernelSources {
     pub(crate) tree: CgroupTree,
     pub(crate) connector: Option<Connector>,
     pub(crate) kmsg: Option<Kmsg>,
+    pub(crate) oom_trace: Option<OomTrace>,
     pub(crate) placement: Placement,
     pub(crate) pressure: Vec<PressureRule>,
 }
@@ -106,6 +109,7 @@ pub(crate) struct Watcher {
     pub(crate) tree: CgroupTree,
     pub(crate) connector: Option<Connector>,
     pub(crate) kmsg: Option<Kmsg>,
+    pub(crate) oom_trace: Option<OomTrace>,
     pub(crate) epoll: Arc<OwnedFd>,
     pub(crate) containers: BTreeMap<u32, Box<WatchedContainer>>,
     pub(crate) by_cgroup: BTreeMap<Arc<str>, u32>,
@@ -131,7 +135,7 @@ pub(crate) struct Watcher {
 impl Watcher {
     /// Finds the existing containers. Their kills up to now are not signals.
     pub(crate) fn start(sources: KernelSources, shared: Arc<SharedState>) -> std::io::Result<Self> {
-        let KernelSources { hierarchy, tree, connector, kmsg, placement, pressure } = sources;
+        let KernelSources { hierarchy, tree, connector, kmsg, oom_trace, placement, pressure } = sources;
         let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
         let mut watcher = Self {
             hierarchy,
@@ -139,6 +143,7 @@ impl Watcher {
             tree,
             connector,
             kmsg,
+            oom_trace,
             epoll,
             containers: BTreeMap::new(),
             by_cgroup: BTreeMap::new(),
@@ -169,6 +174,9 @@ impl Watcher {
         }
         if let Some(kmsg) = &watcher.kmsg {
             watcher.listen(kmsg, KMSG)?;
+        }
+        if let Some(trace) = &watcher.oom_trace {
+            watcher.listen(trace, OOM_TRACE)?;
         }
         Ok(watcher)
     }
@@ -253,6 +261,9 @@ impl Watcher {
         if is_ready(KMSG) {
             self.victim_chosen();
         }
+        if is_ready(OOM_TRACE) {
+            self.drain_trace();
+        }
         for (token, failed) in ready {
             let number = (token & 0xffff_ffff) as u32;
             match token & KIND {
@@ -262,6 +273,7 @@ impl Watcher {
                 _ => {}
             }
         }
+        self.poll_marked();
         Ok(count > 0)
     }
 
@@ -333,6 +345,8 @@ impl Watcher {
         for tracked in container.init.iter().chain(container.execs.values()) {
             self.by_pid.remove(&tracked.pid);
         }
+        // Another container may be made at its path.
+        self.forget_victims(&container.cgroup);
         self.unlink(key, &container.id, &container.cgroup);
     }
 
@@ -360,6 +374,7 @@ impl Watcher {
             self.record_due_emptied(key, now);
             self.register_due_triggers(key, now);
         }
+        self.poll_marked();
     }
 
     pub(crate) fn listen(&self, source: impl AsFd, token: u64) -> std::io::Result<()> {

@@ -168,9 +168,21 @@ pub(crate) struct AgentProgram {
 
 impl AgentProgram {
     pub(crate) fn start(root: &str) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_coroner-agent")), root)
+    }
+
+    /// With tracefs, and without the kernel's log. Only the agent sees these mounts.
+    pub(crate) fn start_with_trace_alone(root: &str) -> Self {
+        let mounts =
+            "mount -t tracefs none /sys/kernel/tracing && mount -t tmpfs none /dev && exec \"$0\" \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", mounts, env!("CARGO_BIN_EXE_coroner-agent")]);
+        Self::start_by(command, root)
+    }
+
+    fn start_by(mut command: Command, root: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("agent.sock");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_coroner-agent"));
         command.args(["run", "--root", root, "--listen"]).arg(format!("unix://{}", socket.display()));
         let child = command.spawn().unwrap();
         let begun = Instant::now();

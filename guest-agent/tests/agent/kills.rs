@@ -12,8 +12,8 @@ use crate::harness::{
 
 const LIMIT: u64 = 16 << 20;
 
-/// Repeats a kill in a new container until the agent reports its victim: the kernel logs at most
-/// ten victims in five seconds, for all tests of this machine together.
+/// Repeats a kill in a new container until the kernel's log has its record, with the victim and the
+/// limit: there are at most ten in five seconds, for all tests of this machine together.
 async fn until_victim(
     reader: &mut Reader,
     scratch: &Scratch,
@@ -31,7 +31,9 @@ async fn until_victim(
         assert_eq!(kill.limit_bytes, Some(LIMIT));
         assert!(kill.usage_bytes.is_some());
         assert_eq!(reports.exited().unknown_because, "");
-        if let Some(victim) = kill.victim.clone().into_option() {
+        if let Some(victim) = kill.victim.clone().into_option()
+            && kill.level.enum_value() != Ok(Level::LEVEL_UNKNOWN)
+        {
             assert_eq!(kill.level.enum_value(), Ok(Level::LEVEL_CONTAINER));
             return (reports, kill, victim);
         }
@@ -105,8 +107,48 @@ async fn instant_kill_reported_though_cgroup_is_removed() {
 async fn kill_is_found_in_the_kernel_log_after_its_cgroup_is_removed() {
     let scratch = Scratch::new();
     let agent = AgentProgram::start(&scratch.name);
+    kill_is_found(&scratch, &agent, Witness::WITNESS_KERNEL_LOG).await;
+}
+
+#[tokio::test]
+async fn kill_is_found_in_the_trace_without_the_kernel_log() {
+    let scratch = Scratch::new();
+    let agent = AgentProgram::start_with_trace_alone(&scratch.name);
+    kill_is_found(&scratch, &agent, Witness::WITNESS_TRACE).await;
+    // The trace names the victims of kills that were counted too.
     let mut reader = agent.reader().await;
-    let mut child = reader.run(&scratch, "removed", LIMIT, "read go; exec tail /dev/zero").await;
+    let mut child = reader.run(&scratch, "counted", LIMIT, "tail /dev/zero; read end").await;
+    let kill = reader.until_kill("counted").await;
+    assert_eq!(kill.witness.enum_value(), Ok(Witness::WITNESS_COUNTER));
+    assert_eq!(kill.victim.as_ref().map(|victim| victim.comm.as_str()), Some("tail"), "{kill:?}");
+    drop(child.stdin.take());
+    child.wait().unwrap();
+}
+
+/// A SIGKILL of another process is not an OOM kill. The end of its pid namespace sends the kernel's
+/// own SIGKILL to the child, as an OOM kill does.
+#[tokio::test]
+async fn kill_from_outside_is_not_found_in_the_trace() {
+    let scratch = Scratch::new();
+    let agent = AgentProgram::start_with_trace_alone(&scratch.name);
+    let mut reader = agent.reader().await;
+    let mut child = reader.run(&scratch, "killed", LIMIT, "sleep 60 & exec sleep 60").await;
+    let init = reader.snapshot().await.iter().find(|it| it.id == "killed").unwrap().init_pid.unwrap();
+    agent.signal(Signal::STOP);
+    let pid = rustix::process::Pid::from_raw(i32::try_from(init).unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    child.wait().unwrap();
+    remove(&scratch.folder("killed"));
+    agent.signal(Signal::CONT);
+    let reports = reader.until_exit("killed").await;
+    assert!(reports.kills.is_empty(), "{:?}", reports.kills);
+    assert_eq!(reports.exited().status, Some(137));
+}
+
+/// The cgroup is removed before the agent reads its counter: another witness has the kill.
+async fn kill_is_found(scratch: &Scratch, agent: &AgentProgram, witness: Witness) {
+    let mut reader = agent.reader().await;
+    let mut child = reader.run(scratch, "removed", LIMIT, "read go; exec tail /dev/zero").await;
     agent.signal(Signal::STOP);
     child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
     child.wait().unwrap();
@@ -118,7 +160,7 @@ async fn kill_is_found_in_the_kernel_log_after_its_cgroup_is_removed() {
     assert_eq!((exit.status, exit.kills_unknown_because.as_str()), (Some(137), ""));
     let kill = reports.kill_before_exit();
     assert_eq!((kill.total, kill.added, kill.limit_bytes), (1, 1, Some(LIMIT)));
-    assert_eq!(kill.witness.enum_value(), Ok(Witness::WITNESS_KERNEL_LOG));
+    assert_eq!(kill.witness.enum_value(), Ok(witness));
     let victim = kill.victim.as_ref().unwrap();
     assert_eq!((Some(victim.pid), victim.comm.as_str(), victim.is_init), (exit.pid, "tail", Some(true)));
 }
@@ -186,10 +228,10 @@ async fn limit_of_parent_reported_as_ancestor() {
         contain(&cgroup, "tail /dev/zero; exit 1").wait().unwrap();
         let kill = reader.until_kill(&id).await;
         assert_eq!(kill.limit_bytes, None);
-        if kill.victim.is_some() {
+        if kill.level.enum_value() != Ok(Level::LEVEL_UNKNOWN) {
+            assert!(kill.victim.is_some());
             break kill;
         }
-        assert_eq!(kill.level.enum_value(), Ok(Level::LEVEL_UNKNOWN));
         assert!(begun.elapsed() < TIMEOUT, "the kernel's log names no victim");
     };
     assert_eq!(kill.level.enum_value(), Ok(Level::LEVEL_ANCESTOR));

@@ -311,6 +311,8 @@ pub const WITNESS: &str = "witness";
 pub const SAME_KILL: &str = "same-kill";
 /// The witness: the kernel's log names a victim in the container's cgroup.
 pub const KERNEL_LOG: &str = "kernel-log";
+/// The witness: the kernel's tracepoints name a victim that was in the container's cgroup.
+pub const OOM_TRACE: &str = "trace";
 /// The witness: the counter of the pod's cgroup rose by more than its containers' counters.
 pub const POD_COUNTER: &str = "pod-counter";
 

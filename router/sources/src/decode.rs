@@ -8,8 +8,8 @@ use protobuf::{CodedInputStream, SpecialFields};
 
 use super::signal_stream::SignalStream;
 use coroner_core::signal::{
-    ContainerId, Event, Evidence, Exited, KERNEL_LOG, KILLS_UNKNOWN, Level, Moment, OomKilled, Other,
-    Pressure, PressureOf, Signal, SignalError, Target, Victim, WITNESS, excerpt,
+    ContainerId, Event, Evidence, Exited, KERNEL_LOG, KILLS_UNKNOWN, Level, Moment, OOM_TRACE, OomKilled,
+    Other, Pressure, PressureOf, Signal, SignalError, Target, Victim, WITNESS, excerpt,
 };
 
 /// Bytes of a cgroup path: the kernel's PATH_MAX. It is copied into audit records.
@@ -41,8 +41,8 @@ pub(super) fn decode(
     let event = match message.event {
         Some(AgentEvent::OomKill(kill)) => {
             usage_bytes = kill.usage_bytes;
-            if is_logged(&kill) {
-                attributes.push((WITNESS.to_owned(), KERNEL_LOG.to_owned()));
+            if let Some(witness) = other_witness(&kill) {
+                attributes.push((WITNESS.to_owned(), witness.to_owned()));
             }
             Event::OomKill(oom_kill(kill, container)?)
         }
@@ -85,13 +85,21 @@ pub(super) fn decode(
     Ok((signal, usage_bytes))
 }
 
-/// Whether the kernel's log is the witness: the counter could not be read any more.
-fn is_logged(kill: &agent::OomKill) -> bool {
-    kill.witness.enum_value() == Ok(agent::Witness::WITNESS_KERNEL_LOG)
+/// The witness where the counter could not be read any more.
+fn other_witness(kill: &agent::OomKill) -> Option<&'static str> {
+    match kill.witness.enum_value() {
+        Ok(agent::Witness::WITNESS_KERNEL_LOG) => Some(KERNEL_LOG),
+        Ok(agent::Witness::WITNESS_TRACE) => Some(OOM_TRACE),
+        Ok(agent::Witness::WITNESS_COUNTER) | Err(_) => None,
+    }
 }
 
 fn oom_kill(kill: agent::OomKill, container: &str) -> Result<OomKilled, SignalError> {
-    let evidence = if is_logged(&kill) { Evidence::Announced } else { Evidence::Counter };
+    let evidence = match kill.witness.enum_value() {
+        Ok(agent::Witness::WITNESS_COUNTER) => Evidence::Counter,
+        // That of a later agent too: the counter is not what proves the kill.
+        _ => Evidence::Announced,
+    };
     let cgroup = bounded(container, "cgroup", kill.cgroup, MAX_CGROUP)?;
     let victim = kill.victim.into_option().map(|victim| {
         let comm = bounded(container, "comm", victim.comm, MAX_COMM)?;

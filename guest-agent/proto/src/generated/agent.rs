@@ -3910,6 +3910,8 @@ pub enum Witness {
     WITNESS_COUNTER = 0,
     // @@protoc_insertion_point(enum_value:coroner.agent.v1.Witness.WITNESS_KERNEL_LOG)
     WITNESS_KERNEL_LOG = 1,
+    // @@protoc_insertion_point(enum_value:coroner.agent.v1.Witness.WITNESS_TRACE)
+    WITNESS_TRACE = 2,
 }
 
 impl ::protobuf::Enum for Witness {
@@ -3923,6 +3925,7 @@ impl ::protobuf::Enum for Witness {
         match value {
             0 => ::std::option::Option::Some(Witness::WITNESS_COUNTER),
             1 => ::std::option::Option::Some(Witness::WITNESS_KERNEL_LOG),
+            2 => ::std::option::Option::Some(Witness::WITNESS_TRACE),
             _ => ::std::option::Option::None
         }
     }
@@ -3931,6 +3934,7 @@ impl ::protobuf::Enum for Witness {
         match str {
             "WITNESS_COUNTER" => ::std::option::Option::Some(Witness::WITNESS_COUNTER),
             "WITNESS_KERNEL_LOG" => ::std::option::Option::Some(Witness::WITNESS_KERNEL_LOG),
+            "WITNESS_TRACE" => ::std::option::Option::Some(Witness::WITNESS_TRACE),
             _ => ::std::option::Option::None
         }
     }
@@ -3938,6 +3942,7 @@ impl ::protobuf::Enum for Witness {
     const VALUES: &'static [Witness] = &[
         Witness::WITNESS_COUNTER,
         Witness::WITNESS_KERNEL_LOG,
+        Witness::WITNESS_TRACE,
     ];
 }
 
@@ -4126,20 +4131,20 @@ static file_descriptor_proto_data: &'static [u8] = b"\
     nwatchRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\tR\x0bcontainerId\
     \"\x11\n\x0fUnwatchResponse*e\n\x05Level\x12\x11\n\rLEVEL_UNKNOWN\x10\0\
     \x12\x13\n\x0fLEVEL_CONTAINER\x10\x01\x12\x0f\n\x0bLEVEL_CHILD\x10\x02\
-    \x12\x12\n\x0eLEVEL_ANCESTOR\x10\x03\x12\x0f\n\x0bLEVEL_GUEST\x10\x04*6\
+    \x12\x12\n\x0eLEVEL_ANCESTOR\x10\x03\x12\x0f\n\x0bLEVEL_GUEST\x10\x04*I\
     \n\x07Witness\x12\x13\n\x0fWITNESS_COUNTER\x10\0\x12\x16\n\x12WITNESS_KE\
-    RNEL_LOG\x10\x01*f\n\nPressureOf\x12\x17\n\x13PRESSURE_OF_UNKNOWN\x10\0\
-    \x12\x16\n\x12PRESSURE_OF_MEMORY\x10\x01\x12\x13\n\x0fPRESSURE_OF_CPU\
-    \x10\x02\x12\x12\n\x0ePRESSURE_OF_IO\x10\x032\xe7\x03\n\x05Agent\x12H\n\
-    \x05Hello\x12\x1e.coroner.agent.v1.HelloRequest\x1a\x1f.coroner.agent.v1\
-    .HelloResponse\x12Z\n\x0bNextSignals\x12$.coroner.agent.v1.NextSignalsRe\
-    quest\x1a%.coroner.agent.v1.NextSignalsResponse\x12Q\n\x08Snapshot\x12!.\
-    coroner.agent.v1.SnapshotRequest\x1a\".coroner.agent.v1.SnapshotResponse\
-    \x12K\n\x06Settle\x12\x1f.coroner.agent.v1.SettleRequest\x1a\x20.coroner\
-    .agent.v1.SettleResponse\x12H\n\x05Watch\x12\x1e.coroner.agent.v1.WatchR\
-    equest\x1a\x1f.coroner.agent.v1.WatchResponse\x12N\n\x07Unwatch\x12\x20.\
-    coroner.agent.v1.UnwatchRequest\x1a!.coroner.agent.v1.UnwatchResponseb\
-    \x06proto3\
+    RNEL_LOG\x10\x01\x12\x11\n\rWITNESS_TRACE\x10\x02*f\n\nPressureOf\x12\
+    \x17\n\x13PRESSURE_OF_UNKNOWN\x10\0\x12\x16\n\x12PRESSURE_OF_MEMORY\x10\
+    \x01\x12\x13\n\x0fPRESSURE_OF_CPU\x10\x02\x12\x12\n\x0ePRESSURE_OF_IO\
+    \x10\x032\xe7\x03\n\x05Agent\x12H\n\x05Hello\x12\x1e.coroner.agent.v1.He\
+    lloRequest\x1a\x1f.coroner.agent.v1.HelloResponse\x12Z\n\x0bNextSignals\
+    \x12$.coroner.agent.v1.NextSignalsRequest\x1a%.coroner.agent.v1.NextSign\
+    alsResponse\x12Q\n\x08Snapshot\x12!.coroner.agent.v1.SnapshotRequest\x1a\
+    \".coroner.agent.v1.SnapshotResponse\x12K\n\x06Settle\x12\x1f.coroner.ag\
+    ent.v1.SettleRequest\x1a\x20.coroner.agent.v1.SettleResponse\x12H\n\x05W\
+    atch\x12\x1e.coroner.agent.v1.WatchRequest\x1a\x1f.coroner.agent.v1.Watc\
+    hResponse\x12N\n\x07Unwatch\x12\x20.coroner.agent.v1.UnwatchRequest\x1a!\
+    .coroner.agent.v1.UnwatchResponseb\x06proto3\
 ";
 
 /// `FileDescriptorProto` object which was a source for this generated file

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use coroner_core::signal::{
-    Event, Evidence, Exited, KERNEL_LOG, KILLS_UNKNOWN, KillRequest, Level, OomKilled, POD_COUNTER, Pressure,
-    PressureOf, SAME_KILL, Signal, Target, Victim, WITNESS,
+    Event, Evidence, Exited, KERNEL_LOG, KILLS_UNKNOWN, KillRequest, Level, OOM_TRACE, OomKilled,
+    POD_COUNTER, Pressure, PressureOf, SAME_KILL, Signal, Target, Victim, WITNESS,
 };
 
 use super::time::{short_id, size, span};
@@ -41,6 +41,9 @@ pub(crate) fn attribute<'a>(signal: &'a Signal, name: &str) -> Option<&'a str> {
 fn oom(kill: &OomKilled, witness: Option<&str>) -> String {
     let count = match (kill.added, kill.total) {
         (Some(added), _) if witness == Some(KERNEL_LOG) => format!("OOM kill, +{added} by the kernel's log"),
+        (Some(added), _) if witness == Some(OOM_TRACE) => {
+            format!("OOM kill, +{added} by the kernel's trace")
+        }
         (Some(added), _) if witness == Some(POD_COUNTER) => {
             format!("OOM kill, +{added} by its pod's counter")
         }

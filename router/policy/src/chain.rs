@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::bindings;
+use super::call_clock::CallClock;
 use super::chain_snapshot::ChainSnapshot;
 use super::host::{Host, Instance};
 use super::policy::Policy;
@@ -77,7 +78,7 @@ impl Chain {
             Draft { actions: native.clone(), opinions: Vec::with_capacity(self.entries.len()) };
         // The draft as if every shadow policy were enforced; set once a shadow policy was called.
         let mut would: Option<Draft> = None;
-        let until = Instant::now() + self.host.settings().signal;
+        let clock = CallClock::start(self.host.settings().signal);
         for entry in &mut self.entries {
             if !bindings::wanted(entry.policy.description.wants, &signal.event) {
                 continue;
@@ -86,10 +87,10 @@ impl Chain {
                 PolicyMode::Off => {}
                 PolicyMode::Enforce => {
                     let diverged = would.as_ref().is_some_and(|would| would.actions != enforced.actions);
-                    entry.rule(&self.host, until, signal, case, &mut enforced);
+                    entry.rule(&self.host, clock, signal, case, &mut enforced);
                     match &mut would {
                         // Policies are pure: a second call with another draft has no side effect.
-                        Some(would) if diverged => entry.rule(&self.host, until, signal, case, would),
+                        Some(would) if diverged => entry.rule(&self.host, clock, signal, case, would),
                         Some(would) => would.actions.clone_from(&enforced.actions),
                         None => {}
                     }
@@ -99,7 +100,7 @@ impl Chain {
                         actions: enforced.actions.clone(),
                         opinions: Vec::new(),
                     });
-                    entry.rule(&self.host, until, signal, case, would);
+                    entry.rule(&self.host, clock, signal, case, would);
                 }
             }
         }
@@ -141,8 +142,8 @@ impl Draft {
 
 impl ChainEntry {
     /// Calls the policy with a draft and records its opinion.
-    fn rule(&mut self, host: &Host, until: Instant, signal: &Signal, case: &Case, draft: &mut Draft) {
-        let (answer, fuel) = self.admit_and_call(host, until, signal, case, &draft.actions);
+    fn rule(&mut self, host: &Host, clock: CallClock, signal: &Signal, case: &Case, draft: &mut Draft) {
+        let (answer, fuel) = self.admit_and_call(host, clock, signal, case, &draft.actions);
         if let Ok(Ruling::Decide(decision)) = &answer {
             draft.actions.clone_from(&decision.actions);
         }
@@ -154,13 +155,13 @@ impl ChainEntry {
     fn admit_and_call(
         &mut self,
         host: &Host,
-        until: Instant,
+        clock: CallClock,
         signal: &Signal,
         case: &Case,
         draft: &[Action],
     ) -> (Result<Ruling, Fault>, u64) {
         let begun = Instant::now();
-        let left = until.saturating_duration_since(begun);
+        let left = clock.left();
         if left.is_zero() {
             let message =
                 format!("not called: the chain's {:?} for this signal are over", host.settings().signal);

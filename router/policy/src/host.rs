@@ -3,13 +3,14 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use wasmtime::component::{Component, HasSelf, Linker};
-use wasmtime::{Config, Engine, Store};
+use wasmtime::{Config, Engine, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::{WasiCtxView, WasiView};
 
 use super::bindings::{self, Bindings, BindingsPre, Rules, log, wit};
+use super::call_clock::CallClock;
 use super::fault_kind::fault_kind;
 use super::limits::{self, Limits, Meter};
 use super::policy_log::{CallLog, PolicyLog, shortened};
@@ -122,17 +123,22 @@ impl Host {
         wasi: bool,
     ) -> Result<Instance, Fault> {
         let _running = self.ticker.running();
-        let begun = Instant::now();
+        let clock = CallClock::start(limits.configure);
         let lines = Arc::new(Mutex::new(CallLog::new(Arc::clone(policy_log))));
         let wasi = wasi.then(|| Wasi::new(Arc::clone(&lines)));
-        let state = StoreData { lines, meter: Meter::new(limits, self.settings.instances), wasi };
+        let state = StoreData { lines, meter: Meter::new(limits, self.settings.instances), wasi, clock };
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.meter);
         store.set_hostcall_fuel(limits::ANSWER);
         store.set_fuel(limits.start_fuel()).expect("fuel is enabled in Host::new");
         store.set_epoch_deadline(Ticker::ticks(limits.configure));
+        // The epoch counts elapsed time. Where the thread did not run for all of it, it goes on.
+        store.epoch_deadline_callback(|store| match store.data().clock.left() {
+            Duration::ZERO => Err(Trap::Interrupt.into()),
+            left => Ok(UpdateDeadline::Continue(Ticker::ticks(left))),
+        });
         let bindings = pre.instantiate(&mut store).map_err(|error| fault(&error, store.data()))?;
-        Ok(Instance { store, bindings, limits, ready_by: begun + limits.configure })
+        Ok(Instance { store, bindings, limits, start: clock })
     }
 }
 
@@ -141,13 +147,13 @@ pub(super) struct Instance {
     store: Store<StoreData>,
     bindings: Bindings,
     limits: Limits,
-    /// Deadline of `describe` and `configure`.
-    ready_by: Instant,
+    /// The time of the start, `describe` and `configure` together.
+    start: CallClock,
 }
 
 impl Instance {
     pub(super) fn describe(&mut self, host: &Host) -> Result<wit::Description, Fault> {
-        let (fuel, time) = (self.limits.start_fuel(), self.left());
+        let (fuel, time) = (self.limits.start_fuel(), self.start.left());
         self.call(host, fuel, time, None, |rules, store| rules.call_describe(store)).0
     }
 
@@ -157,7 +163,7 @@ impl Instance {
         host: &Host,
         json: &str,
     ) -> Result<Result<(), Vec<(String, String)>>, Fault> {
-        let (fuel, time) = (self.limits.start_fuel(), self.left());
+        let (fuel, time) = (self.limits.start_fuel(), self.start.left());
         self.call(host, fuel, time, None, |rules, store| rules.call_configure(store, json)).0
     }
 
@@ -181,10 +187,6 @@ impl Instance {
         (answer.and_then(checked), fuel)
     }
 
-    fn left(&self) -> Duration {
-        self.ready_by.saturating_duration_since(Instant::now())
-    }
-
     fn call<R>(
         &mut self,
         host: &Host,
@@ -197,6 +199,7 @@ impl Instance {
         self.store.set_fuel(fuel).expect("fuel is enabled in Host::new");
         self.store.set_epoch_deadline(Ticker::ticks(time));
         let state = self.store.data_mut();
+        state.clock = CallClock::start(time);
         state.lines().begin();
         if let Some(wasi) = &mut state.wasi {
             wasi.begin(world);
@@ -233,11 +236,12 @@ fn fault(error: &wasmtime::Error, state: &StoreData) -> Fault {
     Fault { kind, message: shortened(&message) }
 }
 
-/// The host's data in a policy's store: limits, log, and WASI where it is imported.
+/// The host's data in a policy's store: limits, log, time, and WASI where it is imported.
 pub(super) struct StoreData {
     lines: Arc<Mutex<CallLog>>,
     meter: Meter,
     wasi: Option<Wasi>,
+    clock: CallClock,
 }
 
 impl StoreData {

@@ -11,6 +11,7 @@
 mod manager_client;
 mod bindings;
 mod cache;
+mod call_clock;
 mod chain;
 mod compile;
 mod contract;

@@ -12,10 +12,10 @@ pub struct Limits {
     /// Bytes of linear memory of one instance, all its memories together. Without it one policy
     /// could take the node's memory, and cause the next OOM kill.
     pub memory: u64,
-    /// Timeout of one `rule`. Fuel decides first; this ends what fuel does not count: a host call
-    /// or a starved processor.
+    /// Processor time of one `rule`. Fuel decides first; this ends what fuel does not count, such
+    /// as a host call. Five times as long may elapse.
     pub call: Duration,
-    /// Timeout to start, describe and configure an instance.
+    /// The same to start, describe and configure an instance.
     pub configure: Duration,
     /// Table elements, all tables together. Tables are in the router's memory, and linear memory
     /// does not count them.

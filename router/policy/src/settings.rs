@@ -16,8 +16,9 @@ pub struct Settings {
     pub cache: Option<PathBuf>,
     /// Default limits of a policy.
     pub limits: Limits,
-    /// Timeout of the whole chain for one signal. Without it a chain of twenty slow policies would
-    /// delay every container of its worker by twenty times the timeout of a call.
+    /// Processor time of the whole chain for one signal; five times as long may elapse. Without it
+    /// a chain of twenty slow policies would delay every container of its worker by twenty times
+    /// the timeout of a call.
     pub signal: Duration,
     /// Largest policy file, in bytes. Without it a stray disk image in the directory would be
     /// copied and hashed.

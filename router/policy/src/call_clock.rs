@@ -1,0 +1,69 @@
+//! The time of a call: processor time of the thread that makes it, and elapsed time as the last
+//! resort. A policy that waits for a processor of a busy node has done nothing wrong.
+
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Elapsed time per limit of processor time. Without it a call could hold its worker for as long as
+/// its thread does not run, and the exits behind it.
+const STARVED: u32 = 5;
+
+/// The clock of one call, or of several by one thread.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CallClock {
+    /// Processor time of the thread at the start.
+    started: Duration,
+    limit: Duration,
+    until: Instant,
+}
+
+impl CallClock {
+    /// Starts it for the calling thread.
+    pub(super) fn start(limit: Duration) -> Self {
+        Self { started: thread_time(), limit, until: Instant::now() + limit * STARVED }
+    }
+
+    /// Processor time left; zero if it or the elapsed time is over.
+    pub(super) fn left(&self) -> Duration {
+        self.left_at(Instant::now(), thread_time())
+    }
+
+    fn left_at(&self, now: Instant, thread: Duration) -> Duration {
+        match now < self.until {
+            true => self.limit.saturating_sub(thread.saturating_sub(self.started)),
+            false => Duration::ZERO,
+        }
+    }
+}
+
+/// Processor time of the calling thread.
+fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(50);
+
+    #[test]
+    fn waiting_costs_nothing_until_elapsed_time_is_over() {
+        let (now, clock) = (Instant::now(), CallClock::start(LIMIT));
+        let left = |elapsed: Duration, used: Duration| clock.left_at(now + elapsed, clock.started + used);
+        let tick = Duration::from_millis(1);
+        assert_eq!(left(tick, tick), LIMIT - tick);
+        assert_eq!(left(LIMIT * STARVED - tick, tick), LIMIT - tick);
+        assert_eq!(left(LIMIT, LIMIT), Duration::ZERO);
+        assert_eq!(left(clock.until - now, tick), Duration::ZERO);
+    }
+
+    #[test]
+    fn computing_uses_the_limit_up() {
+        let clock = CallClock::start(LIMIT);
+        while clock.left() > Duration::ZERO {}
+        assert!(thread_time() - clock.started >= LIMIT || Instant::now() >= clock.until);
+    }
+}

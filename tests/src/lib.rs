@@ -11,8 +11,8 @@
 //! The order to read it in: `containerd`, `cri` and `pods` are what a suite drives, `router` and
 //! `agent` are what it tests, the rest is below them. `root` is another Debian for containerd to be
 //! of; `variant`, `load` and `times` are for what is counted and measured. `vm` is a guest with a
-//! kernel of its own, from an `initramfs` made here. Needs root, containerd, runc and gcc; an error
-//! names the one that is missing.
+//! kernel of its own, from an `initramfs` made here; `node` is a machine with systemd. Needs root,
+//! containerd, runc and gcc; an error names the one that is missing.
 
 pub mod agent;
 pub mod variant;
@@ -24,6 +24,7 @@ pub mod guests;
 pub mod image;
 pub mod initramfs;
 pub mod load;
+pub mod node;
 pub mod outcome;
 pub mod page;
 pub mod pods;

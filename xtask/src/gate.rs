@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use crate::{book, fuzz, guest, next, package, packages, plugins, process, workspace};
+use crate::{book, fuzz, guest, next, node, package, packages, plugins, process, workspace};
 use results::Results;
 
 /// What a suite does.
@@ -23,6 +23,8 @@ enum Step {
     Guest,
     /// Builds the Debian package.
     Package,
+    /// Builds the node with cgroup v2 and systemd, without Kubernetes, and saves it.
+    Node,
     /// Gets or builds the newer containerd that a suite runs.
     Next(&'static str),
     /// Builds and runs the fuzz targets, each of which counts as a test.
@@ -42,7 +44,7 @@ impl Step {
         match self {
             Self::Packages | Self::Plugins | Self::Guest | Self::Next(_) => true,
             // One suite uses it, and fails without it.
-            Self::Package | Self::Book | Self::Fuzz | Self::Lint(_) | Self::Tests(_) => false,
+            Self::Package | Self::Node | Self::Book | Self::Fuzz | Self::Lint(_) | Self::Tests(_) => false,
             Self::Cargo(_) => name == BUILD,
         }
     }
@@ -71,7 +73,7 @@ fn suites() -> anyhow::Result<Vec<Suite>> {
         fixed("packages", Step::Packages),
         fixed("format", Step::Cargo(words("fmt --all --check"))),
         fixed("book", Step::Book),
-        fixed(BUILD, Step::Cargo(words("build --release --workspace --bins --tests --locked"))),
+        fixed(BUILD, Step::Cargo(package::BUILD.map(str::to_owned).to_vec())),
         fixed("unit", tests("--lib --bins")),
         fixed("doc-tests", tests("--doc")),
         fixed("plugins", Step::Plugins),
@@ -79,6 +81,7 @@ fn suites() -> anyhow::Result<Vec<Suite>> {
         fixed("deb", Step::Package),
         fixed("trixie", Step::Next(next::TRIXIE)),
         fixed("newest", Step::Next(next::NEWEST)),
+        fixed("node-parts", Step::Node),
     ];
     let (integration, mut end_to_end) = test_targets()?;
     if !integration.is_empty() {
@@ -124,6 +127,7 @@ pub(crate) fn list(only: &[String]) -> anyhow::Result<()> {
             Step::Book => "cargo xtask book".to_owned(),
             Step::Guest => "cargo xtask guest".to_owned(),
             Step::Package => "cargo xtask package".to_owned(),
+            Step::Node => "cargo xtask node build --without-kubernetes".to_owned(),
             Step::Next(name) => format!("cargo xtask next {name}"),
             Step::Fuzz => "cargo xtask fuzz".to_owned(),
             Step::Cargo(args) | Step::Lint(args) | Step::Tests(args) => format!("cargo {}", args.join(" ")),
@@ -187,9 +191,10 @@ fn chosen(all: Vec<Suite>, only: &[String]) -> anyhow::Result<Vec<Suite>> {
     let needed = |name: &str| match name {
         "plugins" => named("policies"),
         "guest-parts" => named("guest"),
-        "deb" => named("package"),
+        "deb" => named("package") || named("node"),
+        "node-parts" => named("node"),
         "trixie" => named("containerd-next") || named("package"),
-        "newest" => named("containerd-newest") || named("deathtest"),
+        "newest" => named("containerd-newest") || named("deathtest") || named("node"),
         _ => false,
     };
     // A suite runs the workspace's programs: cargo builds the suite alone, and they would be stale.
@@ -216,6 +221,7 @@ impl Run {
             Step::Book => book::build(),
             Step::Guest => guest::parts().map(drop),
             Step::Package => package::build().map(drop),
+            Step::Node => node::build(None, true),
             Step::Next(name) => next::make(name),
             Step::Fuzz => {
                 self.results.passed += fuzz::run(fuzz::SECONDS)?;

@@ -26,7 +26,7 @@ mod versions;
 
 use std::path::PathBuf;
 
-pub(crate) use commands::{Command, run};
+pub(crate) use commands::{Command, build, run};
 
 use crate::workspace;
 

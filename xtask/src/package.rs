@@ -10,6 +10,8 @@ use anyhow::{Context, bail};
 use crate::cache::cached;
 use crate::{guest, packages, process, workspace};
 
+/// The gate's suite `build`.
+pub(crate) const BUILD: [&str; 6] = ["build", "--release", "--workspace", "--bins", "--tests", "--locked"];
 const CARGO_DEB: &str = "3.8.0";
 /// Finds the libraries that the programs need.
 const PACKAGES: &[&str] = &["dpkg-dev"];
@@ -22,8 +24,8 @@ pub(crate) fn build() -> anyhow::Result<PathBuf> {
         bail!("the package's contents are listed below target and target-package: unset CARGO_TARGET_DIR");
     }
     packages::ensure(PACKAGES)?;
-    // With the whole workspace, as the gate builds: with other features the engine is built again.
-    process::run(workspace::cargo().args(["build", "--release", "--workspace", "--bins", "--locked"]))?;
+    // As the gate builds, with the tests: with other features the engine is built again.
+    process::run(workspace::cargo().args(BUILD))?;
     let folder = workspace::target_dir("package");
     prepare(&folder)?;
     let package = folder.join("coroner.deb");

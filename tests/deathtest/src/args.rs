@@ -68,6 +68,9 @@ pub(crate) struct Options {
     /// Busy loops beside the containers
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1024))]
     pub(crate) busy: u32,
+    /// How long a reading must stay the same to be final, in milliseconds
+    #[arg(long, default_value_t = 1500, value_name = "N", value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    pub(crate) stable_ms: u64,
     /// The cgroup above the pods' cgroups: a path, or a slice for the systemd driver
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup_parent: Option<String>,

@@ -22,13 +22,10 @@ use crate::screen::note;
 use crate::turns::turn;
 use crate::verdict::{Outcome, Reading};
 
-/// How long readings must stay the same to be final. Late events of a stock shim come within 10 ms;
-/// a shim that has to repeat itself needs a second.
-const QUIET: Duration = Duration::from_millis(1500);
 /// Between two readings after the end.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// Readings that still change after this time are final too.
-const LONGEST: Duration = Duration::from_secs(15);
+/// Readings that still change after this many times of the time without a change are final too.
+const LONGEST: u32 = 10;
 /// The removal of the pods takes a second for each; a runtime that hangs is not waited for.
 const REMOVAL: Duration = Duration::from_secs(60);
 
@@ -239,10 +236,12 @@ impl<'a> Run<'a> {
 
     /// The readings of containers that have ended, once none of them has changed for a while.
     async fn final_readings(&mut self, watched: &[Watched]) -> Result<Vec<Option<Reading>>> {
+        // Late events of a stock shim come within 10 ms; a shim that retries needs a second.
+        let stable = Duration::from_millis(self.options.stable_ms);
         let start = Instant::now();
         let mut last = self.readings(watched).await?;
         let mut since = Instant::now();
-        while since.elapsed() < QUIET && start.elapsed() < LONGEST {
+        while since.elapsed() < stable && start.elapsed() < stable * LONGEST {
             sleep(INTERVAL).await;
             let now = self.readings(watched).await?;
             if now != last {

@@ -26,6 +26,11 @@ done
 /opt/node/image.sh /opt/node/images/busybox.tar localhost/busybox:1 /bin/sh "$layer"
 rm -rf "$layer"
 
-systemctl --quiet enable systemd-networkd etcd containerd node-images kube-apiserver kubelet
+systemctl --quiet enable systemd-networkd containerd node-images
+if [ -x /usr/local/bin/kubelet ]; then
+    systemctl --quiet enable etcd kube-apiserver kubelet
+else
+    systemctl --quiet disable etcd
+fi
 systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer e2scrub_reap.service e2scrub_all.timer \
     getty@tty1.service serial-getty@ttyS0.service

@@ -9,14 +9,15 @@ use clap::Subcommand;
 use super::record::Record;
 use super::saved::Saved;
 use super::steps::Steps;
-use super::versions::Versions;
+use super::versions::{Content, Versions};
 use super::{disk, qemu, record, saved, ssh, status};
 use crate::process::EndsWithThis;
 
 const BUILD: &str = "\
 Examples:
   cargo xtask node build                       the default containerd release
-  cargo xtask node build --containerd 2.3.7    another one's saved state too";
+  cargo xtask node build --containerd 2.3.7    another one's saved state too
+  cargo xtask node build --without-kubernetes  containerd alone, in minutes";
 const UP: &str = "\
 Examples:
   cargo xtask node up
@@ -49,6 +50,9 @@ pub(crate) enum Command {
         /// A release of tests/programs/node/versions.toml
         #[arg(long, value_name = "VERSION")]
         containerd: Option<String>,
+        /// A node of its own kind with containerd alone: no kubelet, API server and CRI tools
+        #[arg(long)]
+        without_kubernetes: bool,
     },
     /// Resumes a node from its saved state, and builds what is missing
     #[command(after_help = UP)]
@@ -59,6 +63,9 @@ pub(crate) enum Command {
         /// A release of tests/programs/node/versions.toml
         #[arg(long, value_name = "VERSION")]
         containerd: Option<String>,
+        /// A node of its own kind with containerd alone: no kubelet, API server and CRI tools
+        #[arg(long)]
+        without_kubernetes: bool,
         /// Boot from the disk instead of resuming the saved state
         #[arg(long)]
         fresh: bool,
@@ -94,8 +101,15 @@ pub(crate) enum Command {
 
 pub(crate) fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Build { containerd } => build(containerd.as_deref()).map(drop),
-        Command::Up { name, containerd, fresh } => up(&name, containerd.as_deref(), fresh),
+        Command::Build { containerd, without_kubernetes } => {
+            build(containerd.as_deref(), without_kubernetes)?;
+            let option = if without_kubernetes { " --without-kubernetes" } else { "" };
+            println!("built; to start a node: cargo xtask node up{option}");
+            Ok(())
+        }
+        Command::Up { name, containerd, without_kubernetes, fresh } => {
+            up(&name, containerd.as_deref(), without_kubernetes, fresh)
+        }
         Command::Ssh { name, command } => ssh::replace_this(&running(&name)?, &command),
         Command::Status { json } => status::print(json),
         Command::Down { all: true, .. } => down_all(),
@@ -106,18 +120,18 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
     }
 }
 
-fn build(containerd: Option<&str>) -> anyhow::Result<()> {
+/// Makes everything up to the saved state.
+pub(crate) fn build(containerd: Option<&str>, without_kubernetes: bool) -> anyhow::Result<()> {
     let versions = Versions::read()?;
     let release = versions.release(containerd)?;
     let mut steps = Steps::default();
-    let disk = disk::make(&versions, &mut steps)?;
+    let disk = disk::make(&versions, Content::new(without_kubernetes, release), &mut steps)?;
     saved::make(&versions, &disk, release, &mut steps)?;
     steps.print();
-    println!("built; to start a node: cargo xtask node up");
     Ok(())
 }
 
-fn up(name: &str, containerd: Option<&str>, fresh: bool) -> anyhow::Result<()> {
+fn up(name: &str, containerd: Option<&str>, without_kubernetes: bool, fresh: bool) -> anyhow::Result<()> {
     record::check_name(name)?;
     if let Some(node) = record::read(name)? {
         if node.is_running() {
@@ -127,8 +141,9 @@ fn up(name: &str, containerd: Option<&str>, fresh: bool) -> anyhow::Result<()> {
     }
     let versions = Versions::read()?;
     let release = versions.release(containerd)?;
+    let content = Content::new(without_kubernetes, release);
     let mut steps = Steps::default();
-    let disk = disk::make(&versions, &mut steps)?;
+    let disk = disk::make(&versions, content, &mut steps)?;
     let state = match fresh {
         true => None,
         false => Some(saved::make(&versions, &disk, release, &mut steps)?),
@@ -155,7 +170,8 @@ fn up(name: &str, containerd: Option<&str>, fresh: bool) -> anyhow::Result<()> {
     let how = if fresh { "booted" } else { "resumed" };
     println!("node {name} is Ready, {how} in {:.0} s", start.elapsed().as_secs_f64());
     println!("  containerd {release}, pid {}, {}", node.pid, ssh::shown(&node));
-    println!("  a command:    cargo xtask node ssh --name {name} -- kubectl get nodes");
+    let command = if content.is_whole() { "kubectl get nodes" } else { "ctr version" };
+    println!("  a command:    cargo xtask node ssh --name {name} -- {command}");
     println!("  end it with:  cargo xtask node down --name {name}");
     Ok(())
 }

@@ -10,7 +10,7 @@ use anyhow::Context;
 use super::key::Key;
 use super::programs::{self, Programs};
 use super::steps::Steps;
-use super::versions::Versions;
+use super::versions::{Content, Versions};
 use super::{root, sources};
 use crate::cache::cached;
 use crate::{packages, process};
@@ -48,10 +48,10 @@ impl Disk {
 }
 
 /// Makes what is missing, each part as a step.
-pub(super) fn make(versions: &Versions, steps: &mut Steps) -> anyhow::Result<Disk> {
+pub(super) fn make(versions: &Versions, content: Content<'_>, steps: &mut Steps) -> anyhow::Result<Disk> {
     root::check_rights(versions)?;
     steps.run("packages", || packages::ensure(root::PACKAGES))?;
-    let (programs, mut key) = programs::make(versions, steps, Key::default())?;
+    let (programs, mut key) = programs::make(versions, content, steps, Key::default())?;
     key = key.text("root", &root::key(versions)?).text("gib", &versions.machine.disk_gib.to_string());
     for script in SCRIPTS {
         key = key.file(&sources().join(script))?;

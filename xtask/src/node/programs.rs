@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use super::key::Key;
 use super::steps::Steps;
-use super::versions::Versions;
+use super::versions::{Content, Versions};
 use crate::cache::cached;
 use crate::{next, process};
 
@@ -24,11 +24,12 @@ pub(super) struct Programs {
 /// Makes all of them. What they were made from goes into `key`.
 pub(super) fn make(
     versions: &Versions,
+    content: Content<'_>,
     steps: &mut Steps,
     mut key: Key,
 ) -> anyhow::Result<(Vec<Programs>, Key)> {
     let mut made = Vec::new();
-    for release in &versions.containerd.releases {
+    for release in content.releases(versions) {
         let module = next::module(release)
             .with_context(|| format!("no go.mod of containerd {release} in tests/programs/containerd"))?;
         let folder = steps.run(&format!("containerd {release}"), || next::upstream(release, &module))?;
@@ -39,7 +40,7 @@ pub(super) fn make(
         Module { name: "kubernetes", version: &versions.go.kubernetes, build: kubernetes },
         Module { name: "cri-tools", version: &versions.go.cri_tools, build: cri_tools },
     ];
-    for module in modules {
+    for module in modules.into_iter().filter(|_| content.is_whole()) {
         let name = module.key()?;
         key = key.text(module.name, &name);
         let folder = steps.run(module.name, || cached(&name, |folder| module.make(folder)))?;

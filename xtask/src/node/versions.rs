@@ -48,6 +48,33 @@ pub(super) struct Machine {
     pub(super) disk_gib: u32,
 }
 
+/// What runs in a node.
+#[derive(Clone, Copy)]
+pub(super) enum Content<'a> {
+    /// Every containerd release, kubelet, API server and the tools of CRI.
+    Kubernetes,
+    /// One containerd release, which is built in minutes.
+    Containerd(&'a str),
+}
+
+impl<'a> Content<'a> {
+    pub(super) fn new(without_kubernetes: bool, release: &'a str) -> Self {
+        if without_kubernetes { Self::Containerd(release) } else { Self::Kubernetes }
+    }
+
+    pub(super) fn is_whole(self) -> bool {
+        matches!(self, Self::Kubernetes)
+    }
+
+    /// The containerd releases in it.
+    pub(super) fn releases(self, versions: &'a Versions) -> Vec<&'a str> {
+        match self {
+            Self::Kubernetes => versions.containerd.releases.iter().map(String::as_str).collect(),
+            Self::Containerd(release) => vec![release],
+        }
+    }
+}
+
 impl Versions {
     pub(super) fn read() -> anyhow::Result<Self> {
         let path = super::sources().join("versions.toml");

@@ -186,7 +186,8 @@ impl AgentProgram {
         command.args(["run", "--root", root, "--listen"]).arg(format!("unix://{}", socket.display()));
         let child = command.spawn().unwrap();
         let begun = Instant::now();
-        while !socket.exists() {
+        // The socket is there before the agent listens at it.
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
             assert!(begun.elapsed() < TIMEOUT, "the agent listens");
             std::thread::sleep(Duration::from_millis(1));
         }

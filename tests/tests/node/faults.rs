@@ -67,7 +67,9 @@ fn no_kill_is_lost_while_a_part_fails() {
     let _timed = timed("no_kill_is_lost_while_a_part_fails");
     let node = installed("faults");
     configure(&node);
-    for fault in &FAULTS {
+    // The gate has the router's faults; more deaths are the long form, which has all.
+    let count = if deaths() == 1 { 3 } else { FAULTS.len() };
+    for fault in &FAULTS[..count] {
         let repeated = Repeated::start(&node, fault);
         let arguments = format!("--case oom-child-exit-1 --count {} --stable-ms {STABLE}", deaths());
         let document = deathtest(&node, &HANDLERS, &arguments);

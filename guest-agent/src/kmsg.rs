@@ -41,6 +41,11 @@ impl OomRecord {
     }
 }
 
+/// Whether `path` is `cgroup` or below it.
+pub(crate) fn is_within(path: &str, cgroup: &str) -> bool {
+    path == cgroup || is_below(path, cgroup)
+}
+
 /// Whether `path` is strictly below `above`.
 fn is_below(path: &str, above: &str) -> bool {
     path.strip_prefix(above).is_some_and(|rest| above == "/" || rest.starts_with('/'))
@@ -145,7 +150,7 @@ fn keep<T>(kept: &mut VecDeque<T>, latest: T) {
 }
 
 fn claim(records: &mut VecDeque<OomRecord>, cgroup: &str) -> Option<(OomRecord, u64)> {
-    let ours = |record: &OomRecord| record.task_cgroup == cgroup || is_below(&record.task_cgroup, cgroup);
+    let ours = |record: &OomRecord| is_within(&record.task_cgroup, cgroup);
     let (mut latest, mut count) = (None, 0);
     records.retain(|record| {
         let ours = ours(record);
@@ -213,8 +218,7 @@ fn kernel_line(record: &str) -> Option<&str> {
 
 /// Cuts a command name to at most [`MAX_COMM`] bytes.
 fn truncated(comm: &str) -> String {
-    let end = (0..=comm.len().min(MAX_COMM)).rev().find(|at| comm.is_char_boundary(*at)).unwrap_or(0);
-    comm[..end].to_owned()
+    comm[..comm.floor_char_boundary(MAX_COMM)].to_owned()
 }
 
 #[cfg(test)]

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
 
 pub(crate) use marks::Mark;
 
+use crate::shared_state::now;
 use events::Unread;
 use marks::Marks;
 
@@ -41,7 +41,7 @@ const FORMAT: [(&str, &str); 10] = [
 /// half-full buffer, where the kernel knows that setting (5.0).
 const BUFFER_KIB: &str = "16";
 const SETTINGS: [(&str, &str); 5] = [
-    ("trace_clock", "mono"),
+    ("trace_clock", "boot"),
     ("buffer_size_kb", BUFFER_KIB),
     ("events/signal/signal_generate/filter", "sig == 9 && code == 128"),
     ("events/signal/signal_generate/enable", "1"),
@@ -110,7 +110,7 @@ impl OomTrace {
     /// Reads the events since the last call. `cgroup_of` gets a victim's pid, and whether the mark
     /// is so young that no other process can have that pid.
     pub(crate) fn drain(&mut self, cgroup_of: impl Fn(u32, bool) -> Option<String>) {
-        let now = monotonic();
+        let now = Duration::from_nanos(now().boot_ns);
         self.marks.expire(now);
         let mut buffer = [0; BUFFER];
         loop {
@@ -167,12 +167,6 @@ fn remove_left_over(instances: &Path) {
             std::fs::remove_dir(entry.path()).ok();
         }
     }
-}
-
-/// The time of the trace's clock.
-fn monotonic() -> Duration {
-    let now = clock_gettime(ClockId::Monotonic);
-    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 fn shown(path: &Path) -> String {

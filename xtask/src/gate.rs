@@ -73,7 +73,7 @@ fn suites() -> anyhow::Result<Vec<Suite>> {
         fixed("packages", Step::Packages),
         fixed("format", Step::Cargo(words("fmt --all --check"))),
         fixed("book", Step::Book),
-        fixed(BUILD, Step::Cargo(package::BUILD.map(str::to_owned).to_vec())),
+        fixed(BUILD, Step::Cargo(workspace::BUILD.map(str::to_owned).to_vec())),
         fixed("unit", tests("--lib --bins")),
         fixed("doc-tests", tests("--doc")),
         fixed("plugins", Step::Plugins),

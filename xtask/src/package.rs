@@ -10,8 +10,6 @@ use anyhow::{Context, bail};
 use crate::cache::cached;
 use crate::{guest, packages, process, workspace};
 
-/// The gate's suite `build`.
-pub(crate) const BUILD: [&str; 6] = ["build", "--release", "--workspace", "--bins", "--tests", "--locked"];
 const CARGO_DEB: &str = "3.8.0";
 /// Finds the libraries that the programs need.
 const PACKAGES: &[&str] = &["dpkg-dev"];
@@ -25,7 +23,7 @@ pub(crate) fn build() -> anyhow::Result<PathBuf> {
     }
     packages::ensure(PACKAGES)?;
     // As the gate builds, with the tests: with other features the engine is built again.
-    process::run(workspace::cargo().args(BUILD))?;
+    process::run(workspace::cargo().args(workspace::BUILD))?;
     let folder = workspace::target_dir("package");
     prepare(&folder)?;
     let package = folder.join("coroner.deb");

@@ -9,6 +9,9 @@ use std::process::Command;
 
 use anyhow::Context;
 
+/// The one build of all programs and tests. With other features the engine is built again.
+pub(crate) const BUILD: [&str; 6] = ["build", "--release", "--workspace", "--bins", "--tests", "--locked"];
+
 /// The root of the tree that this program was built from.
 pub(crate) fn root() -> PathBuf {
     let manifest =

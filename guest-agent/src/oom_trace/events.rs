@@ -85,8 +85,8 @@ fn mark(rest: &str) -> Option<TraceEvent> {
     let digits = rest.split([' ', '\n']).next()?;
     let comm = rest[digits.len()..].strip_prefix(" comm=").unwrap_or_default();
     let comm = comm.rsplit_once(" total-vm=").map_or(comm, |(comm, _)| comm);
-    let end = (0..=comm.len().min(MAX_COMM)).rev().find(|at| comm.is_char_boundary(*at)).unwrap_or(0);
-    Some(TraceEvent::Mark { pid: digits.parse().ok()?, comm: comm[..end].to_owned() })
+    let comm = comm[..comm.floor_char_boundary(MAX_COMM)].to_owned();
+    Some(TraceEvent::Mark { pid: digits.parse().ok()?, comm })
 }
 
 /// From the end too: `ERRNO code=CODE comm=COMM pid=PID grp=GROUP res=RESULT`.

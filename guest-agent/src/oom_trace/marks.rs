@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::events::{TraceEvent, Traced};
+use crate::kmsg::is_within;
 
 /// Longest time from the signal to the mark of one kill. Between them an interrupt may come.
 const TOGETHER: Duration = Duration::from_millis(1);
@@ -89,10 +90,6 @@ fn keep<T>(kept: &mut VecDeque<T>, latest: T) {
         kept.pop_front();
     }
     kept.push_back(latest);
-}
-
-fn is_within(path: &str, cgroup: &str) -> bool {
-    path.strip_prefix(cgroup).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 #[cfg(test)]

@@ -39,8 +39,7 @@ impl CallClock {
 
 /// Processor time of the calling thread.
 fn thread_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).expect("it is not negative")
 }
 
 #[cfg(test)]
@@ -55,6 +54,7 @@ mod tests {
         let left = |elapsed: Duration, used: Duration| clock.left_at(now + elapsed, clock.started + used);
         let tick = Duration::from_millis(1);
         assert_eq!(left(tick, tick), LIMIT - tick);
+        assert_eq!(left(LIMIT + tick, tick), LIMIT - tick, "elapsed time alone");
         assert_eq!(left(LIMIT * STARVED - tick, tick), LIMIT - tick);
         assert_eq!(left(LIMIT, LIMIT), Duration::ZERO);
         assert_eq!(left(clock.until - now, tick), Duration::ZERO);

@@ -251,6 +251,25 @@ mod tests {
     }
 
     #[test]
+    fn other_witness_than_the_counter_is_named() {
+        use agent::Witness::{WITNESS_COUNTER, WITNESS_KERNEL_LOG, WITNESS_TRACE};
+        let later = protobuf::EnumOrUnknown::from_i32(99);
+        for (witness, evidence, attribute) in [
+            (WITNESS_COUNTER.into(), Evidence::Counter, None),
+            (WITNESS_KERNEL_LOG.into(), Evidence::Announced, Some(KERNEL_LOG)),
+            (WITNESS_TRACE.into(), Evidence::Announced, Some(OOM_TRACE)),
+            (later, Evidence::Announced, None),
+        ] {
+            let kill = agent::OomKill { total: 1, added: 1, witness, ..Default::default() };
+            let signal = decoded(Some(AgentEvent::OomKill(kill))).unwrap();
+            let Event::OomKill(kill) = &signal.event else { panic!("{signal:?}") };
+            assert_eq!(kill.evidence, evidence, "{witness:?}");
+            let named = signal.attributes.iter().find(|(key, _)| key == WITNESS);
+            assert_eq!(named.map(|(_, value)| value.as_str()), attribute, "{witness:?}");
+        }
+    }
+
+    #[test]
     fn field_unseen_stays_unknown() {
         let signal = decoded(Some(AgentEvent::Exited(agent::Exited::default()))).unwrap();
         let nothing = Exited {

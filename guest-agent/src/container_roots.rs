@@ -2,6 +2,8 @@
 
 use coroner_transport::limits::valid_container_id;
 
+use crate::cgroup::scope::{RUNTIMES, container_of_scope};
+
 /// Root patterns used when none are configured: Kubernetes (`kubelet.slice`: kind), Docker,
 /// containerd, Podman, ECS.
 pub const DEFAULT_ROOTS: [&str; 8] = [
@@ -15,8 +17,6 @@ pub const DEFAULT_ROOTS: [&str; 8] = [
     "ecs/*",
 ];
 
-/// Runtimes with scopes named `RUNTIME-ID.scope`, one per container.
-const RUNTIMES: [&str; 5] = ["cri-containerd", "docker", "crio", "nerdctl", "libpod"];
 /// Cgroups that group containers, and suffixes of systemd units: neither are containers.
 const STRUCTURES: [&str; 4] = ["burstable", "besteffort", "guaranteed", "buildkit"];
 const UNITS: [&str; 6] = [".slice", ".scope", ".service", ".mount", ".socket", ".swap"];
@@ -103,11 +103,8 @@ fn container_of(leaf: &str, plain: bool) -> Option<&str> {
     if leaf.len() == 64 && leaf.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase()) {
         return Some(leaf);
     }
-    if let Some(unit) = leaf.strip_suffix(".scope") {
-        let of = |runtime: &&str| unit.strip_prefix(*runtime)?.strip_prefix('-');
-        let id = RUNTIMES.iter().find_map(of)?;
-        // conmon is the own process of CRI-O and Podman beside the container.
-        return (valid_container_id(id) && !id.starts_with("conmon-")).then_some(id);
+    if leaf.ends_with(".scope") {
+        return container_of_scope(leaf).filter(|id| valid_container_id(id));
     }
     let structure = STRUCTURES.contains(&leaf)
         || leaf.starts_with("pod")

@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 
-use crate::cgroup::{Hierarchy, read};
+use crate::cgroup::read;
 
 /// Bytes read of a file in /proc/PID; `status` has some 1,500.
 const MAX_FILE: u64 = 16 << 10;
@@ -27,12 +27,6 @@ pub(crate) fn has_ended(handle: &OwnedFd) -> bool {
 pub(crate) fn init_depth(pid: u32) -> Option<usize> {
     let status = read(Path::new(&format!("/proc/{pid}/status")), MAX_FILE).ok()?;
     depth(&status)
-}
-
-/// The cgroup of a process, as a path below the hierarchy's root.
-pub(crate) fn cgroup(pid: u32, hierarchy: &Hierarchy) -> Option<String> {
-    let text = read(Path::new(&format!("/proc/{pid}/cgroup")), MAX_FILE).ok()?;
-    hierarchy.membership(&text).map(str::to_owned)
 }
 
 /// `NSpid` lists a process's pids from the reader's namespace inwards: proc_pid_status(5). For the

@@ -4,6 +4,7 @@
 mod level;
 pub mod poll_schedule;
 pub mod ready;
+pub mod scope;
 mod v1;
 mod v2;
 
@@ -19,6 +20,8 @@ pub const POPULATION: &str = "cgroup.events";
 /// Bytes read of a counter file. The kernel writes a few hundred; a longer file is not a counter
 /// file.
 const MAX_FILE: u64 = 4 << 10;
+/// Bytes read of `/proc/PID/cgroup`: a line for each v1 hierarchy, each with a path.
+const MAX_MEMBERSHIP: u64 = 16 << 10;
 /// Bytes read of `cgroup.procs`, some 8,000 processes. Without it a container with more processes
 /// could make every search for its init arbitrarily expensive. Its init is among the first, since
 /// the list is mostly in order of age.
@@ -200,6 +203,13 @@ impl Hierarchy {
             Version::V1 => &[],
             Version::V2 => &["memory.events", POPULATION],
         }
+    }
+
+    /// The cgroup of a process, as a path below the hierarchy's root; `None`: there is no such
+    /// process.
+    pub fn cgroup_of(&self, pid: u32) -> Option<String> {
+        let text = read(Path::new(&format!("/proc/{pid}/cgroup")), MAX_MEMBERSHIP).ok()?;
+        self.membership(&text).map(str::to_owned)
     }
 
     /// The path in the line of `/proc/PID/cgroup` for this hierarchy, relative to its root.

@@ -91,7 +91,7 @@ impl Watcher {
     /// Tracks an init that was found, unless its pid was reused meanwhile.
     fn track_found(&mut self, key: u32, pid: u32) {
         let Some(handle) = process::open(pid) else { return };
-        let there = process::cgroup(pid, &self.hierarchy);
+        let there = self.hierarchy.cgroup_of(pid);
         if there.and_then(|cgroup| self.container_at(&cgroup)) == Some(key) {
             self.track(key, None, pid, handle);
         }
@@ -161,8 +161,7 @@ impl Watcher {
                 self.recent.retain(|(ended, _)| *ended != pid);
                 self.drain_tree();
                 if !self.starting.is_empty() && process::init_depth(pid).is_some() {
-                    let key =
-                        process::cgroup(pid, &self.hierarchy).and_then(|cgroup| self.container_at(&cgroup));
+                    let key = self.hierarchy.cgroup_of(pid).and_then(|cgroup| self.container_at(&cgroup));
                     if let Some(key) = key.filter(|key| self.starting.contains(key)) {
                         self.track_found(key, pid);
                     }

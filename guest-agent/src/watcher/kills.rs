@@ -70,7 +70,7 @@ impl Watcher {
         trace.drain(|pid, is_fresh| {
             let tracked = by_pid.get(&pid).and_then(|(key, _)| containers.get(key));
             let tracked = tracked.map(|container| container.cgroup.to_string());
-            tracked.or_else(|| process::cgroup(pid, hierarchy).filter(|_| is_fresh))
+            tracked.or_else(|| hierarchy.cgroup_of(pid).filter(|_| is_fresh))
         });
     }
 

@@ -47,13 +47,13 @@ impl Watcher {
     /// Whether the container of a dead child is known.
     fn is_placed(&self, pid: u32) -> bool {
         self.by_pid.contains_key(&pid)
-            || process::cgroup(pid, &self.hierarchy).is_some_and(|it| self.container_at(&it).is_some())
+            || self.hierarchy.cgroup_of(pid).is_some_and(|it| self.container_at(&it).is_some())
     }
 
     fn record_zombie(&mut self, Zombie { pid, code }: Zombie) {
         if !self.by_pid.contains_key(&pid) {
             // Not seen while it lived. As a zombie it still has its cgroup and its pid namespace.
-            let key = process::cgroup(pid, &self.hierarchy).and_then(|cgroup| self.container_at(&cgroup));
+            let key = self.hierarchy.cgroup_of(pid).and_then(|cgroup| self.container_at(&cgroup));
             let awaited = key.filter(|key| {
                 self.containers.get(key).is_some_and(|container| {
                     container.init.is_none() && !self.shared.with(|state| state.has_exited(&container.id))

@@ -88,8 +88,8 @@ async fn oom(cri: &mut Cri, events: &mut Events, pod: &Pod) -> Result<Oom> {
     container.wait_printed("waiting", END).await?;
     let pid = cri.pid(&container).await?;
     let hierarchy = Hierarchy::find()?;
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    let cgroup = hierarchy.membership(&text).context("it is in a memory cgroup")?.to_owned();
+    let number = pid.as_raw_nonzero().get().cast_unsigned();
+    let cgroup = hierarchy.cgroup_of(number).context("it is in a memory cgroup")?;
     let notice = hierarchy.oom_event(&cgroup)?.context("this host has cgroup v1")?;
     let noticed = tokio::task::spawn_blocking(move || {
         let flags = rustix::fs::fcntl_getfl(&notice)?;

@@ -21,8 +21,7 @@ const READS: usize = 4;
 
 impl ShimSource {
     pub(super) fn cgroup_of(&self, pid: u32) -> Option<String> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        self.watch.as_ref()?.hierarchy().membership(&text).map(str::to_owned)
+        self.watch.as_ref()?.hierarchy().cgroup_of(pid)
     }
 
     /// Counts a container's kills from its cgroup, where it has one of its own.
@@ -167,7 +166,7 @@ impl ShimSource {
     /// Starts the poll schedule; `found`: the counter was read, and has the kill.
     fn start_polling(&mut self, id: &ContainerId, found: bool) {
         if let (Some(container), Some(watch)) = (self.containers.get_mut(id), &self.watch) {
-            container.poll_schedule.begin(watch.hierarchy().version(), found);
+            container.poll_schedule.begin(watch.hierarchy().version(), found, Instant::now());
         }
         self.schedule(id);
     }

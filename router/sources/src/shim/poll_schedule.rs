@@ -5,12 +5,16 @@ use std::time::Duration;
 use coroner_cgroup::Version;
 use tokio::time::Instant;
 
-/// cgroup v1 notifies before it kills, by about a millisecond on an idle machine: the counter is
-/// polled at short intervals until the kill. Notices are rare there, one for each time that memory
-/// ran out.
+/// The kernel notifies before it kills, by about a millisecond on an idle machine: the counter is
+/// polled at short intervals until the kill. On cgroup v1 each notice is one time that memory ran
+/// out, and they are rare. On v2 the notice that the limit was reached is the first of a series of
+/// ten milliseconds, the kernel's own interval: the kill has no notice until the next.
 const CLOSE_GAP: Duration = Duration::from_micros(200);
 const CLOSE_POLLS: usize = 25;
-/// Intervals after that, and on v2, which notifies at the kill but may delay a notice.
+/// A v2 container that reclaims memory at its limit has a notice every ten milliseconds, for as
+/// long as it lives: only the first of a series is followed by polls at short intervals.
+const SERIES: Duration = Duration::from_millis(100);
+/// Intervals after that.
 const GAPS: [Duration; 6] = [
     Duration::from_millis(1),
     Duration::from_millis(4),
@@ -29,12 +33,20 @@ pub(super) struct PollSchedule {
     polls: usize,
     /// Time of the next poll.
     pub(super) at: Option<Instant>,
+    /// Time of the last notice.
+    noticed: Option<Instant>,
 }
 
 impl PollSchedule {
     /// Restarts the schedule after a notice; `found`: the counter already has the kill.
-    pub(super) fn begin(&mut self, version: Version, found: bool) {
-        self.close_left = if version == Version::V1 && !found { CLOSE_POLLS } else { 0 };
+    pub(super) fn begin(&mut self, version: Version, found: bool, now: Instant) {
+        let is_first = self.noticed.is_none_or(|before| now.saturating_duration_since(before) >= SERIES);
+        self.noticed = Some(now);
+        if found {
+            self.close_left = 0;
+        } else if version == Version::V1 || is_first {
+            self.close_left = CLOSE_POLLS;
+        }
         self.polls = 0;
     }
 
@@ -70,7 +82,7 @@ mod tests {
 
     fn gaps(version: Version, found_at: Option<usize>) -> Vec<Duration> {
         let (mut schedule, mut gaps) = (PollSchedule::default(), Vec::new());
-        schedule.begin(version, found_at == Some(0));
+        schedule.begin(version, found_at == Some(0), Instant::now());
         while let Some(gap) = schedule.gap() {
             gaps.push(gap);
             if found_at == Some(gaps.len()) {
@@ -83,23 +95,41 @@ mod tests {
 
     #[test]
     fn polls_at_short_interval_until_kill_found() {
-        assert_eq!(gaps(Version::V2, None), GAPS);
-        assert_eq!(gaps(Version::V2, Some(0)), GAPS);
-        assert_eq!(gaps(Version::V1, Some(0)), GAPS);
-        let v1 = gaps(Version::V1, None);
-        assert_eq!((v1.len(), v1[0], v1[24], &v1[25..]), (31, CLOSE_GAP, CLOSE_GAP, &GAPS[..]));
-        let found = gaps(Version::V1, Some(3));
-        assert_eq!((&found[..3], &found[3..]), (&[CLOSE_GAP; 3][..], &GAPS[1..]));
+        for version in [Version::V1, Version::V2] {
+            assert_eq!(gaps(version, Some(0)), GAPS);
+            let none = gaps(version, None);
+            assert_eq!((none.len(), none[0], none[24], &none[25..]), (31, CLOSE_GAP, CLOSE_GAP, &GAPS[..]));
+            let found = gaps(version, Some(3));
+            assert_eq!((&found[..3], &found[3..]), (&[CLOSE_GAP; 3][..], &GAPS[1..]));
+        }
+    }
+
+    #[test]
+    fn series_of_notices_costs_few_polls() {
+        for (version, expect) in [(Version::V1, 100 * CLOSE_POLLS), (Version::V2, CLOSE_POLLS)] {
+            let (start, mut schedule, mut close) = (Instant::now(), PollSchedule::default(), 0);
+            for notice in 0..100 {
+                schedule.begin(version, false, start + notice * Duration::from_millis(10));
+                // Ten milliseconds have room for all polls at short intervals.
+                while schedule.gap() == Some(CLOSE_GAP) {
+                    close += 1;
+                    schedule.polled();
+                }
+            }
+            assert_eq!(close, expect, "{version:?}");
+            schedule.begin(version, false, start + Duration::from_secs(9));
+            assert_eq!(schedule.gap(), Some(CLOSE_GAP), "after a pause");
+        }
     }
 
     #[test]
     fn schedule_without_counter_is_empty() {
         let mut schedule = PollSchedule::default();
-        schedule.begin(Version::V1, false);
+        schedule.begin(Version::V1, false, Instant::now());
         schedule.end();
         schedule.polled();
         assert_eq!(schedule.gap(), None);
-        schedule.begin(Version::V1, false);
+        schedule.begin(Version::V1, false, Instant::now());
         assert_eq!(schedule.gap(), Some(CLOSE_GAP));
     }
 }

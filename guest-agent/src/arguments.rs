@@ -25,7 +25,7 @@ Options:
   --listen ADDRESS  unix:///path (created with mode 0600) or vsock://CID:PORT (CID -1: any); repeatable
   --root PATTERN    where containers are: a path below the cgroup hierarchy's root; `*` matches the rest of a name;
                     repeatable [default: those of Kubernetes, Docker, containerd,
-                    Podman and ECS]
+                    Podman and ECS]; with a + before it, in addition to these
   --pressure [ID=]OF:LINE:STALL/WINDOW
                     report when a container stalls for STALL within WINDOW: OF is memory, cpu or io, LINE is some or
                     full, WINDOW is 500ms to 10s. With ID (a container id, or a prefix and `*`) the trigger applies to
@@ -39,6 +39,7 @@ Examples:
   coroner-agent run --listen vsock://-1:1030                     in a guest
   coroner-agent run --listen vsock://-1:1030 -- /sbin/init-of-the-guest       as its pid 1
   coroner-agent run --listen unix:///run/a.sock --root 'my.slice/pods*' --pressure 'db-*=io:full:100ms/1s'
+  coroner-agent run --listen unix:///run/a.sock --root +default  the default roots, and `ctr run` as well
   coroner-agent check
 
 Exit codes: 0 success, 1 runtime failure, 2 usage error.
@@ -107,9 +108,7 @@ pub(crate) fn parse(
             other => return Err(other.unexpected().into()),
         }
     }
-    if roots.is_empty() {
-        roots = DEFAULT_ROOTS.map(str::to_owned).to_vec();
-    }
+    let roots = with_defaults(roots);
     let level = level.as_deref().map_or(Ok(Level::Info), level_of)?;
     let command = match command.as_deref() {
         Some("run") if listen.is_empty() => return Err(UsageError::NoAddress),
@@ -127,6 +126,14 @@ pub(crate) fn parse(
         None => return Err(UsageError::NoCommand),
     };
     Ok((command, level))
+}
+
+/// The default roots if there is no other, and where a root begins with `+`.
+fn with_defaults(roots: Vec<String>) -> Vec<String> {
+    let adds = |root: &String| root.starts_with('+');
+    let keep = roots.is_empty() || roots.iter().any(adds);
+    let defaults = DEFAULT_ROOTS.iter().filter(|_| keep).map(|&root| root.to_owned());
+    defaults.chain(roots.iter().map(|root| root.strip_prefix('+').unwrap_or(root).to_owned())).collect()
 }
 
 /// The level of a log filter: the router's filters name targets too, which the agent ignores.
@@ -162,6 +169,10 @@ mod tests {
             ("--version", Command::Version),
             ("check", Command::Check { roots: roots() }),
             ("check --root=a --root b", Command::Check { roots: vec!["a".to_owned(), "b".to_owned()] }),
+            (
+                "check --root +a --root b",
+                Command::Check { roots: [roots(), vec!["a".to_owned(), "b".to_owned()]].concat() },
+            ),
             ("run --listen unix:///a", run(&[], &[])),
             ("run --listen unix:///a --pressure none", run(&["none"], &[])),
             ("run --listen unix:///a -- sh --help", run(&[], &["sh", "--help"])),

@@ -252,7 +252,11 @@ impl Watcher {
             .map(|event| ({ event.data }.u64(), { event.flags }.contains(epoll::EventFlags::ERR)))
             .collect();
         let is_ready = |token| ready.iter().any(|(it, _)| *it == token);
-        // Cgroups first, so that a process event finds its container; then wait statuses, then
+        // Marks first: a victim's cgroup is read while the process exists.
+        if is_ready(OOM_TRACE) {
+            self.drain_trace();
+        }
+        // Cgroups next, so that a process event finds its container; then wait statuses, then
         // pidfds.
         if is_ready(TREE) {
             self.drain_tree();
@@ -260,9 +264,6 @@ impl Watcher {
         self.drain_connector();
         if is_ready(KMSG) {
             self.victim_chosen();
-        }
-        if is_ready(OOM_TRACE) {
-            self.drain_trace();
         }
         for (token, failed) in ready {
             let number = (token & 0xffff_ffff) as u32;

@@ -1,12 +1,12 @@
 //! The counts of sources, sinks and the journal, for `coroner status` and for Prometheus.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 pub use coroner_core::count::Count;
 pub use coroner_journal::JournalCounts;
 pub use coroner_sinks::counts::{DropReason, Dropped, SinkCounts};
-pub use coroner_sources::{LinkState, SourceCounts};
+pub use coroner_sources::{LinkState, SourceCounts, UnwatchedContainer};
 
 /// The counts of all current guests.
 #[derive(Debug, Default)]
@@ -45,6 +45,8 @@ pub struct Counts {
     pub late_kills: Arc<Count>,
     /// Reports that match no route.
     pub reports_unrouted: Arc<Count>,
+    /// Containers that the node's agent does not find; `None`: not known.
+    pub unwatched: Arc<Mutex<Option<Arc<Vec<UnwatchedContainer>>>>>,
 }
 
 impl Counts {

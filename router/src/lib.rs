@@ -71,6 +71,7 @@ pub mod node {
     pub use crate::intake::*;
     pub use crate::source_factory::*;
     pub use crate::worker::*;
+    pub use coroner_sources::unwatched;
 
     /// The documents of the admin server.
     pub mod admin {

@@ -1,10 +1,23 @@
-//! What watches this node beside the shims: its pods without the router, and its agent.
+//! What watches this node beside the shims: its pods without the router, its agent, and the
+//! containers that the agent does not find.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
 
 use crate::config::{Config, Mode, SourceKind};
-use crate::counts::{Counts, SourceCounts};
+use crate::counts::{Counts, SourceCounts, UnwatchedContainer};
 use coroner_sources::shim::{UnmanagedPod, UnmanagedPods};
+use coroner_sources::unwatched;
+use coroner_transport::Address;
+
+/// After the start, when the agent's link is up; and between two comparisons of containerd's tasks
+/// with the agent's containers: for each, containerd queries every shim.
+const FIRST_COMPARISON: Duration = Duration::from_secs(3);
+const COMPARISON: Duration = Duration::from_secs(60);
 
 /// What the shims alone cannot report.
 const COST: &str = "kills may be missed where the container's counter and its pod's cannot be read, \
@@ -18,6 +31,7 @@ pub struct NodeWatch {
     /// The sources that read an agent of the node itself.
     agents: Vec<(String, Arc<SourceCounts>)>,
     unmanaged: UnmanagedPods,
+    unwatched: Arc<Mutex<Option<Arc<Vec<UnwatchedContainer>>>>>,
 }
 
 impl NodeWatch {
@@ -29,6 +43,7 @@ impl NodeWatch {
             has_shims: sources().any(|it| matches!(it.mode, Mode::Wrapped | Mode::Proxy)),
             agents: agents.map(|it| (it.name.clone(), counts.source(&it.name))).collect(),
             unmanaged: UnmanagedPods::of(&config.sources),
+            unwatched: Arc::clone(&counts.unwatched),
         }
     }
 
@@ -51,6 +66,54 @@ impl NodeWatch {
     /// Pods that started without the router and still run.
     pub fn unmanaged(&self) -> Vec<UnmanagedPod> {
         self.unmanaged.list()
+    }
+
+    /// Containers that the node's agent does not find. `None`: not known, since there is no agent
+    /// or no containerd to compare.
+    pub fn unwatched(&self) -> Option<Arc<Vec<UnwatchedContainer>>> {
+        self.unwatched.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Compares containerd's tasks with the agent's containers.
+#[derive(Debug)]
+pub(crate) struct Comparison {
+    agents: Vec<Address>,
+    containerd: PathBuf,
+    unwatched: Arc<Mutex<Option<Arc<Vec<UnwatchedContainer>>>>>,
+}
+
+impl Comparison {
+    /// `None` for a configuration without an agent of this node, or without containerd.
+    pub(crate) fn of(config: &Config, counts: &Counts) -> Option<Self> {
+        let agents = config.sources.iter().filter(|it| it.kind == SourceKind::Agent && it.guest.is_none());
+        let agents: Vec<Address> = agents.map(|it| it.address.clone()).collect();
+        let containerd = config.containerd.as_ref()?.address.clone()?;
+        (!agents.is_empty()).then(|| Self { agents, containerd, unwatched: Arc::clone(&counts.unwatched) })
+    }
+
+    /// Compares again and again, and logs each container once, until `stop` turns true.
+    pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
+        let mut logged = HashSet::new();
+        let mut pause = FIRST_COMPARISON;
+        while tokio::time::timeout(pause, stop.wait_for(|stop| *stop)).await.is_err() {
+            let found = unwatched(&self.agents, self.containerd.clone()).await;
+            let now = found.iter().flatten();
+            let logged_before = std::mem::replace(&mut logged, now.clone().map(|it| it.id.clone()).collect());
+            for it in now.filter(|it| !logged_before.contains(&it.id)) {
+                let UnwatchedContainer { id, containerd_namespace, cgroup, root } = it;
+                tracing::warn!(
+                    container = id,
+                    containerd_namespace,
+                    cgroup,
+                    root,
+                    "unwatched: the agent does not find this container, its OOM kills may be missed; start \
+                     coroner-agent with --root +ROOT"
+                );
+            }
+            *self.unwatched.lock().unwrap_or_else(PoisonError::into_inner) = found.map(Arc::new);
+            pause = COMPARISON;
+        }
     }
 }
 

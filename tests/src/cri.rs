@@ -41,6 +41,19 @@ impl Pod {
     }
 }
 
+/// What a pod's sandbox is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Sandbox<'a> {
+    /// The pod's name.
+    pub name: &'a str,
+    /// The runtime handler.
+    pub handler: &'a str,
+    /// The parent of its cgroups: a path, or a slice of systemd.
+    pub cgroup: &'a str,
+    /// A folder for its containers' output.
+    pub logs: &'a Path,
+}
+
 /// A created container.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Container {
@@ -76,23 +89,20 @@ impl Cri {
 
     /// Starts a pod's sandbox, with the stock shim and in the cgroup of all.
     pub async fn run_pod(&mut self, containerd: &Containerd, name: &str) -> Result<Pod> {
-        self.run_sandbox(containerd, name, STOCK, containerd.cgroup()).await
+        let (cgroup, logs) = (format!("/{}", containerd.cgroup()), containerd.logs());
+        self.run_sandbox(Sandbox { name, handler: STOCK, cgroup: &cgroup, logs: &logs }).await
     }
 
     /// Starts a pod's sandbox, with the shim of a runtime handler and in a cgroup of its own.
     pub async fn run_pod_as(&mut self, containerd: &Containerd, name: &str, handler: &str) -> Result<Pod> {
-        let cgroup = format!("{}/{name}", containerd.cgroup());
-        self.run_sandbox(containerd, name, handler, &cgroup).await
+        let (cgroup, logs) = (format!("/{}/{name}", containerd.cgroup()), containerd.logs());
+        self.run_sandbox(Sandbox { name, handler, cgroup: &cgroup, logs: &logs }).await
     }
 
-    async fn run_sandbox(
-        &mut self,
-        containerd: &Containerd,
-        name: &str,
-        handler: &str,
-        cgroup: &str,
-    ) -> Result<Pod> {
-        let uid = format!("{}-{name}", containerd.cgroup());
+    /// Starts a pod's sandbox.
+    pub async fn run_sandbox(&mut self, sandbox: Sandbox<'_>) -> Result<Pod> {
+        let Sandbox { name, handler, cgroup, logs } = sandbox;
+        let uid = format!("{}-{name}", cgroup.trim_start_matches('/').replace('/', "-"));
         let metadata = api::PodSandboxMetadata {
             name: name.to_owned(),
             uid: uid.clone(),
@@ -103,9 +113,9 @@ impl Cri {
         let config = api::PodSandboxConfig {
             metadata: Some(metadata),
             labels,
-            log_directory: containerd.logs().to_string_lossy().into_owned(),
+            log_directory: logs.to_string_lossy().into_owned(),
             linux: Some(api::LinuxPodSandboxConfig {
-                cgroup_parent: format!("/{cgroup}"),
+                cgroup_parent: cgroup.to_owned(),
                 security_context: Some(api::LinuxSandboxSecurityContext {
                     namespace_options: Some(namespaces()),
                     ..Default::default()

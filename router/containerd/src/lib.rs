@@ -24,4 +24,4 @@ pub use identity::{Identities, IdentityLookup, LookupResult};
 pub use link::{EventLink, EventLinkManager};
 pub use oci::{OciSpec, SpecMount};
 pub use readiness::{cri_answers, version};
-pub use tasks::{TaskState, tasks};
+pub use tasks::{RunningTask, TaskState, running_tasks, tasks};

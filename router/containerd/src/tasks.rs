@@ -1,4 +1,4 @@
-//! containerd's tasks, to find what ended while the router was down.
+//! containerd's tasks: what ended while the router was down, and what runs.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -12,6 +12,7 @@ use crate::grpc::{connect, namespaces, unary, within};
 /// Timeout of the list of all tasks at the start.
 const LISTING: Duration = Duration::from_secs(2);
 /// `containerd.v1.types.Status`.
+const RUNNING: i32 = 2;
 const STOPPED: i32 = 3;
 
 /// The state of a task in containerd.
@@ -23,23 +24,43 @@ pub enum TaskState {
     Stopped(u32),
 }
 
+/// A task that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunningTask {
+    /// containerd's namespace.
+    pub namespace: String,
+    /// The container's id.
+    pub id: String,
+    /// Its init, as the node numbers it.
+    pub pid: u32,
+}
+
 /// containerd's tasks in every namespace, by container id; `None` after a timeout.
 pub async fn tasks(address: PathBuf) -> Option<HashMap<String, TaskState>> {
+    let all = list(address).await?.into_iter().map(|(_, task)| {
+        let state =
+            if task.status == STOPPED { TaskState::Stopped(task.exit_status) } else { TaskState::Running };
+        (task.id, state)
+    });
+    Some(all.collect())
+}
+
+/// containerd's running tasks in every namespace; `None` after a timeout.
+pub async fn running_tasks(address: PathBuf) -> Option<Vec<RunningTask>> {
+    let running = list(address).await?.into_iter().filter(|(_, task)| task.status == RUNNING);
+    Some(running.map(|(namespace, task)| RunningTask { namespace, id: task.id, pid: task.pid }).collect())
+}
+
+/// All tasks with their namespaces.
+async fn list(address: PathBuf) -> Option<Vec<(String, ListedTask)>> {
     let listed = async {
         let channel = connect(address);
-        let mut tasks = HashMap::new();
+        let mut tasks = Vec::new();
         for namespace in namespaces(channel.clone()).await? {
             let request = within(ListTasks {}, &namespace)?;
             let answer: TaskListMessage =
                 unary(channel.clone(), "/containerd.services.tasks.v1.Tasks/List", request).await?;
-            tasks.extend(answer.tasks.into_iter().map(|task| {
-                let state = if task.status == STOPPED {
-                    TaskState::Stopped(task.exit_status)
-                } else {
-                    TaskState::Running
-                };
-                (task.id, state)
-            }));
+            tasks.extend(answer.tasks.into_iter().map(|task| (namespace.clone(), task)));
         }
         Ok::<_, Status>(tasks)
     };
@@ -67,6 +88,8 @@ struct TaskListMessage {
 struct ListedTask {
     #[prost(string, tag = "2")]
     id: String,
+    #[prost(uint32, tag = "3")]
+    pid: u32,
     #[prost(int32, tag = "4")]
     status: i32,
     #[prost(uint32, tag = "9")]

@@ -26,8 +26,10 @@ pub mod shim;
 mod receive;
 mod watermark;
 mod log_limiter;
+mod unwatched;
 
 pub use counts::{LinkState, SourceCounts};
 pub use final_count::FinalCounters;
 pub use recovered::{RecoveredSource, RecoveredSources};
 pub use shutdown::Shutdown;
+pub use unwatched::{UnwatchedContainer, unwatched};

@@ -15,6 +15,7 @@ use crate::node_watch::NodeWatch;
 use coroner_core::mode::Mode;
 use coroner_policy::PolicyClient;
 use coroner_policy::report::Listing;
+pub use coroner_sources::UnwatchedContainer;
 pub use coroner_sources::shim::UnmanagedPod;
 
 /// `GET /status`.
@@ -42,6 +43,9 @@ pub struct Status {
     /// Pods that started without the router and still run.
     #[serde(default)]
     pub unmanaged: Vec<UnmanagedPod>,
+    /// Containers that the node's agent does not find; `None`: not known.
+    #[serde(default)]
+    pub unwatched: Option<Vec<UnwatchedContainer>>,
     /// In the order of the configuration.
     pub sources: Vec<SourceStatus>,
     /// By name.
@@ -169,8 +173,9 @@ impl StatusReader {
         let listing = self.policies.list().await?;
         let guests = self.guests.list().await.ok()?;
         let (degraded, unmanaged) = (self.watch.degraded(), self.watch.unmanaged());
+        let unwatched = self.watch.unwatched().map(|it| it.as_ref().clone());
         let status = self.fixed.status(&self.counts, listing, guests, taps);
-        Some(Status { degraded, unmanaged, ..status })
+        Some(Status { degraded, unmanaged, unwatched, ..status })
     }
 }
 
@@ -186,6 +191,7 @@ impl FixedStatus {
             listing,
             degraded: None,
             unmanaged: Vec::new(),
+            unwatched: None,
             sources: self.sources.iter().map(|it| source(it, counts)).collect(),
             guests,
             sinks: self.sinks.iter().map(|it| sink(it, counts)).collect(),

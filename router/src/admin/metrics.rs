@@ -51,7 +51,10 @@ fn node(encoder: &mut DescriptorEncoder<'_>, watch: &NodeWatch) -> Result<(), Er
     let help = "1 while kills may be missed: an agent of this node is not connected, or there is none";
     gauge("coroner_degraded", help, i64::from(watch.degraded().is_some()))?;
     let help = "Pods that started without the router and still run";
-    gauge("coroner_unmanaged_pods", help, i64::try_from(watch.unmanaged().len()).unwrap_or(i64::MAX))
+    let size = |length| i64::try_from(length).unwrap_or(i64::MAX);
+    gauge("coroner_unmanaged_pods", help, size(watch.unmanaged().len()))?;
+    let help = "Containers in a cgroup that the node's agent does not find; absent while not known";
+    watch.unwatched().map_or(Ok(()), |it| gauge("coroner_unwatched_containers", help, size(it.len())))
 }
 
 fn sources(encoder: &mut DescriptorEncoder<'_>, counts: &Counts) -> Result<(), Error> {

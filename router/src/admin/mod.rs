@@ -16,6 +16,7 @@ use std::path::Path;
 
 pub use self::document::{
     GuestList, JournalStatus, SinkStatus, SourceStatus, Status, StatusReader, UnmanagedPod,
+    UnwatchedContainer,
 };
 pub use self::metrics::registry;
 pub use self::probes::Probes;

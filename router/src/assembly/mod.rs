@@ -23,7 +23,7 @@ use crate::counts::Counts;
 use crate::delivery::{Delivery, LifecycleLane, UnruledSignal};
 use crate::guests::{GuestClient, GuestManager};
 use crate::intake::{Intake, IntakeRecovery, WorkerTask, shard};
-use crate::node_watch::NodeWatch;
+use crate::node_watch::{Comparison, NodeWatch};
 use crate::source_factory::SourceFactory;
 use crate::worker::{self, Worker, WorkerOutput};
 use coroner_containerd::Identities;
@@ -93,6 +93,9 @@ impl Assembly {
         }
         if let Some(cost) = watch.without_agent() {
             tracing::warn!(cost, "degraded: the configuration has no agent of this node");
+        }
+        if let Some(comparison) = Comparison::of(config, &assembly.counts) {
+            assembly.add("comparison".to_owned(), comparison.run(assembly.stopped()));
         }
         for (source, listener) in config.sources.iter().zip(listeners) {
             match listener {

@@ -92,7 +92,7 @@ pub(crate) fn is_ruled(record: &Value, kind: &str, container: &str) -> bool {
         && !signal["event"][kind].is_null()
 }
 
-fn config(containerd: &Containerd, agent: &Agent) -> String {
+pub(crate) fn config(containerd: &Containerd, agent: &Agent) -> String {
     format!(
         r#"{usual}
 [[source]]

@@ -6,3 +6,4 @@ mod published;
 mod reasons;
 mod sigkill_policy;
 mod stock;
+mod unwatched;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use coroner::node::GuestStatus;
 use coroner::node::LinkState;
-use coroner::node::admin::{GuestList, SinkStatus, SourceStatus, Status, UnmanagedPod};
+use coroner::node::admin::{GuestList, SinkStatus, SourceStatus, Status, UnmanagedPod, UnwatchedContainer};
 
 use super::policies;
 use crate::render::Colour::{Bold, Red, Yellow};
@@ -37,6 +37,10 @@ pub(super) fn status(status: &Status, screen: &mut Screen) {
         screen.line("");
         unmanaged(&status.unmanaged, screen);
     }
+    if let Some(containers) = status.unwatched.as_ref().filter(|it| !it.is_empty()) {
+        screen.line("");
+        unwatched(containers, screen);
+    }
     screen.line("");
     let rows: Vec<_> = status.sinks.iter().map(|it| sink(it, screen.now)).collect();
     screen.table(&["SINK", "TYPE", "DELIVERED", "QUEUED", "OLDEST", "FAILED", "DROPPED"], rows);
@@ -59,6 +63,15 @@ fn unmanaged(pods: &[UnmanagedPod], screen: &mut Screen) {
         row!(pod_name(it), short_id(&it.id), since, it.because.as_str())
     });
     screen.table(&["UNMANAGED POD", "ID", "SINCE", "BECAUSE"], rows);
+}
+
+/// Containers that the node's agent does not find, and the agent's `--root` that finds them.
+fn unwatched(containers: &[UnwatchedContainer], screen: &mut Screen) {
+    let rows = containers.iter().map(|it| {
+        let root = it.root.as_ref().map_or_else(|| "-".to_owned(), |root| format!("--root +{root}"));
+        row!(short_id(&it.id), it.containerd_namespace.as_str(), it.cgroup.as_str(), root)
+    });
+    screen.table(&["UNWATCHED CONTAINER", "NAMESPACE", "CGROUP", "FOUND BY THE AGENT WITH"], rows);
 }
 
 /// `namespace/pod`; without CRI, containerd's namespace.

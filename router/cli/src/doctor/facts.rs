@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use coroner::node::UnwatchedContainer;
 use coroner::node::config::Mode;
 use coroner_shim_config::WrapperName;
 
@@ -122,6 +123,8 @@ pub(super) struct RouterFacts {
     pub(super) sources: Vec<SourceFacts>,
     /// Of type "agent", on this node; by name.
     pub(super) agents: Vec<(String, Socket)>,
+    /// Containers that these do not find; `None`: not known.
+    pub(super) unwatched: Option<Vec<UnwatchedContainer>>,
 }
 
 /// Where wrapped shims publish.

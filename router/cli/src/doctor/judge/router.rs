@@ -1,5 +1,7 @@
 //! The router's sockets, and whether they fit the wrapper's file.
 
+use coroner::node::UnwatchedContainer;
+
 use super::super::facts::{Facts, Program, RouterFacts, Socket, SourceFacts};
 use super::super::wrapper::Wrapper;
 use super::super::{Finding, Severity};
@@ -16,6 +18,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
             findings.extend(router.control.as_ref().map(control));
             findings.extend(router.sources.iter().map(|source| judge(facts.root, source)));
             findings.extend(agents(facts.root, router));
+            findings.extend(router.unwatched.iter().flatten().map(unwatched));
             // With a mistake in its file the wrapper starts pods without the router.
             if facts.wrapper.file.mistake().is_none() {
                 findings.extend(wrapped(facts).flat_map(|(runtime, program)| {
@@ -133,6 +136,20 @@ fn agents(root: bool, router: &RouterFacts) -> Vec<Finding> {
         }
     };
     router.agents.iter().map(judge).collect()
+}
+
+/// A container that the agent does not find.
+fn unwatched(container: &UnwatchedContainer) -> Finding {
+    let UnwatchedContainer { id, cgroup, root, .. } = container;
+    let message = format!("the agent does not find it at {cgroup}: its OOM kills may be missed");
+    let finding = Finding::warn(format!("container {id}"), message);
+    match root {
+        Some(root) => finding.change(format!(
+            "systemctl edit coroner-agent.service:\n[Service]\nExecStart=\n\
+             ExecStart=/usr/sbin/coroner-agent run --listen unix:///run/coroner/agent.sock --root '+{root}'"
+        )),
+        None => finding,
+    }
 }
 
 /// Whether there is a source for what a wrapper starts.

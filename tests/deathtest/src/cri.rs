@@ -1,6 +1,7 @@
 //! The calls of CRI that a run needs, with the requests that a kubelet sends.
 
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,8 +27,17 @@ const RUN_LABEL: &str = "deathtest.coroner/run";
 const ANSWER: Duration = Duration::from_secs(10);
 /// Any call: an image has to be pulled in this time.
 const CALL: Duration = Duration::from_secs(300);
+/// A runtime that is restarted during a run is waited for: this allows for a machine under load.
+const RESTARTED: Duration = Duration::from_secs(60);
+/// Between two calls to a runtime that does not answer.
+const RETRY: Duration = Duration::from_millis(200);
 /// containerd's CRI learns of an image that was just imported a few milliseconds later.
 const IMPORTED: Duration = Duration::from_secs(1);
+
+/// The runtime has ended, or is starting.
+#[derive(Debug, thiserror::Error)]
+#[error("the runtime does not answer: check that it runs: {0}")]
+pub(crate) struct Unavailable(String);
 
 /// A connection to a CRI runtime.
 #[derive(Debug, Clone)]
@@ -97,6 +107,27 @@ impl Cri {
         Ok((cri, runtime))
     }
 
+    /// Makes a call, once more for as long as the runtime is not available. For calls that have the
+    /// same result when they are repeated.
+    async fn repeated<T>(
+        &self,
+        call: impl AsyncFn(RuntimeServiceClient<Channel>) -> Result<tonic::Response<T>, tonic::Status>,
+    ) -> Result<T, tonic::Status> {
+        let start = Instant::now();
+        loop {
+            match call(self.runtime.clone()).await {
+                Err(status) if is_unavailable(&status) && start.elapsed() < RESTARTED => sleep(RETRY).await,
+                answer => return answer.map(tonic::Response::into_inner),
+            }
+        }
+    }
+
+    /// Waits until a runtime that was restarted answers.
+    pub(crate) async fn wait_available(&self) -> Result<()> {
+        let version = self.repeated(async |mut it| it.version(api::VersionRequest::default()).await);
+        version.await.map(drop).map_err(refused)
+    }
+
     /// The driver of cgroups. A runtime from before this call is taken to have none.
     pub(crate) async fn driver(&mut self) -> Driver {
         let answer = self.runtime.runtime_config(api::RuntimeConfigRequest::default()).await;
@@ -134,13 +165,22 @@ impl Cri {
 
     /// Starts a pod.
     pub(crate) async fn run_pod(&mut self, spec: &PodSpec<'_>) -> Result<Pod> {
-        let config = pod_config(spec);
-        let request = api::RunPodSandboxRequest {
-            config: Some(config.clone()),
-            runtime_handler: spec.handler.to_owned(),
-        };
-        let answer = self.runtime.run_pod_sandbox(request).await.map_err(refused)?;
-        Ok(Pod { id: answer.into_inner().pod_sandbox_id, config })
+        let mut config = pod_config(spec);
+        loop {
+            let request = api::RunPodSandboxRequest {
+                config: Some(config.clone()),
+                runtime_handler: spec.handler.to_owned(),
+            };
+            match self.runtime.run_pod_sandbox(request).await.map_err(refused) {
+                Ok(answer) => return Ok(Pod { id: answer.into_inner().pod_sandbox_id, config }),
+                Err(error) if error.is::<Unavailable>() => {
+                    self.wait_available().await?;
+                    // The name of the one that was interrupted stays in use.
+                    config.metadata.get_or_insert_default().attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Creates a container, and answers its id.
@@ -164,15 +204,15 @@ impl Cri {
     /// Stops a container: SIGTERM, and SIGKILL after `grace` seconds.
     pub(crate) async fn stop(&mut self, id: &str, grace: u32) -> Result<()> {
         let request = api::StopContainerRequest { container_id: id.to_owned(), timeout: grace.into() };
-        self.runtime.stop_container(request).await.map_err(refused).context("stopping a container")?;
-        Ok(())
+        let stopped = self.repeated(async |mut it| it.stop_container(request.clone()).await).await;
+        stopped.map(drop).map_err(refused).context("stopping a container")
     }
 
     /// What CRI shows of a container now.
     pub(crate) async fn status(&mut self, id: &str, verbose: bool) -> Result<Status> {
         let request = api::ContainerStatusRequest { container_id: id.to_owned(), verbose };
-        let answer = match self.runtime.container_status(request).await {
-            Ok(answer) => answer.into_inner(),
+        let answer = match self.repeated(async |mut it| it.container_status(request.clone()).await).await {
+            Ok(answer) => answer,
             Err(status) if status.code() == tonic::Code::NotFound => bail!(
                 "container {id} was removed by another program: a kubelet removes pods that its API server \
                  does not have; stop it for the run (systemctl stop kubelet)"
@@ -188,8 +228,8 @@ impl Cri {
     /// Removes a container; one that runs is killed first.
     pub(crate) async fn remove(&mut self, id: &str) -> Result<()> {
         let request = api::RemoveContainerRequest { container_id: id.to_owned() };
-        self.runtime.remove_container(request).await.map_err(refused).context("removing a container")?;
-        Ok(())
+        let removed = self.repeated(async |mut it| it.remove_container(request.clone()).await).await;
+        removed.map(drop).map_err(refused).context("removing a container")
     }
 
     /// Removes every pod of a run with its containers.
@@ -199,9 +239,9 @@ impl Cri {
             ..Default::default()
         };
         let request = api::ListPodSandboxRequest { filter: Some(filter) };
-        let pods = self.runtime.list_pod_sandbox(request).await.map_err(refused).context("listing pods")?;
+        let pods = self.repeated(async |mut it| it.list_pod_sandbox(request.clone()).await).await;
         let mut outcome = Ok(());
-        for pod in pods.into_inner().items {
+        for pod in pods.map_err(refused).context("listing pods")?.items {
             outcome = outcome.and(self.remove_pod(&pod.id).await);
         }
         outcome
@@ -211,9 +251,10 @@ impl Cri {
         let stop = api::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
         let remove = api::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
         let advice = || format!("pod {id} may remain: crictl rmp --force {id} removes it");
-        self.runtime.stop_pod_sandbox(stop).await.map_err(refused).with_context(advice)?;
-        self.runtime.remove_pod_sandbox(remove).await.map_err(refused).with_context(advice)?;
-        Ok(())
+        let stopped = self.repeated(async |mut it| it.stop_pod_sandbox(stop.clone()).await).await;
+        stopped.map_err(refused).with_context(advice)?;
+        let removed = self.repeated(async |mut it| it.remove_pod_sandbox(remove.clone()).await).await;
+        removed.map(drop).map_err(refused).with_context(advice)
     }
 }
 
@@ -242,11 +283,17 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 /// The runtime's own words, without those of the transport.
 fn refused(status: tonic::Status) -> anyhow::Error {
     match status.code() {
-        tonic::Code::Unavailable => {
-            anyhow!("the runtime does not answer: check that it runs: {}", status.message())
-        }
+        _ if is_unavailable(&status) => Unavailable(status.message().to_owned()).into(),
         code => anyhow!("{} ({code:?})", status.message()),
     }
+}
+
+/// The connection failed, which is an error of this side, or the runtime is starting.
+fn is_unavailable(status: &tonic::Status) -> bool {
+    status.code() == tonic::Code::Unavailable
+        || status.source().is_some()
+        // containerd's CRI answers before it has read its state.
+        || status.message().contains("server is not initialized yet")
 }
 
 fn pod_config(spec: &PodSpec) -> api::PodSandboxConfig {

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 
 use crate::case::{Case, Fault};
-use crate::cri::{Cri, Pod, Status};
+use crate::cri::{Cri, Pod, Status, Unavailable};
 use crate::verdict::Reading;
 
 /// Between two readings before the end. Late events of a stock shim come within 10 ms.
@@ -16,6 +16,9 @@ const INTERVAL: Duration = Duration::from_millis(2);
 const READY: Duration = Duration::from_secs(60);
 /// A container ends within a second of its start or of its fault, or after its grace period.
 const END: Duration = Duration::from_secs(90);
+
+/// Restarts of the runtime before one container has started.
+const MOST_RESTARTS: u32 = 10;
 
 /// A container that was made to die, or that did not start.
 #[derive(Debug)]
@@ -35,19 +38,48 @@ pub(crate) enum First {
     Running,
 }
 
+/// A container that was started, or why it was not.
+type Started = Result<StartedContainer, (String, anyhow::Error)>;
+
+/// A container that was started.
+#[derive(Debug)]
+pub(crate) struct StartedContainer {
+    pub(crate) id: String,
+    /// Its name in its pod.
+    name: String,
+}
+
+/// Creates and starts the container `name`. If the runtime is restarted before the container has
+/// started, another one is made: nothing is known about the first.
+pub(crate) async fn start(cri: &Cri, pod: &Pod, name: &str, image: &str, case: &Case) -> Started {
+    let (mut cri, mut again) = (cri.clone(), 0);
+    loop {
+        let name = if again == 0 { name.to_owned() } else { format!("{name}-{again}") };
+        let (id, started) = match cri.create(pod, &name, image, case).await {
+            Ok(id) => (id.clone(), cri.start(&id).await),
+            Err(error) => (String::new(), Err(error)),
+        };
+        match started {
+            Ok(()) => return Ok(StartedContainer { id, name }),
+            Err(error) if error.is::<Unavailable>() && again < MOST_RESTARTS => {
+                cri.wait_available().await.map_err(|error| (id, error))?;
+                again += 1;
+            }
+            Err(error) => return Err((id, error)),
+        }
+    }
+}
+
 /// Runs the container `name` of a case up to its first EXITED reading.
 pub(crate) async fn attempt(cri: &Cri, pod: &Pod, name: &str, image: &str, case: &Case) -> Result<Attempt> {
-    let mut cri = cri.clone();
-    let container = match cri.create(pod, name, image, case).await {
-        Ok(container) => container,
-        Err(error) => return Ok(not_started(String::new(), &error)),
-    };
-    if let Err(error) = cri.start(&container).await {
-        return Ok(not_started(container, &error));
+    match start(cri, pod, name, image, case).await {
+        Ok(StartedContainer { id, name }) => {
+            let mut life = Life { cri: cri.clone(), container: id, init: None };
+            let first = life.end(pod, &name, case).await?;
+            Ok(Attempt { container: life.container, init: life.init, first })
+        }
+        Err((container, error)) => Ok(not_started(container, &error)),
     }
-    let mut life = Life { cri, container, init: None };
-    let first = life.end(pod, name, case).await?;
-    Ok(Attempt { container: life.container, init: life.init, first })
 }
 
 fn not_started(container: String, error: &anyhow::Error) -> Attempt {

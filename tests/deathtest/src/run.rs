@@ -13,7 +13,7 @@ use crate::busy::Busy;
 use crate::card::{Card, Death, Skipped};
 use crate::case::{Case, Fault, Proof};
 use crate::cri::{Cri, Pod, PodSpec};
-use crate::death::{First, attempt};
+use crate::death::{First, attempt, start};
 use crate::evidence::Evidence;
 use crate::kernel_log::KernelLog;
 use crate::node::{self, Cgroups};
@@ -169,8 +169,8 @@ impl<'a> Run<'a> {
 
     async fn is_guest(&mut self, pod: &Pod, handler: &str) -> Result<bool> {
         let case = idle();
-        let id = self.cri.create(pod, &format!("idle-{handler}"), &self.options.image, &case).await?;
-        self.cri.start(&id).await?;
+        let started = start(&self.cri, pod, &format!("idle-{handler}"), &self.options.image, &case).await;
+        let id = started.map_err(|(_, error)| error)?.id;
         let status = self.cri.status(&id, true).await?;
         if let Some(ended) = status.ended {
             bail!("a container that sleeps ended with {ended}: image {} needs busybox", self.options.image);

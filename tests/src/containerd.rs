@@ -35,6 +35,15 @@ const WRAPPER: &str = "containerd-shim-coroner-v2";
 const READY: Duration = Duration::from_secs(30);
 const STOP: Duration = Duration::from_secs(20);
 
+/// The archive of [`IMAGE`], for a containerd that this harness does not start.
+pub fn image_archive() -> Result<Vec<u8>> {
+    image::archive(IMAGE, oomtest()?, &[PROGRAM])
+}
+
+fn oomtest() -> Result<Program<'static>> {
+    Ok(Program { name: "oomtest", bytes: program::oomtest()?, links: &[] })
+}
+
 /// A private containerd with its CRI plugin and the images loaded. Dropped, it and all its
 /// containers are ended.
 #[derive(Debug)]
@@ -71,9 +80,8 @@ impl Containerd {
             containerd.install_wrapper(setting.handlers())?;
         }
         containerd.start_again().await?;
-        let oomtest = Program { name: "oomtest", bytes: program::oomtest()?, links: &[] };
-        containerd.import(SANDBOX_IMAGE, oomtest, &[PROGRAM, "pause"])?;
-        containerd.import(IMAGE, oomtest, &[PROGRAM])?;
+        containerd.import(SANDBOX_IMAGE, oomtest()?, &[PROGRAM, "pause"])?;
+        containerd.import(IMAGE, oomtest()?, &[PROGRAM])?;
         Ok(containerd)
     }
 

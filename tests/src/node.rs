@@ -53,6 +53,11 @@ impl Node {
         succeed(&mut ssh)
     }
 
+    /// Reboots it, and waits until containerd answers again.
+    pub fn reboot(&self) -> Result<()> {
+        succeed(&mut self.xtask("reboot"))
+    }
+
     /// `cargo xtask node COMMAND --name NAME`.
     fn xtask(&self, command: &str) -> Command {
         let mut xtask = Command::new(env!("CARGO"));

@@ -4,7 +4,7 @@ use coroner_tests::node::Node;
 use coroner_tests::report::{print, timed};
 use serde_json::Value;
 
-use crate::{file, installed};
+use crate::{file, installed, kernel};
 
 const DEATHS_VARIABLE: &str = "CORONER_TEST_DEATHS";
 /// Under emulation a container needs four seconds, and three times that beside busy loops.
@@ -59,7 +59,7 @@ pub(crate) fn sum(document: &Value, handler: &str, verdict: &str) -> u64 {
 }
 
 /// What is promised of each handler while the router runs.
-fn check(document: &Value) {
+pub(crate) fn check(document: &Value) {
     for handler in HANDLERS {
         for verdict in ["lost", "false", "wrong", "not-started", "not-proven"] {
             assert_eq!(sum(document, handler, verdict), 0, "{handler}: {verdict}\n{document:#}");
@@ -82,6 +82,7 @@ fn no_kill_is_lost_in_any_mode() {
     let count = deaths();
     let node = installed("deaths");
     configure(&node);
+    kernel::kills_are_published_once_and_named(&node);
     let kills: String = KILLS.iter().map(|case| format!(" --case {case}")).collect();
 
     let whole = deathtest(&node, &HANDLERS, "");

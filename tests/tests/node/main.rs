@@ -5,6 +5,7 @@
 
 mod deaths;
 mod faults;
+mod kernel;
 mod package;
 
 use std::path::{Path, PathBuf};
@@ -31,4 +32,9 @@ fn package() -> PathBuf {
 /// A file of `tests/programs/node/coroner`.
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/node/coroner").join(name)
+}
+
+/// A script that runs in a node.
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/node").join(name)
 }

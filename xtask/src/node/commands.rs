@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
+use serde_json::json;
 
+use super::qmp::Qmp;
 use super::record::Record;
 use super::saved::Saved;
 use super::steps::Steps;
@@ -31,6 +33,10 @@ Examples:
   cargo xtask node ssh -- kubectl get nodes
   cargo xtask node ssh -- 'dmesg | tail'
   cargo xtask node ssh -- sh -s 10 < tests/programs/node/oom-count.sh";
+const REBOOT: &str = "\
+Examples:
+  cargo xtask node reboot
+  cargo xtask node reboot --name old";
 const STATUS: &str = "\
 Examples:
   cargo xtask node status
@@ -80,6 +86,13 @@ pub(crate) enum Command {
         #[arg(last = true)]
         command: Vec<String>,
     },
+    /// Reboots a node as its operator does, and waits until it is Ready again
+    #[command(after_help = REBOOT)]
+    Reboot {
+        /// Name of the node
+        #[arg(long, default_value = NAME)]
+        name: String,
+    },
     /// Prints the nodes and whether they are Ready
     #[command(after_help = STATUS)]
     Status {
@@ -111,6 +124,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
             up(&name, containerd.as_deref(), without_kubernetes, fresh)
         }
         Command::Ssh { name, command } => ssh::replace_this(&running(&name)?, &command),
+        Command::Reboot { name } => reboot(&running(&name)?),
         Command::Status { json } => status::print(json),
         Command::Down { all: true, .. } => down_all(),
         Command::Down { name, all: false } => match record::read(&name)? {
@@ -190,6 +204,22 @@ fn ready(node: &Record, state: Option<&Saved>) -> anyhow::Result<()> {
             ssh::wait_for_ready(node, ssh::BOOT)
         }
     }
+}
+
+fn reboot(node: &Record) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let boot = ssh::boot_id(node)?;
+    // A guest that panics still ends QEMU: it is only this reboot that does not.
+    let mut qemu = Qmp::connect(&node.folder)?;
+    qemu.execute("set-action", json!({ "reboot": "reset" }))?;
+    // ssh loses its connection while the command runs.
+    ssh::output(node, &["systemd-run", "--quiet", "--on-active=1", "systemctl", "reboot"])?;
+    ssh::close(node);
+    ssh::wait_for_boot(node, &boot)?;
+    qemu.execute("set-action", json!({ "reboot": "shutdown" }))?;
+    ssh::wait_for_ready(node, ssh::BOOT)?;
+    println!("node {} is Ready, rebooted in {:.0} s", node.name, start.elapsed().as_secs_f64());
+    Ok(())
 }
 
 fn down(node: &Record) -> anyhow::Result<()> {

@@ -64,6 +64,19 @@ pub(super) fn is_ready(node: &Record) -> anyhow::Result<()> {
     if answer == "ready" { Ok(()) } else { bail!("{answer}") }
 }
 
+/// The id of the boot that a node is in.
+pub(super) fn boot_id(node: &Record) -> anyhow::Result<String> {
+    output(node, &["cat", "/proc/sys/kernel/random/boot_id"])
+}
+
+/// Waits until a command runs in another boot than this.
+pub(super) fn wait_for_boot(node: &Record, before: &str) -> anyhow::Result<()> {
+    wait(node, BOOT, || match boot_id(node)? {
+        same if same == before => bail!("the node has not ended its boot {before}"),
+        _ => Ok(()),
+    })
+}
+
 /// Tries every half second until it succeeds; at the limit the last error is the reason.
 fn wait(
     node: &Record,

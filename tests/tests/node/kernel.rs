@@ -1,0 +1,95 @@
+//! Kills in cgroups as container runtimes lay them out, made by hand: every layout, groups, and
+//! more kills at once than the kernel's log describes. What the router published is judged.
+
+use std::collections::BTreeMap;
+
+use coroner_tests::node::Node;
+use coroner_tests::report::{print, timed};
+use serde_json::Value;
+
+use crate::script;
+
+/// Cgroups of the default roots, `@` for the container's id. After `=`: a cgroup within it.
+const LAYOUTS: [(&str, &str); 15] = [
+    ("containerd, systemd driver", "kubepods.slice/kubepods-pod1.slice/cri-containerd-@.scope"),
+    ("containerd, cgroupfs driver", "kubepods/burstable/pod1/@"),
+    ("mixed drivers", "system.slice/kubepods-burstable-pod1.slice:cri-containerd:@"),
+    ("mixed drivers, at the top", "kubepods-burstable-pod1.slice:cri-containerd:@"),
+    ("crun, systemd driver", "kubepods.slice/kubepods-pod2.slice/cri-containerd-@.scope=container"),
+    ("CRI-O", "kubepods.slice/kubepods-pod3.slice/crio-@.scope"),
+    ("Docker, systemd driver", "system.slice/docker-@.scope"),
+    ("Docker, cgroupfs driver", "docker/@"),
+    ("kind", "kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod1.slice/cri-containerd-@.scope"),
+    ("nerdctl", "system.slice/nerdctl-@.scope"),
+    ("ctr", "k8s.io/@"),
+    ("Podman", "machine.slice/libpod-@.scope"),
+    ("ECS, systemd driver", "ecstasks.slice/ecstasks-1.slice/docker-@.scope"),
+    ("ECS, cgroupfs driver", "ecs/1/@"),
+    ("Docker in a pod", "kubepods/besteffort/pod4/@=docker/inner"),
+];
+/// Processes of a group that is killed.
+const GROUPS: [u32; 3] = [1, 2, 400];
+/// Kills at once: the kernel's log describes ten in five seconds.
+const STORM: usize = 200;
+
+const AUDIT: &str = "/var/log/coroner/audit.jsonl";
+
+/// What was published of a container's kills.
+#[derive(Debug, Default)]
+struct Published {
+    task_ooms: usize,
+    victims: Vec<String>,
+}
+
+/// A container's id that is made of a number.
+fn id(number: usize) -> String {
+    format!("{number:064}")
+}
+
+/// Of all containers, from the audit file.
+fn published(node: &Node) -> BTreeMap<String, Published> {
+    let mut all = BTreeMap::<String, Published>::new();
+    for line in node.run(&format!("cat {AUDIT}")).unwrap().lines() {
+        let record: Value = serde_json::from_str(line).unwrap();
+        let signal = &record["signal"];
+        let Some(kill) = signal["event"].get("oom-kill") else { continue };
+        let of = all.entry(signal["target"]["container-id"].as_str().unwrap().to_owned()).or_default();
+        let actions = record["actions"].as_array().into_iter().flatten();
+        of.task_ooms += actions.filter(|action| *action == "task-oom").count();
+        of.victims.extend(kill["victim"]["comm"].as_str().map(str::to_owned));
+    }
+    all
+}
+
+/// On a node where agent and router run.
+pub(crate) fn kills_are_published_once_and_named(node: &Node) {
+    let _timed = timed("kills_are_published_once_and_named");
+    node.copy(&script("kills.sh"), "/tmp/kills.sh").unwrap();
+
+    let paths = LAYOUTS.iter().enumerate().map(|(at, (_, path))| path.replace('@', &id(1000 + at)));
+    node.run(&format!("sh /tmp/kills.sh one {}", paths.collect::<Vec<_>>().join(" "))).unwrap();
+    for (at, size) in GROUPS.iter().enumerate() {
+        let path = format!("kubepods.slice/kubepods-pod5.slice/cri-containerd-{}.scope", id(2000 + at));
+        node.run(&format!("sh /tmp/kills.sh group {path} {size}")).unwrap();
+    }
+    let prefix = "kubepods.slice/kubepods-pod6.slice/cri-containerd-";
+    node.run(&format!("sh /tmp/kills.sh storm {prefix} {STORM}")).unwrap();
+    let counted = node.run("grep '^oom_kill ' /proc/vmstat").unwrap();
+    print(format_args!("the kernel counts: {}", counted.trim()));
+
+    let all = published(node);
+    let check = |what: &str, number: usize| {
+        let published = all.get(&id(number));
+        assert!(published.is_some_and(|it| it.task_ooms == 1), "{what}: {published:?}\n{all:#?}");
+        published.is_some_and(|it| it.victims.iter().any(|it| it == "tail"))
+    };
+    for (at, (what, _)) in LAYOUTS.iter().enumerate() {
+        assert!(check(what, 1000 + at), "{what}: its victim is not named\n{all:#?}");
+    }
+    for (at, size) in GROUPS.iter().enumerate() {
+        assert!(check(&format!("a group of {size}"), 2000 + at), "a group of {size}\n{all:#?}");
+    }
+    let named = (0..STORM).filter(|at| check("one of many at once", *at)).count();
+    print(format_args!("{STORM} kills at once: each published once, {named} with their victim"));
+    assert!(named > STORM / 2, "the kernel's log describes ten in five seconds");
+}

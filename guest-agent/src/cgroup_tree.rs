@@ -16,8 +16,11 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::fs::{Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use coroner_transport::limits::valid_container_id;
+
+use crate::cgroup::roots::{CgroupKind, RootPattern, classify};
 use crate::cgroup::{Hierarchy, POPULATION};
-use crate::container_roots::{CgroupKind, RootPattern, classify};
+
 use crate::log::log;
 
 /// Limit on inotify watches. Each holds an inode in the kernel and some 200 bytes here: without a
@@ -179,7 +182,7 @@ impl CgroupTree {
     fn search_below(&mut self, cgroup: &str, depth: usize, out: &mut Vec<CgroupChange>) {
         match classify(cgroup, &self.roots) {
             CgroupKind::Outside => return,
-            CgroupKind::Container(id) => {
+            CgroupKind::Container(id) if valid_container_id(id) => {
                 let id = id.to_owned();
                 if !self.watch_container(cgroup, Some(id.clone()), out)
                     && !self.hierarchy.folder(cgroup).is_dir()
@@ -192,8 +195,8 @@ impl CgroupTree {
                 }
                 return;
             }
-            CgroupKind::Structure if depth > MAX_DEPTH => return,
-            CgroupKind::Structure => {}
+            CgroupKind::Container(_) | CgroupKind::Structure if depth > MAX_DEPTH => return,
+            CgroupKind::Container(_) | CgroupKind::Structure => {}
         }
         // Watched before it is listed: what appears in between is then found twice, but never
         // missed.

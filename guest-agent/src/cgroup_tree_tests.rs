@@ -48,6 +48,25 @@ fn container_found_when_root_appears_late() {
 }
 
 #[test]
+fn cgroup_with_a_bad_id_is_not_a_container() {
+    let (mount, mut tree) = tree(&["r", "docker"]);
+    for bad in [
+        "r/.hidden",
+        "r/a b",
+        &format!("r/{}", "a".repeat(250)),
+        "docker/x.slice:docker:a:b",
+        "docker/x.slice:other:a",
+    ] {
+        fs::create_dir_all(mount.path().join(bad).join("good")).unwrap();
+    }
+    let mut out = Vec::new();
+    tree.search(&mut out);
+    let found: Vec<String> = out.iter().map(short).collect();
+    let long = "a".repeat(250);
+    assert_eq!(found, [format!("+{long} /r/{long}")], "250 characters are good");
+}
+
+#[test]
 fn short_lived_container_is_reported() {
     let (mount, mut tree) = tree(&["r"]);
     fs::create_dir(mount.path().join("r")).unwrap();

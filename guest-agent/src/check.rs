@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
+use crate::cgroup::roots::RootPattern;
 use crate::cgroup::{Hierarchy, Version};
 use crate::cgroup_tree::{CgroupChange, CgroupTree};
 use crate::connector::Connector;
-use crate::container_roots::RootPattern;
 use crate::kmsg::Kmsg;
 use crate::oom_trace::OomTrace;
 use crate::placement::{self, Placement};

@@ -9,7 +9,7 @@
 //!   /dev/kmsg, tracefs: the victims --+
 //! ```
 //!
-//! In the order a signal meets them: `container_roots` and `cgroup_tree` discover containers;
+//! In the order a signal meets them: `cgroup_tree` discovers containers;
 //! `coroner-cgroup`, `kmsg`, `oom_trace`, `connector`, `zombies` and `process` read the kernel;
 //! `watcher` waits for all of them and updates `state`, with the cursors of `kata_cursors`;
 //! `server` and `kata` serve that state, `connections` accepts each reader. `placement` decides
@@ -21,7 +21,6 @@ mod check;
 mod command;
 mod connections;
 mod connector;
-mod container_roots;
 mod encoded_signal;
 mod kata;
 mod kata_cursors;
@@ -52,19 +51,19 @@ use coroner_transport::Address;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+pub use crate::cgroup::roots::{DEFAULT_ROOTS, RootPatternError};
 pub use crate::check::{Capability, Findings, FoundContainer, check};
 pub use crate::command::CommandExit;
-pub use crate::container_roots::{DEFAULT_ROOTS, RootPatternError};
 pub use crate::placement::Placement;
 pub use crate::pressure::{PressureRule, PressureRuleError, PsiTrigger};
 pub use crate::unix_signals::UnixSignals;
 use coroner_cgroup as cgroup;
 pub use coroner_cgroup::{Hierarchy, HierarchyError, Version};
 
+use crate::cgroup::roots::RootPattern;
 use crate::cgroup_tree::CgroupTree;
 use crate::command::RunningCommand;
 use crate::connector::Connector;
-use crate::container_roots::RootPattern;
 use crate::kata::{HealthService, KataService};
 use crate::kmsg::Kmsg;
 use crate::log::log;

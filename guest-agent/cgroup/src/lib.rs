@@ -4,7 +4,7 @@
 mod level;
 pub mod poll_schedule;
 pub mod ready;
-pub mod scope;
+pub mod roots;
 mod v1;
 mod v2;
 

@@ -252,10 +252,9 @@ impl Watcher {
             .map(|event| ({ event.data }.u64(), { event.flags }.contains(epoll::EventFlags::ERR)))
             .collect();
         let is_ready = |token| ready.iter().any(|(it, _)| *it == token);
-        // Marks first: a victim's cgroup is read while the process exists.
-        if is_ready(OOM_TRACE) {
-            self.drain_trace();
-        }
+        // Marks first, also where this batch has no room for them: a victim's cgroup is read while
+        // the process exists.
+        self.drain_trace();
         // Cgroups next, so that a process event finds its container; then wait statuses, then
         // pidfds.
         if is_ready(TREE) {

@@ -94,27 +94,36 @@ impl Comparison {
 
     /// Compares again and again, and logs each container once, until `stop` turns true.
     pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
-        let mut logged = HashSet::new();
-        let mut pause = FIRST_COMPARISON;
-        while tokio::time::timeout(pause, stop.wait_for(|stop| *stop)).await.is_err() {
-            let found = unwatched(&self.agents, self.containerd.clone()).await;
-            let now = found.iter().flatten();
-            let logged_before = std::mem::replace(&mut logged, now.clone().map(|it| it.id.clone()).collect());
-            for it in now.filter(|it| !logged_before.contains(&it.id)) {
-                let UnwatchedContainer { id, containerd_namespace, cgroup, root } = it;
-                tracing::warn!(
-                    container = id,
-                    containerd_namespace,
-                    cgroup,
-                    root,
-                    "unwatched: the agent does not find this container, its OOM kills may be missed; start \
-                     coroner-agent with --root +ROOT"
-                );
+        let compare = async {
+            let mut logged = HashSet::new();
+            tokio::time::sleep(FIRST_COMPARISON).await;
+            loop {
+                let found = unwatched(&self.agents, self.containerd.clone()).await;
+                if let Some(found) = &found {
+                    found.iter().filter(|it| !logged.contains(&it.id)).for_each(log);
+                    logged = found.iter().map(|it| it.id.clone()).collect();
+                }
+                *self.unwatched.lock().unwrap_or_else(PoisonError::into_inner) = found.map(Arc::new);
+                tokio::time::sleep(COMPARISON).await;
             }
-            *self.unwatched.lock().unwrap_or_else(PoisonError::into_inner) = found.map(Arc::new);
-            pause = COMPARISON;
+        };
+        tokio::select! {
+            () = compare => {}
+            _ = stop.wait_for(|stop| *stop) => {}
         }
     }
+}
+
+fn log(container: &UnwatchedContainer) {
+    let UnwatchedContainer { id, containerd_namespace, cgroup, root } = container;
+    tracing::warn!(
+        container = id,
+        containerd_namespace,
+        cgroup,
+        root,
+        "unwatched: the agent does not find this container, its OOM kills may be missed; with a root, \
+         start coroner-agent with --root +ROOT"
+    );
 }
 
 #[cfg(test)]

@@ -9,8 +9,10 @@ use tonic::Status;
 
 use crate::grpc::{connect, namespaces, unary, within};
 
-/// Timeout of the list of all tasks at the start.
+/// Timeout of the list of all tasks where an end waits for it.
 const LISTING: Duration = Duration::from_secs(2);
+/// And where nothing waits: containerd queries one shim after another.
+const LISTING_RUNNING: Duration = Duration::from_secs(20);
 /// `containerd.v1.types.Status`.
 const RUNNING: i32 = 2;
 const STOPPED: i32 = 3;
@@ -35,9 +37,9 @@ pub struct RunningTask {
     pub pid: u32,
 }
 
-/// containerd's tasks in every namespace, by container id; `None` after a timeout.
+/// containerd's tasks in every namespace, by container id; `None`: it does not list them.
 pub async fn tasks(address: PathBuf) -> Option<HashMap<String, TaskState>> {
-    let all = list(address).await?.into_iter().map(|(_, task)| {
+    let all = list(address, LISTING).await?.into_iter().map(|(_, task)| {
         let state =
             if task.status == STOPPED { TaskState::Stopped(task.exit_status) } else { TaskState::Running };
         (task.id, state)
@@ -45,14 +47,15 @@ pub async fn tasks(address: PathBuf) -> Option<HashMap<String, TaskState>> {
     Some(all.collect())
 }
 
-/// containerd's running tasks in every namespace; `None` after a timeout.
+/// containerd's running tasks in every namespace; `None`: it does not list them.
 pub async fn running_tasks(address: PathBuf) -> Option<Vec<RunningTask>> {
-    let running = list(address).await?.into_iter().filter(|(_, task)| task.status == RUNNING);
+    let running =
+        list(address, LISTING_RUNNING).await?.into_iter().filter(|(_, task)| task.status == RUNNING);
     Some(running.map(|(namespace, task)| RunningTask { namespace, id: task.id, pid: task.pid }).collect())
 }
 
 /// All tasks with their namespaces.
-async fn list(address: PathBuf) -> Option<Vec<(String, ListedTask)>> {
+async fn list(address: PathBuf, limit: Duration) -> Option<Vec<(String, ListedTask)>> {
     let listed = async {
         let channel = connect(address);
         let mut tasks = Vec::new();
@@ -64,10 +67,10 @@ async fn list(address: PathBuf) -> Option<Vec<(String, ListedTask)>> {
         }
         Ok::<_, Status>(tasks)
     };
-    match timeout(LISTING, listed).await {
+    match timeout(limit, listed).await {
         Ok(Ok(tasks)) => Some(tasks),
         Ok(Err(status)) => {
-            tracing::warn!(error = status.message(), "containerd refused the list of tasks");
+            tracing::warn!(error = status.message(), "containerd does not list its tasks");
             None
         }
         Err(_) => None,

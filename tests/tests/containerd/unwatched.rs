@@ -37,15 +37,15 @@ async fn container_outside_of_the_roots_is_named() {
         "id": pod.id,
         "containerd-namespace": "k8s.io",
         "cgroup": format!("/{outside}/{}", pod.id),
-        "root": outside,
+        "root": containerd.cgroup(),
     }]);
     assert_eq!(compared(&router).await.unwrap(), missed);
     let text = String::from_utf8(router.command(&["status"]).unwrap().stdout).unwrap();
-    assert!(text.contains(&format!("--root +{outside}")), "{text}");
+    assert!(text.contains(&format!("--root +{}", containerd.cgroup())), "{text}");
     router.wait_logged(&pod.id, 1, COMPARED).await.unwrap();
 
     // The advice, to the letter. It adds the default roots too.
-    let advice = format!("+{outside}");
+    let advice = format!("+{}", containerd.cgroup());
     let agent = Agent::start_with(&inside, &["--root", &advice]).await.unwrap();
     let router = Router::start(&config(&containerd, &agent)).await.unwrap();
     assert_eq!(compared(&router).await.unwrap(), json!([]));

@@ -1,5 +1,7 @@
 //! The router's sockets, and whether they fit the wrapper's file.
 
+use std::collections::BTreeSet;
+
 use coroner::node::UnwatchedContainer;
 
 use super::super::facts::{Facts, Program, RouterFacts, Socket, SourceFacts};
@@ -18,7 +20,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
             findings.extend(router.control.as_ref().map(control));
             findings.extend(router.sources.iter().map(|source| judge(facts.root, source)));
             findings.extend(agents(facts.root, router));
-            findings.extend(router.unwatched.iter().flatten().map(unwatched));
+            findings.extend(router.unwatched.as_deref().and_then(|it| unwatched(router, it)));
             // With a mistake in its file the wrapper starts pods without the router.
             if facts.wrapper.file.mistake().is_none() {
                 findings.extend(wrapped(facts).flat_map(|(runtime, program)| {
@@ -138,18 +140,27 @@ fn agents(root: bool, router: &RouterFacts) -> Vec<Finding> {
     router.agents.iter().map(judge).collect()
 }
 
-/// A container that the agent does not find.
-fn unwatched(container: &UnwatchedContainer) -> Finding {
-    let UnwatchedContainer { id, cgroup, root, .. } = container;
-    let message = format!("the agent does not find it at {cgroup}: its OOM kills may be missed");
-    let finding = Finding::warn(format!("container {id}"), message);
-    match root {
-        Some(root) => finding.change(format!(
-            "systemctl edit coroner-agent.service:\n[Service]\nExecStart=\n\
-             ExecStart=/usr/sbin/coroner-agent run --listen unix:///run/coroner/agent.sock --root '+{root}'"
-        )),
-        None => finding,
+/// Containers that the agents do not find.
+fn unwatched(router: &RouterFacts, containers: &[UnwatchedContainer]) -> Option<Finding> {
+    const NAMED: usize = 5;
+    let named = containers.iter().take(NAMED).map(|it| format!("{} at {}", it.id, it.cgroup));
+    let mut names = named.collect::<Vec<_>>().join(", ");
+    if containers.len() > NAMED {
+        names.push_str(&format!(" and {} more", containers.len() - NAMED));
     }
+    let message = format!("it does not find these containers, and their OOM kills may be missed: {names}");
+    let finding = Finding::warn("agent", message);
+    let roots: BTreeSet<&str> = containers.iter().filter_map(|it| it.root.as_deref()).collect();
+    let (_, socket) = router.agents.first().filter(|_| !containers.is_empty())?;
+    if roots.is_empty() {
+        return Some(finding);
+    }
+    let options: String = roots.iter().map(|root| format!(" --root '+{root}'")).collect();
+    let (program, path) = ("/usr/sbin/coroner-agent", socket.path.display());
+    Some(finding.change(format!(
+        "systemctl edit coroner-agent.service, with the options that it has already:\n[Service]\nExecStart=\n\
+         ExecStart={program} run --listen unix://{path}{options}\n# systemctl restart coroner-agent.service"
+    )))
 }
 
 /// Whether there is a source for what a wrapper starts.

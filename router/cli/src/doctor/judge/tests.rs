@@ -329,7 +329,7 @@ fn what_is_missing_on_a_machine_is_found() {
                 }]);
             },
             Severity::Warn,
-            "the agent does not find it at /default/web",
+            "it does not find these containers, and their OOM kills may be missed: web at /default/web",
             "--root '+default'",
         ),
         (

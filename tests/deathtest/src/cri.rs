@@ -29,6 +29,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 const CALL: Duration = Duration::from_secs(300);
 /// A runtime that is restarted during a run is waited for: this allows for a machine under load.
 const RESTARTED: Duration = Duration::from_secs(60);
+/// Restarts of the runtime before one pod or container has started.
+pub(crate) const MOST_RESTARTS: u32 = 10;
 /// Between two calls to a runtime that does not answer.
 const RETRY: Duration = Duration::from_millis(200);
 /// containerd's CRI learns of an image that was just imported a few milliseconds later.
@@ -124,6 +126,7 @@ impl Cri {
 
     /// Waits until a runtime that was restarted answers.
     pub(crate) async fn wait_available(&self) -> Result<()> {
+        sleep(RETRY).await;
         let version = self.repeated(async |mut it| it.version(api::VersionRequest::default()).await);
         version.await.map(drop).map_err(refused)
     }
@@ -166,6 +169,7 @@ impl Cri {
     /// Starts a pod.
     pub(crate) async fn run_pod(&mut self, spec: &PodSpec<'_>) -> Result<Pod> {
         let mut config = pod_config(spec);
+        let mut restarts = 0;
         loop {
             let request = api::RunPodSandboxRequest {
                 config: Some(config.clone()),
@@ -173,8 +177,9 @@ impl Cri {
             };
             match self.runtime.run_pod_sandbox(request).await.map_err(refused) {
                 Ok(answer) => return Ok(Pod { id: answer.into_inner().pod_sandbox_id, config }),
-                Err(error) if error.is::<Unavailable>() => {
+                Err(error) if error.is::<Unavailable>() && restarts < MOST_RESTARTS => {
                     self.wait_available().await?;
+                    restarts += 1;
                     // The name of the one that was interrupted stays in use.
                     config.metadata.get_or_insert_default().attempt += 1;
                 }
@@ -271,6 +276,9 @@ fn dial(endpoint: &str) -> Result<Endpoint> {
     Ok(endpoint.timeout(CALL))
 }
 
+/// tonic's text for a call that took longer than [`CALL`].
+const TIMEOUT_EXPIRED: &str = "Timeout expired";
+
 /// The innermost cause: `No such file or directory` instead of `transport error`.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
@@ -290,8 +298,10 @@ fn refused(status: tonic::Status) -> anyhow::Error {
 
 /// The connection failed, which is an error of this side, or the runtime is starting.
 fn is_unavailable(status: &tonic::Status) -> bool {
+    // A call that hangs has its own timeout, and is not repeated.
+    let is_timeout = status.source().is_some_and(|it| root_cause(it) == TIMEOUT_EXPIRED);
     status.code() == tonic::Code::Unavailable
-        || status.source().is_some()
+        || status.source().is_some() && !is_timeout
         // containerd's CRI answers before it has read its state.
         || status.message().contains("server is not initialized yet")
 }

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 
 use crate::case::{Case, Fault};
-use crate::cri::{Cri, Pod, Status, Unavailable};
+use crate::cri::{Cri, MOST_RESTARTS, Pod, Status, Unavailable};
 use crate::verdict::Reading;
 
 /// Between two readings before the end. Late events of a stock shim come within 10 ms.
@@ -16,9 +16,6 @@ const INTERVAL: Duration = Duration::from_millis(2);
 const READY: Duration = Duration::from_secs(60);
 /// A container ends within a second of its start or of its fault, or after its grace period.
 const END: Duration = Duration::from_secs(90);
-
-/// Restarts of the runtime before one container has started.
-const MOST_RESTARTS: u32 = 10;
 
 /// A container that was made to die, or that did not start.
 #[derive(Debug)]
@@ -62,8 +59,12 @@ pub(crate) async fn start(cri: &Cri, pod: &Pod, name: &str, image: &str, case: &
         match started {
             Ok(()) => return Ok(StartedContainer { id, name }),
             Err(error) if error.is::<Unavailable>() && again < MOST_RESTARTS => {
-                cri.wait_available().await.map_err(|error| (id, error))?;
+                cri.wait_available().await.map_err(|error| (id.clone(), error))?;
                 again += 1;
+                // It may have started: its kill is not to be taken for that of the next one.
+                if !id.is_empty() {
+                    cri.remove(&id).await.map_err(|error| (id, error))?;
+                }
             }
             Err(error) => return Err((id, error)),
         }

@@ -1,6 +1,6 @@
 #!/bin/sh
 # kills.sh: runs in a node as root. Makes cgroups as container runtimes do, and lets the kernel kill
-# in them. The cgroups are removed.
+# in them. Cgroups of containers are removed, those above them stay.
 #   kills.sh one PATH...         one process in each, one cgroup after another
 #   kills.sh group PATH COUNT    COUNT processes that the kernel kills as a group
 #   kills.sh storm PREFIX COUNT  one process in each of COUNT cgroups at once: PREFIX followed by
@@ -33,7 +33,12 @@ exceed() {
 
 # gone PATH: removes a cgroup, once its processes are.
 gone() {
-    until rmdir "$1" 2> /dev/null; do sleep 0.05; done
+    tries=0
+    until rmdir "$1" 2> /dev/null; do
+        tries=$((tries + 1))
+        [ $tries -lt 1200 ] || { echo "$1 cannot be removed" >&2; exit 1; }
+        sleep 0.05
+    done
 }
 
 case $1 in
@@ -57,7 +62,7 @@ group)
     limit "$2" "$((8 + $3 / 2))M"
     echo 1 > "$2/memory.oom.group"
     sleep 0.3
-    sh -c 'echo $$ > "$0/cgroup.procs"
+    sh -ec 'echo $$ > "$0/cgroup.procs"
         at=1
         while [ $at -lt $1 ]; do sleep 1000 & at=$((at + 1)); done
         exec tail /dev/zero' "$2" "$3" || true

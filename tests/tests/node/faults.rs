@@ -28,7 +28,7 @@ const fn fault_of_agent(name: &'static str, line: &'static str) -> Fault {
     Fault { name, line, allowed: &[("runc", "lost")] }
 }
 
-/// containerd shows the status 255 of a container whose end it missed.
+/// containerd shows the status 255 of a container if it missed the end.
 const fn fault_of_containerd(name: &'static str, line: &'static str) -> Fault {
     Fault { name, line, allowed: &[("runc", "wrong"), ("wrapped", "wrong"), ("proxied", "wrong")] }
 }
@@ -66,10 +66,11 @@ impl<'a> Repeated<'a> {
         Self(node)
     }
 
-    /// Ends it after the round under way, so that nothing stays stopped, and answers the rounds.
+    /// Ends it after the round under way, so that nothing stays stopped, and answers the rounds
+    /// that were whole before.
     fn end(&self) -> u32 {
         let ended = "rm -f /run/fault; while systemctl --quiet is-active fault; do sleep 0.2; done";
-        self.0.run(&format!("{ended}; wc -l < /run/rounds")).unwrap().trim().parse().unwrap()
+        self.0.run(&format!("wc -l < /run/rounds; {ended}")).unwrap().trim().parse().unwrap()
     }
 }
 

@@ -208,18 +208,25 @@ fn ready(node: &Record, state: Option<&Saved>) -> anyhow::Result<()> {
 
 fn reboot(node: &Record) -> anyhow::Result<()> {
     let start = Instant::now();
-    let boot = ssh::boot_id(node)?;
-    // A guest that panics still ends QEMU: it is only this reboot that does not.
     let mut qemu = Qmp::connect(&node.folder)?;
-    qemu.execute("set-action", json!({ "reboot": "reset" }))?;
-    // ssh loses its connection while the command runs.
-    ssh::output(node, &["systemd-run", "--quiet", "--on-active=1", "systemctl", "reboot"])?;
-    ssh::close(node);
-    ssh::wait_for_boot(node, &boot)?;
-    qemu.execute("set-action", json!({ "reboot": "shutdown" }))?;
+    let mut set = |action: &str| qemu.execute("set-action", json!({ "reboot": action }));
+    set("reset")?;
+    let booted = restarted(node);
+    // As it was started: a guest that panics ends QEMU, and does not boot again and again.
+    set("shutdown")?;
+    booted?;
     ssh::wait_for_ready(node, ssh::BOOT)?;
     println!("node {} is Ready, rebooted in {:.0} s", node.name, start.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// Has the node reboot, and waits for the next boot.
+fn restarted(node: &Record) -> anyhow::Result<()> {
+    let boot = ssh::boot_id(node)?;
+    // ssh would lose its connection while the command runs.
+    ssh::output(node, &["systemd-run", "--quiet", "--on-active=1", "systemctl", "reboot"])?;
+    ssh::close(node);
+    ssh::wait_for_boot(node, &boot)
 }
 
 fn down(node: &Record) -> anyhow::Result<()> {

@@ -12,15 +12,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use coroner_transport::limits::valid_container_id;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::fs::{Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use coroner_transport::limits::valid_container_id;
-
 use crate::cgroup::roots::{CgroupKind, RootPattern, classify};
 use crate::cgroup::{Hierarchy, POPULATION};
-
 use crate::log::log;
 
 /// Limit on inotify watches. Each holds an inode in the kernel and some 200 bytes here: without a

@@ -46,7 +46,7 @@ pub struct Counts {
     /// Reports that match no route.
     pub reports_unrouted: Arc<Count>,
     /// Containers that the node's agent does not find; `None`: not known.
-    pub unwatched: Arc<Mutex<Option<Arc<Vec<UnwatchedContainer>>>>>,
+    pub unwatched: Arc<Mutex<Option<Vec<UnwatchedContainer>>>>,
 }
 
 impl Counts {

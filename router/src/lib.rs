@@ -69,9 +69,9 @@ pub mod node {
     pub use crate::delivery::*;
     pub use crate::guests::*;
     pub use crate::intake::*;
+    pub use crate::node_watch::unwatched;
     pub use crate::source_factory::*;
     pub use crate::worker::*;
-    pub use coroner_sources::unwatched;
 
     /// The documents of the admin server.
     pub mod admin {

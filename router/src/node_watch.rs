@@ -11,7 +11,6 @@ use tokio::sync::watch;
 use crate::config::{Config, Mode, SourceKind};
 use crate::counts::{Counts, SourceCounts, UnwatchedContainer};
 use coroner_sources::shim::{UnmanagedPod, UnmanagedPods};
-use coroner_sources::unwatched;
 use coroner_transport::Address;
 
 /// After the start, when the agent's link is up; and between two comparisons of containerd's tasks
@@ -31,7 +30,7 @@ pub struct NodeWatch {
     /// The sources that read an agent of the node itself.
     agents: Vec<(String, Arc<SourceCounts>)>,
     unmanaged: UnmanagedPods,
-    unwatched: Arc<Mutex<Option<Arc<Vec<UnwatchedContainer>>>>>,
+    unwatched: Arc<Mutex<Option<Vec<UnwatchedContainer>>>>,
 }
 
 impl NodeWatch {
@@ -70,26 +69,48 @@ impl NodeWatch {
 
     /// Containers that the node's agent does not find. `None`: not known, since there is no agent
     /// or no containerd to compare.
-    pub fn unwatched(&self) -> Option<Arc<Vec<UnwatchedContainer>>> {
+    pub fn unwatched(&self) -> Option<Vec<UnwatchedContainer>> {
         self.unwatched.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// What a configuration has to be compared: the agents of this node, and containerd.
+#[derive(Debug)]
+struct ComparedConfig {
+    agents: Vec<Address>,
+    containerd: PathBuf,
+}
+
+impl ComparedConfig {
+    /// `None` for a configuration without an agent of this node, or without containerd.
+    fn of(config: &Config) -> Option<Self> {
+        let agents = config.sources.iter().filter(|it| it.kind == SourceKind::Agent && it.guest.is_none());
+        let agents: Vec<Address> = agents.map(|it| it.address.clone()).collect();
+        let containerd = config.containerd.as_ref()?.address.clone()?;
+        (!agents.is_empty()).then_some(Self { agents, containerd })
+    }
+
+    async fn unwatched(&self) -> Option<Vec<UnwatchedContainer>> {
+        coroner_sources::unwatched(&self.agents, self.containerd.clone()).await
+    }
+}
+
+/// Containers that the agents of this configuration do not find now; `None`: not known.
+pub async fn unwatched(config: &Config) -> Option<Vec<UnwatchedContainer>> {
+    ComparedConfig::of(config)?.unwatched().await
 }
 
 /// Compares containerd's tasks with the agent's containers.
 #[derive(Debug)]
 pub(crate) struct Comparison {
-    agents: Vec<Address>,
-    containerd: PathBuf,
-    unwatched: Arc<Mutex<Option<Arc<Vec<UnwatchedContainer>>>>>,
+    config: ComparedConfig,
+    unwatched: Arc<Mutex<Option<Vec<UnwatchedContainer>>>>,
 }
 
 impl Comparison {
     /// `None` for a configuration without an agent of this node, or without containerd.
     pub(crate) fn of(config: &Config, counts: &Counts) -> Option<Self> {
-        let agents = config.sources.iter().filter(|it| it.kind == SourceKind::Agent && it.guest.is_none());
-        let agents: Vec<Address> = agents.map(|it| it.address.clone()).collect();
-        let containerd = config.containerd.as_ref()?.address.clone()?;
-        (!agents.is_empty()).then(|| Self { agents, containerd, unwatched: Arc::clone(&counts.unwatched) })
+        Some(Self { config: ComparedConfig::of(config)?, unwatched: Arc::clone(&counts.unwatched) })
     }
 
     /// Compares again and again, and logs each container once, until `stop` turns true.
@@ -98,12 +119,12 @@ impl Comparison {
             let mut logged = HashSet::new();
             tokio::time::sleep(FIRST_COMPARISON).await;
             loop {
-                let found = unwatched(&self.agents, self.containerd.clone()).await;
+                let found = self.config.unwatched().await;
                 if let Some(found) = &found {
                     found.iter().filter(|it| !logged.contains(&it.id)).for_each(log);
                     logged = found.iter().map(|it| it.id.clone()).collect();
                 }
-                *self.unwatched.lock().unwrap_or_else(PoisonError::into_inner) = found.map(Arc::new);
+                *self.unwatched.lock().unwrap_or_else(PoisonError::into_inner) = found;
                 tokio::time::sleep(COMPARISON).await;
             }
         };
@@ -116,13 +137,13 @@ impl Comparison {
 
 fn log(container: &UnwatchedContainer) {
     let UnwatchedContainer { id, containerd_namespace, cgroup, root } = container;
+    let advice = root.as_ref().map(|root| format!("start coroner-agent with --root +{root}"));
     tracing::warn!(
         container = id,
         containerd_namespace,
         cgroup,
-        root,
-        "unwatched: the agent does not find this container, its OOM kills may be missed; with a root, \
-         start coroner-agent with --root +ROOT"
+        advice,
+        "unwatched: the agent does not find this container, its OOM kills may be missed"
     );
 }
 

@@ -173,7 +173,7 @@ impl StatusReader {
         let listing = self.policies.list().await?;
         let guests = self.guests.list().await.ok()?;
         let (degraded, unmanaged) = (self.watch.degraded(), self.watch.unmanaged());
-        let unwatched = self.watch.unwatched().map(|it| it.as_ref().clone());
+        let unwatched = self.watch.unwatched();
         let status = self.fixed.status(&self.counts, listing, guests, taps);
         Some(Status { degraded, unmanaged, unwatched, ..status })
     }

@@ -21,7 +21,7 @@ pub(crate) const WHAT: [&str; 4] = [POD, START, OOM_EVENT, EXIT];
 pub(crate) const SOCKET: &str = "/run/containerd/containerd.sock";
 /// A container takes four seconds under emulation.
 const END: Duration = Duration::from_secs(60);
-/// Which is what a kernel with a quiet console and a burst of notices needs to be quiet again.
+/// Between two steps, so that one does not run into the next.
 const QUIET: Duration = Duration::from_millis(500);
 
 /// One time, printed as a line by the program in the node.

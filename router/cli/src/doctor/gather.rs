@@ -87,24 +87,17 @@ async fn router(config: &Config) -> RouterFacts {
         }
     }
     let is_agent = |it: &&Source| it.kind == SourceKind::Agent && it.guest.is_none();
-    let addresses: Vec<Address> =
-        config.sources.iter().filter(is_agent).map(|source| source.address.clone()).collect();
     let agents = config.sources.iter().filter(is_agent).filter_map(|source| match &source.address {
         Address::Unix(path) => Some((source.name.clone(), socket(path))),
         _ => None,
     });
     let containerd = config.containerd.as_ref();
-    let address = containerd.and_then(|it| it.address.clone());
-    let unwatched = match address {
-        Some(address) => unwatched(&addresses, address).await,
-        None => None,
-    };
     RouterFacts {
         containerd: containerd.and_then(|it| Some((it.address.clone()?, it.ttrpc_address.clone()))),
         control: config.control.as_deref().map(socket),
         sources,
         agents: agents.collect(),
-        unwatched: unwatched.filter(|_| !addresses.is_empty()),
+        unwatched: unwatched(config).await,
     }
 }
 

@@ -182,3 +182,33 @@ fn fit(subject: &str, wrapper: &Wrapper, program: &Program, router: &RouterFacts
         Finding::wrong(subject, message).change(change::mode(table, mode))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{STOCK, machine};
+    use super::*;
+
+    #[test]
+    fn unwatched_containers_are_one_finding_with_every_root() {
+        let facts = machine(STOCK, "2.4.2");
+        let router = facts.router.as_ref().unwrap();
+        let container = |id: &str, root: Option<&str>| UnwatchedContainer {
+            id: id.to_owned(),
+            containerd_namespace: "default".to_owned(),
+            cgroup: format!("/{id}"),
+            root: root.map(str::to_owned),
+        };
+        assert!(unwatched(router, &[]).is_none());
+        let finding = unwatched(router, &[container("a", None)]).unwrap();
+        assert!(finding.message.ends_with(": a at /a") && finding.change.is_none());
+        let containers: Vec<_> = ["a", "b", "c", "d", "e", "f"]
+            .map(|id| container(id, Some(if id < "d" { "x" } else { "y" })))
+            .into();
+        let finding = unwatched(router, &containers).unwrap();
+        assert!(finding.message.ends_with("e at /e and 1 more"), "{}", finding.message);
+        let change = finding.change.unwrap();
+        let expect =
+            "run --listen unix:///run/coroner/agent.sock --root '+x' --root '+y'\n# systemctl restart";
+        assert!(change.contains(expect), "{change}");
+    }
+}

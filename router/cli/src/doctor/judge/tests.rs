@@ -1,6 +1,5 @@
 //! Machines that are not there.
 
-use coroner::node::UnwatchedContainer;
 use coroner::node::config::Mode;
 use coroner_shim_config::{File, WrapperName};
 
@@ -229,7 +228,7 @@ pub(in crate::doctor) fn changed(at: u64) -> Option<(std::path::PathBuf, std::ti
 #[test]
 fn what_is_missing_on_a_machine_is_found() {
     type Change = fn(&mut Facts);
-    let cases: [(Change, Severity, &str, &str); 26] = [
+    let cases: [(Change, Severity, &str, &str); 25] = [
         (|it| it.root = false, Severity::Warn, "does not run as root", "sudo"),
         (|it| it.cgroup = Cgroup::None, Severity::Warn, "no memory controller", ""),
         (|it| it.containerd.version = Err("gone".to_owned()), Severity::Wrong, "cannot be read at", ""),
@@ -318,19 +317,6 @@ fn what_is_missing_on_a_machine_is_found() {
             Severity::Wrong,
             "no agent listens at /run/coroner/agent.sock (gone)",
             "systemctl enable --now coroner-agent",
-        ),
-        (
-            |it| {
-                it.router.as_mut().unwrap().unwatched = Some(vec![UnwatchedContainer {
-                    id: "web".to_owned(),
-                    containerd_namespace: "default".to_owned(),
-                    cgroup: "/default/web".to_owned(),
-                    root: Some("default".to_owned()),
-                }]);
-            },
-            Severity::Warn,
-            "it does not find these containers, and their OOM kills may be missed: web at /default/web",
-            "--root '+default'",
         ),
         (
             |it| it.router.as_mut().unwrap().control.as_mut().unwrap().file = Ok((0o660, 0)),

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use coroner_agent::log::Level;
-use coroner_agent::{DEFAULT_ROOTS, PressureRule, PressureRuleError, PsiTrigger};
+use coroner_agent::{DEFAULT_ROOTS, EvidenceDetail, PressureRule, PressureRuleError, PsiTrigger};
 use coroner_transport::{Address, AddressError};
 use lexopt::{Arg, Parser, ValueExt};
 
@@ -11,7 +11,8 @@ pub(crate) const HELP: &str = "\
 Reports OOM kills, exits and pressure of containers to the router.
 
 Usage:
-  coroner-agent run --listen ADDRESS [--root PATTERN ...] [--pressure TRIGGER ...] [-- COMMAND ...]
+  coroner-agent run --listen ADDRESS [--root PATTERN ...] [--pressure TRIGGER ...] [--evidence DETAIL]
+                    [-- COMMAND ...]
   coroner-agent check [--root PATTERN ...]
 
 Commands:
@@ -31,6 +32,8 @@ Options:
                     full, WINDOW is 500ms to 10s. With ID (a container id, or a prefix and `*`) the trigger applies to
                     these containers only and replaces the others; `none` disables triggers; repeatable
                     [default: memory:some:50ms/500ms]
+  --evidence DETAIL what to keep of each container's last OOM kill: full; counts, without the names of processes;
+                    or none [default: counts with --listen vsock://, as in a guest; else full]
   --log LEVEL       error, warn, info, debug or trace; logs go to standard error [default: CORONER_LOG, else info]
   --help, --version
 
@@ -50,8 +53,16 @@ Exit codes: 0 success, 1 runtime failure, 2 usage error.
 pub(crate) enum Command {
     Help,
     Version,
-    Check { roots: Vec<String> },
-    Run { listen: Vec<Address>, roots: Vec<String>, pressure: Vec<PressureRule>, command: Vec<OsString> },
+    Check {
+        roots: Vec<String>,
+    },
+    Run {
+        listen: Vec<Address>,
+        roots: Vec<String>,
+        pressure: Vec<PressureRule>,
+        command: Vec<OsString>,
+        evidence: EvidenceDetail,
+    },
 }
 
 /// Why the arguments are refused.
@@ -63,6 +74,8 @@ pub(crate) enum UsageError {
     Address(#[from] AddressError),
     #[error("--pressure: {0}")]
     Pressure(#[from] PressureRuleError),
+    #[error("--evidence: {0}")]
+    Evidence(String),
     #[error("{0}")]
     Level(String),
     #[error("unknown command `{0}`: use run or check")]
@@ -73,7 +86,9 @@ pub(crate) enum UsageError {
     NoProgram,
     #[error("run requires --listen, such as --listen unix:///run/coroner/agent.sock")]
     NoAddress,
-    #[error("check does not take --listen, --pressure or a command: it serves nothing and starts nothing")]
+    #[error(
+        "check does not take --listen, --pressure, --evidence or a command: it serves nothing and starts nothing"
+    )]
     CheckOptions,
 }
 
@@ -84,7 +99,7 @@ pub(crate) fn parse(
 ) -> Result<(Command, Level), UsageError> {
     let mut parser = Parser::from_args(arguments);
     let (mut command, mut listen, mut roots, mut level) = (None, Vec::new(), Vec::new(), level);
-    let (mut pressure, mut program) = (Vec::new(), Vec::new());
+    let (mut pressure, mut program, mut evidence) = (Vec::new(), Vec::new(), None);
     loop {
         // Everything after `--` belongs to the program, its options included.
         if let Some(rest) = parser.try_raw_args()
@@ -102,6 +117,9 @@ pub(crate) fn parse(
             Arg::Short('V') | Arg::Long("version") => return Ok((Command::Version, Level::Info)),
             Arg::Long("listen") => listen.push(parser.value()?.string()?.parse()?),
             Arg::Long("pressure") => pressure.push(parser.value()?.string()?.parse()?),
+            Arg::Long("evidence") => {
+                evidence = Some(parser.value()?.string()?.parse().map_err(UsageError::Evidence)?);
+            }
             Arg::Long("root") => roots.push(parser.value()?.string()?),
             Arg::Long("log") => level = Some(parser.value()?.string()?),
             Arg::Value(name) if command.is_none() => command = Some(name.string()?),
@@ -116,11 +134,11 @@ pub(crate) fn parse(
             if pressure.iter().all(|rule: &PressureRule| rule.container.is_some()) {
                 pressure.push(PressureRule { container: None, trigger: Some(PsiTrigger::DEFAULT) });
             }
-            Command::Run { listen, roots, pressure, command: program }
+            let evidence = evidence.unwrap_or_else(|| usual_evidence(&listen));
+            Command::Run { listen, roots, pressure, command: program, evidence }
         }
-        Some("check") if !listen.is_empty() || !pressure.is_empty() || !program.is_empty() => {
-            return Err(UsageError::CheckOptions);
-        }
+        Some("check") if !listen.is_empty() || !pressure.is_empty() => return Err(UsageError::CheckOptions),
+        Some("check") if evidence.is_some() || !program.is_empty() => return Err(UsageError::CheckOptions),
         Some("check") => Command::Check { roots },
         Some(other) => return Err(UsageError::Command(other.to_owned())),
         None => return Err(UsageError::NoCommand),
@@ -134,6 +152,13 @@ fn with_defaults(roots: Vec<String>) -> Vec<String> {
     let keep = roots.is_empty() || roots.iter().any(adds);
     let defaults = DEFAULT_ROOTS.iter().filter(|_| keep).map(|&root| root.to_owned());
     defaults.chain(roots.iter().map(|root| root.strip_prefix('+').unwrap_or(root).to_owned())).collect()
+}
+
+/// An agent that listens on vsock is in a guest: what runs there is the tenant's, and process names
+/// leave the guest only if its operator enables that.
+fn usual_evidence(listen: &[Address]) -> EvidenceDetail {
+    let in_guest = listen.iter().any(|address| matches!(address, Address::Vsock { .. }));
+    if in_guest { EvidenceDetail::Counts } else { EvidenceDetail::Full }
 }
 
 /// The level of a log filter: the router's filters name targets too, which the agent ignores.
@@ -162,6 +187,7 @@ mod tests {
                 rules => rules.iter().map(|rule| rule.parse().unwrap()).collect(),
             },
             command: command.iter().map(OsString::from).collect(),
+            evidence: EvidenceDetail::Full,
         };
         for (line, expect) in [
             ("--help", Command::Help),
@@ -184,6 +210,19 @@ mod tests {
     }
 
     #[test]
+    fn evidence_has_no_names_in_a_guest_by_default() {
+        let evidence = |line: &str| match parsed(line).unwrap().0 {
+            Command::Run { evidence, .. } => evidence.name(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(evidence("run --listen unix:///a"), "full");
+        assert_eq!(evidence("run --listen vsock://-1:1030"), "counts");
+        assert_eq!(evidence("run --listen unix:///a --listen vsock://-1:1030"), "counts");
+        assert_eq!(evidence("run --listen vsock://-1:1030 --evidence full"), "full");
+        assert_eq!(evidence("run --listen unix:///a --evidence none"), "none");
+    }
+
+    #[test]
     fn parse_error_names_the_mistake() {
         for (line, expect) in [
             ("", "missing command"),
@@ -193,6 +232,8 @@ mod tests {
             ("run --listen tcp://1", "--listen: `tcp://1` is not unix:///path, vsock://CID:PORT or hvsock"),
             ("check --listen unix:///a", "check does not take --listen"),
             ("run --listen unix:///a --pressure much", "--pressure: `much` is not"),
+            ("run --listen unix:///a --evidence all", "--evidence: `all` is not none, counts or full"),
+            ("check --evidence full", "check does not take --listen"),
             ("run --listen unix:///a --", "missing program after --"),
             ("check -- sh", "check does not take --listen"),
             ("check extra", "unexpected argument \"extra\""),

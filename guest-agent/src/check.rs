@@ -7,8 +7,8 @@ use crate::cgroup::{Hierarchy, Version};
 use crate::cgroup_tree::{CgroupChange, CgroupTree};
 use crate::connector::Connector;
 use crate::kmsg::Kmsg;
-use crate::oom_trace::OomTrace;
 use crate::placement::{self, Placement};
+use crate::trace::{Trace, TraceError};
 use crate::{Error, hierarchy, process};
 
 /// Result of [`check`].
@@ -27,7 +27,7 @@ pub struct Findings {
 /// A capability of the agent protocol.
 #[derive(Debug)]
 pub struct Capability {
-    /// Name in the protocol.
+    /// Its name.
     pub name: &'static str,
     /// Why it is missing; none if it is available.
     pub missing_because: Option<String>,
@@ -73,7 +73,8 @@ pub fn check(roots: &[String], cgroup_mount: Option<PathBuf>) -> Result<Findings
     let capabilities = vec![
         capability("kill-count", None),
         capability("victim", victims_missing()),
-        capability("exit-status", connector_error.filter(|_| placement == Placement::Namespaced)),
+        capability("exit-status", connector_error.clone().filter(|_| placement == Placement::Namespaced)),
+        capability("cause", connector_error.or_else(causes_missing)),
         capability("memory", None),
         capability("pressure", pressure),
     ];
@@ -82,8 +83,14 @@ pub fn check(roots: &[String], cgroup_mount: Option<PathBuf>) -> Result<Findings
 
 /// Either the kernel's log or its tracepoints are enough.
 fn victims_missing() -> Option<String> {
-    let error = Kmsg::open().err().filter(|_| !OomTrace::is_available())?;
+    let error = Kmsg::open().err().filter(|_| !Trace::is_available())?;
     Some(format!("/dev/kmsg: {error}, and tracefs is not mounted"))
+}
+
+/// Signals are traced where the trace's pids are the agent's own.
+fn causes_missing() -> Option<String> {
+    let error = TraceError::Absent;
+    (!Trace::is_available()).then(|| format!("{error}: of causes only OOM kills are known"))
 }
 
 fn inspect(hierarchy: &Hierarchy, id: String, cgroup: &str) -> FoundContainer {

@@ -48,10 +48,12 @@ pub(crate) enum ConnectorError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProcessEvent {
     /// A process was forked or called exec.
-    Started { pid: u32 },
+    Started { pid: u32, is_exec: bool },
+    /// A process has a new thread.
+    Thread { pid: u32, thread: u32 },
     /// A thread of process `pid` ended. If it was the last, `code` is the status as wait(2) encodes
     /// it.
-    Exit { pid: u32, code: u32 },
+    Exit { pid: u32, thread: u32, code: u32 },
 }
 
 /// A subscription to process events.
@@ -204,11 +206,18 @@ impl<'a> Message<'a> {
     fn event(&self) -> Option<ProcessEvent> {
         match self.what {
             FORK => {
-                let pid = self.word(3)?;
-                (self.word(2)? == pid).then_some(ProcessEvent::Started { pid })
+                let (thread, pid) = (self.word(2)?, self.word(3)?);
+                Some(if thread == pid {
+                    ProcessEvent::Started { pid, is_exec: false }
+                } else {
+                    ProcessEvent::Thread { pid, thread }
+                })
             }
-            EXEC => Some(ProcessEvent::Started { pid: self.word(1)? }),
-            EXIT => Some(ProcessEvent::Exit { pid: self.word(1)?, code: self.word(2)? }),
+            EXEC => Some(ProcessEvent::Started { pid: self.word(1)?, is_exec: true }),
+            EXIT => {
+                let (thread, pid, code) = (self.word(0)?, self.word(1)?, self.word(2)?);
+                Some(ProcessEvent::Exit { pid, thread, code })
+            }
             _ => None,
         }
     }
@@ -235,14 +244,21 @@ mod tests {
         let whole = message(EXIT, 1, 7, &[41, 40, 0x300, 17]);
         assert_eq!(
             Message::parse(&whole).unwrap().event(),
-            Some(ProcessEvent::Exit { pid: 40, code: 0x300 })
+            Some(ProcessEvent::Exit { pid: 40, thread: 41, code: 0x300 })
         );
         let exec = message(EXEC, 0, 0, &[5, 5]);
-        assert_eq!(Message::parse(&exec).unwrap().event(), Some(ProcessEvent::Started { pid: 5 }));
+        assert_eq!(
+            Message::parse(&exec).unwrap().event(),
+            Some(ProcessEvent::Started { pid: 5, is_exec: true })
+        );
         let fork = message(FORK, 0, 0, &[5, 5, 6, 6]);
-        assert_eq!(Message::parse(&fork).unwrap().event(), Some(ProcessEvent::Started { pid: 6 }));
+        assert_eq!(
+            Message::parse(&fork).unwrap().event(),
+            Some(ProcessEvent::Started { pid: 6, is_exec: false })
+        );
         let thread = message(FORK, 0, 0, &[5, 5, 6, 5]);
-        assert_eq!(Message::parse(&thread).unwrap().event(), None);
+        let event = ProcessEvent::Thread { pid: 5, thread: 6 };
+        assert_eq!(Message::parse(&thread).unwrap().event(), Some(event));
         for length in 0..HEADERS + 16 + 12 {
             assert_eq!(Message::parse(&whole[..length]).and_then(|it| it.event()), None, "{length}");
         }
@@ -275,7 +291,7 @@ mod tests {
             assert!(rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).unwrap() > 0);
             while let Some(event) = connector.next() {
                 match event {
-                    ProcessEvent::Exit { pid, code } if pid == child.id() => codes.push(code),
+                    ProcessEvent::Exit { pid, code, .. } if pid == child.id() => codes.push(code),
                     _ => {}
                 }
             }

@@ -1,21 +1,27 @@
 //! OOM killer records in the kernel log: which process was the victim and which limit was hit. The
 //! kernel limits their rate, ten in five seconds. The line `Killed process` has no rate limit, and
-//! no cgroup either: it is kept for a process that is known by its pid.
+//! no cgroup either: it is kept for a process that is known by its pid. The lines around them are
+//! `oom_report`'s.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
-use coroner_proto::agent::Level;
+use coroner_proto::agent::{Level, VictimMemory};
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
+use tokio::time::Instant;
 
+use crate::oom_report::lines::{killed, truncated};
+use crate::oom_report::{KernelLine, OomReports};
+
+/// How long the log's naming of a process is kept. A victim ends within it.
+const NAMED: Duration = Duration::from_secs(10);
 /// Records kept that no counter has risen for yet. Each has at most [`MAX_RECORD`] bytes. Without a
 /// limit they could fill the memory: any process with access to /dev/kmsg can cause many.
 const MAX_RECORDS: usize = 64;
 /// Bytes of one record; the kernel's own limit for it: CONSOLE_EXT_LOG_MAX in printk.c.
 const MAX_RECORD: usize = 8 << 10;
-/// Bytes kept of a command name; the kernel's limit is 16, four times as many when escaped.
-const MAX_COMM: usize = 64;
 
 /// One record of the OOM killer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,9 +32,16 @@ pub(crate) struct OomRecord {
     task_cgroup: String,
     /// The cgroup that hit its limit; none when the machine ran out of memory.
     oom_cgroup: Option<String>,
+    /// The report that it is part of.
+    pub(crate) report: u64,
 }
 
 impl OomRecord {
+    /// The cgroup that hit its limit; "/" when the machine ran out of memory.
+    pub(crate) fn limit_cgroup(&self) -> &str {
+        self.oom_cgroup.as_deref().unwrap_or("/")
+    }
+
     /// Which limit was hit, relative to `cgroup`.
     pub(crate) fn level(&self, cgroup: &str) -> Level {
         match &self.oom_cgroup {
@@ -47,7 +60,7 @@ pub(crate) fn is_within(path: &str, cgroup: &str) -> bool {
 }
 
 /// Whether `path` is strictly below `above`.
-fn is_below(path: &str, above: &str) -> bool {
+pub(crate) fn is_below(path: &str, above: &str) -> bool {
     path.strip_prefix(above).is_some_and(|rest| above == "/" || rest.starts_with('/'))
 }
 
@@ -57,6 +70,9 @@ pub(crate) struct Kmsg {
     file: OwnedFd,
     records: VecDeque<OomRecord>,
     killed: KilledPids,
+    pub(crate) reports: OomReports,
+    /// The sequence number of the next record; 0: not known.
+    next: u64,
 }
 
 /// The pids of `Killed process` lines without a record: the rate limit suppressed it.
@@ -64,24 +80,40 @@ pub(crate) struct Kmsg {
 struct KilledPids {
     /// Victims of the latest records: their lines follow.
     recorded: VecDeque<u32>,
-    suppressed: VecDeque<(u32, String)>,
+    suppressed: VecDeque<VictimMemory>,
+    /// All victims, by a record or that line.
+    victims: VecDeque<(u32, Instant)>,
 }
 
 impl KilledPids {
     fn recorded(&mut self, pid: u32) {
         keep(&mut self.recorded, pid);
+        keep(&mut self.victims, (pid, Instant::now()));
     }
 
     /// A group kill has the line of its first victim twice.
-    fn killed(&mut self, pid: u32, comm: &str) {
-        if !self.recorded.contains(&pid) && !self.suppressed.iter().any(|(known, _)| *known == pid) {
-            keep(&mut self.suppressed, (pid, comm.to_owned()));
+    fn killed(&mut self, victim: VictimMemory) {
+        keep(&mut self.victims, (victim.pid, Instant::now()));
+        let is_known = self.suppressed.iter().any(|known| known.pid == victim.pid);
+        if !is_known && !self.recorded.contains(&victim.pid) {
+            keep(&mut self.suppressed, victim);
         }
     }
 
-    fn claim(&mut self, pid: u32) -> Option<String> {
-        let at = self.suppressed.iter().position(|(known, _)| *known == pid)?;
-        self.suppressed.remove(at).map(|(_, comm)| comm)
+    fn claim(&mut self, pid: u32) -> Option<VictimMemory> {
+        let at = self.suppressed.iter().position(|known| known.pid == pid)?;
+        self.suppressed.remove(at)
+    }
+
+    fn take_victim(&mut self, pid: u32, now: Instant) -> bool {
+        self.victims.retain(|(_, at)| now < *at + NAMED);
+        let count = self.victims.len();
+        self.spared(pid);
+        self.victims.len() < count
+    }
+
+    fn spared(&mut self, pid: u32) {
+        self.victims.retain(|(victim, _)| *victim != pid);
     }
 }
 
@@ -91,7 +123,8 @@ impl Kmsg {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::open("/dev/kmsg", flags, Mode::empty())?;
         rustix::fs::seek(&file, SeekFrom::End(0))?;
-        Ok(Self { file, records: VecDeque::new(), killed: KilledPids::default() })
+        let reports = OomReports::new(rustix::param::page_size() as u64);
+        Ok(Self { file, records: VecDeque::new(), killed: KilledPids::default(), reports, next: 0 })
     }
 
     /// Reads the records logged since the last call.
@@ -102,20 +135,39 @@ impl Kmsg {
                 Ok(0) => return,
                 Ok(length) => {
                     let text = String::from_utf8_lossy(&buffer[..length]);
-                    if let Some(record) = parse(&text) {
-                        self.killed.recorded(record.pid);
-                        keep(&mut self.records, record);
-                    } else if let Some((pid, comm)) = killed_process(&text) {
-                        self.killed.killed(pid, comm);
-                    } else if let Some(pid) = spared_process(&text) {
-                        self.records.retain(|record| record.pid != pid);
-                    }
+                    self.record(&text);
                 }
                 // EPIPE: records were overwritten before they were read; the next read continues
                 // after them.
                 Err(Errno::PIPE | Errno::INTR) => {}
                 Err(_) => return,
             }
+        }
+    }
+
+    fn record(&mut self, record: &str) {
+        let Some(line) = KernelLine::parse(record) else {
+            // A process wrote it: it has a number all the same.
+            self.next = self.next.saturating_add(u64::from(self.next > 0));
+            return;
+        };
+        if self.next > 0 && self.next != line.seq {
+            self.reports.lost_lines();
+        }
+        self.next = line.seq.saturating_add(1);
+        if let Some(record) = parse(&line) {
+            self.killed.recorded(record.pid);
+            self.reports.chosen(&line, record.pid, record.limit_cgroup());
+            keep(&mut self.records, record);
+        } else if let Some(victim) = killed(line.text) {
+            self.reports.killed(&victim);
+            self.killed.killed(victim);
+        } else if let Some(pid) = spared_process(line.text) {
+            self.reports.spared(pid);
+            self.killed.spared(pid);
+            self.records.retain(|record| record.pid != pid);
+        } else {
+            self.reports.line(&line);
         }
     }
 
@@ -129,10 +181,15 @@ impl Kmsg {
         claim(&mut self.records, cgroup)
     }
 
-    /// The command name of this process, if it was killed without a record. The pid is that of the
-    /// initial namespace.
-    pub(crate) fn claim_pid(&mut self, pid: u32) -> Option<String> {
+    /// The line of this process, if it was killed without a record. The pid is that of the initial
+    /// namespace.
+    pub(crate) fn claim_pid(&mut self, pid: u32) -> Option<VictimMemory> {
         self.killed.claim(pid)
+    }
+
+    /// Takes the log's naming of this process as a victim: by a record, or by its line alone.
+    pub(crate) fn take_victim(&mut self, pid: u32) -> bool {
+        self.killed.take_victim(pid, Instant::now())
     }
 }
 
@@ -163,11 +220,10 @@ fn claim(records: &mut VecDeque<OomRecord>, cgroup: &str) -> Option<(OomRecord, 
     latest.map(|record| (record, count))
 }
 
-/// Parses a record: `dump_oom_victim` in mm/oom_kill.c, framed as in
-/// Documentation/ABI/testing/dev-kmsg. A command name may contain anything, commas and equals signs
-/// too, so the line is parsed from its end and the name is the remainder.
-fn parse(record: &str) -> Option<OomRecord> {
-    let line = kernel_line(record)?.strip_prefix("oom-kill:constraint=")?;
+/// Parses a record: `dump_oom_victim` in mm/oom_kill.c. A command name may contain anything, commas
+/// and equals signs too, so the line is parsed from its end and the name is the remainder.
+fn parse(record: &KernelLine<'_>) -> Option<OomRecord> {
+    let line = record.text.strip_prefix("oom-kill:constraint=")?;
     let (line, _uid) = line.rsplit_once(",uid=")?;
     let (line, pid) = line.rsplit_once(",pid=")?;
     let pid = pid.parse().ok().filter(|pid| *pid > 0)?;
@@ -185,40 +241,15 @@ fn parse(record: &str) -> Option<OomRecord> {
         None => return None,
     };
     let task_cgroup = task_cgroup.to_owned();
-    Some(OomRecord { pid, comm: truncated(comm), task_cgroup, oom_cgroup })
-}
-
-/// The victim in a line of `__oom_kill_process`, its pid and command name: `Memory cgroup out of
-/// memory: Killed process 7 (sh) total-vm:`.
-fn killed_process(record: &str) -> Option<(u32, &str)> {
-    let (reason, rest) = kernel_line(record)?.split_once(": Killed process ")?;
-    let (pid, rest) = rest.split_once(" (")?;
-    let (comm, _) = rest.rsplit_once(") total-vm:")?;
-    let is_kill = ["Memory cgroup out of memory", "Out of memory"].contains(&reason);
-    (is_kill && comm.len() <= MAX_COMM).then_some((pid.parse().ok()?, comm))
+    let (comm, report) = (truncated(comm).to_owned(), record.seq);
+    Some(OomRecord { pid, comm, task_cgroup, oom_cgroup, report })
 }
 
 /// The victim that was not killed: `...: OOM victim 7 (sh) is already exiting. Skip killing the
 /// task`.
-fn spared_process(record: &str) -> Option<u32> {
-    let (_, rest) = kernel_line(record)?.split_once(": OOM victim ")?;
+fn spared_process(line: &str) -> Option<u32> {
+    let (_, rest) = line.split_once(": OOM victim ")?;
     rest.split_once(" (")?.0.parse().ok()
-}
-
-/// The line of a record that the kernel wrote.
-fn kernel_line(record: &str) -> Option<&str> {
-    let (prefix, rest) = record.split_once(';')?;
-    // Facility 0 is the kernel. Any other facility means that a process wrote the record.
-    let priority: u32 = prefix.split(',').next()?.parse().ok()?;
-    if priority >> 3 != 0 {
-        return None;
-    }
-    rest.lines().next()
-}
-
-/// Cuts a command name to at most [`MAX_COMM`] bytes.
-fn truncated(comm: &str) -> String {
-    comm[..comm.floor_char_boundary(MAX_COMM)].to_owned()
 }
 
 #[cfg(test)]
@@ -227,6 +258,10 @@ mod tests {
 
     const LINE: &str = "6,1207,5140900,-;oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,\
                         oom_memcg=/k/c1,task_memcg=/k/c1/sub,task=sh,pid=321,uid=0\n";
+
+    fn parse(record: &str) -> Option<OomRecord> {
+        super::parse(&KernelLine::parse(record)?)
+    }
 
     #[test]
     fn record_parsed_with_cgroups_and_level() {
@@ -241,8 +276,9 @@ mod tests {
         ] {
             assert_eq!(record.level(seen_from), expect, "{seen_from}");
         }
-        let global = LINE.replace("oom_memcg=/k/c1,", "global_oom,");
-        assert_eq!(parse(&global).unwrap().level("/k/c1"), Level::LEVEL_GUEST);
+        assert_eq!(record.limit_cgroup(), "/k/c1");
+        let global = parse(&LINE.replace("oom_memcg=/k/c1,", "global_oom,")).unwrap();
+        assert_eq!((global.level("/k/c1"), global.limit_cgroup()), (Level::LEVEL_GUEST, "/"));
     }
 
     #[test]
@@ -252,7 +288,7 @@ mod tests {
             assert_eq!((record.pid, record.comm.as_str()), (321, comm));
         }
         let long = parse(&LINE.replace("task=sh", &format!("task={}", "\u{e9}".repeat(500)))).unwrap();
-        assert!(long.comm.len() <= MAX_COMM);
+        assert!(long.comm.len() <= 64);
     }
 
     #[test]
@@ -278,28 +314,34 @@ mod tests {
         assert_eq!(parse(&LINE.replacen('6', "14", 1)), None);
     }
 
+    fn victim(pid: u32) -> VictimMemory {
+        VictimMemory { pid, comm: "sh".to_owned(), ..VictimMemory::default() }
+    }
+
     #[test]
     fn killed_line_counts_only_without_record() {
-        let line = "3,1208,5140950,-;Memory cgroup out of memory: Killed process 321 (sh) total-vm:1kB\n";
-        assert_eq!(killed_process(line), Some((321, "sh")));
-        assert_eq!(killed_process(&line.replace("Memory cgroup out", "Out")), Some((321, "sh")));
-        for bad in [
-            line.replacen('3', "14", 1),
-            line.replace("321 ", "x "),
-            line.replace("321 (sh)", "-3 (sh)"),
-            line.replace("Memory", "A memory"),
-            LINE.to_owned(),
-        ] {
-            assert_eq!(killed_process(&bad), None, "{bad}");
-        }
-        let spared = "6,9,9,-;Memory cgroup out of memory: OOM victim 7 (sh) is already exiting. Skip\n";
-        assert_eq!((spared_process(spared), spared_process(line)), (Some(7), None));
+        let spared = "Memory cgroup out of memory: OOM victim 7 (sh) is already exiting. Skip";
+        assert_eq!((spared_process(spared), spared_process("out of memory")), (Some(7), None));
         let mut pids = KilledPids::default();
         pids.recorded(1);
         for pid in [1, 2, 2] {
-            pids.killed(pid, "sh");
+            pids.killed(victim(pid));
         }
-        assert_eq!([1, 2, 2].map(|pid| pids.claim(pid)), [None, Some("sh".to_owned()), None]);
+        assert_eq!([1, 2, 2].map(|pid| pids.claim(pid)), [None, Some(victim(2)), None]);
+    }
+
+    #[test]
+    fn victim_is_named_once_and_for_a_while() {
+        let mut pids = KilledPids::default();
+        pids.recorded(1);
+        pids.killed(victim(1));
+        pids.killed(victim(2));
+        pids.recorded(3);
+        pids.spared(3);
+        let now = Instant::now();
+        assert_eq!([1, 1, 2, 3, 4].map(|pid| pids.take_victim(pid, now)), [true, false, true, false, false]);
+        pids.recorded(5);
+        assert!(!pids.take_victim(5, Instant::now() + NAMED));
     }
 
     #[test]

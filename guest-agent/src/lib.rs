@@ -7,32 +7,43 @@
 //!   zombies, before they are reaped --+
 //!   PSI triggers, memory.high --------+
 //!   /dev/kmsg, tracefs: the victims --+
+//!   tracefs: signals and their senders+
 //! ```
 //!
 //! In the order a signal meets them: `cgroup_tree` discovers containers;
-//! `coroner-cgroup`, `kmsg`, `oom_trace`, `connector`, `zombies` and `process` read the kernel;
-//! `watcher` waits for all of them and updates `state`, with the cursors of `kata_cursors`;
-//! `server` and `kata` serve that state, `connections` accepts each reader. `placement` decides
-//! what can be known on this machine, `command` is the program the agent starts and reaps. [`run`]
-//! assembles them and owns the tasks.
+//! `coroner-cgroup`, `kmsg`, `oom_report`, `trace`, `oom_trace`, `signal_trace`, `connector`,
+//! `zombies` and `process` read the kernel; `watcher` waits for all of them, keeps the last signals
+//! in `sent_signals` and the last runtimes in `seen_runtimes`, states what ended a process by
+//! `cause`, and updates `state`, with the cursors of `kata_cursors`, and `evidence`; `server` and
+//! `kata` serve that state, `connections` accepts each reader. `placement` decides what can be
+//! known on this machine, `command` is the program the agent starts and reaps. [`run`] assembles
+//! them and owns the tasks.
 
+mod cause;
 mod cgroup_tree;
 mod check;
 mod command;
 mod connections;
 mod connector;
 mod encoded_signal;
+mod evidence;
 mod kata;
 mod kata_cursors;
 mod kmsg;
 pub mod log;
+mod memory_history;
+mod oom_report;
 mod oom_trace;
 mod placement;
 mod pressure;
 mod process;
+mod seen_runtimes;
+mod sent_signals;
 mod server;
 mod shared_state;
+mod signal_trace;
 mod state;
+mod trace;
 mod unix_signals;
 mod watcher;
 mod zombies;
@@ -54,6 +65,7 @@ use tokio::task::JoinSet;
 pub use crate::cgroup::roots::{DEFAULT_ROOTS, RootPatternError};
 pub use crate::check::{Capability, Findings, FoundContainer, check};
 pub use crate::command::CommandExit;
+pub use crate::evidence::EvidenceDetail;
 pub use crate::placement::Placement;
 pub use crate::pressure::{PressureRule, PressureRuleError, PsiTrigger};
 pub use crate::unix_signals::UnixSignals;
@@ -70,6 +82,7 @@ use crate::log::log;
 use crate::oom_trace::OomTrace;
 use crate::server::Service;
 use crate::shared_state::SharedState;
+use crate::signal_trace::SignalTrace;
 use crate::watcher::{KernelSources, Watcher};
 
 /// Whether this process is the machine's init.
@@ -97,6 +110,8 @@ pub struct Options {
     /// A program and its arguments, started once the agent listens and reaped by it. At most one
     /// agent with a command per process: it reaps every child of the process.
     pub command: Vec<OsString>,
+    /// How much evidence of a kill is kept.
+    pub evidence: EvidenceDetail,
 }
 
 /// Why the agent failed.
@@ -153,19 +168,20 @@ pub async fn run(
     let connector =
         connector.map_err(|error| log!(Warn, "process events are not available", error = error)).ok();
     log!(Info, "placement", placement = placement, meaning = placement.meaning());
-    let kmsg = Kmsg::open()
-        .map_err(|error| log!(Warn, "the kernel log is not available: cannot read /dev/kmsg", error = error))
-        .ok();
-    // Its pids are the initial namespace's, as are the connector's.
-    let oom_trace = connector.as_ref().map(|_| OomTrace::open()).and_then(|trace| {
-        let unavailable = |error| log!(Info, "OOM tracepoints are not available", error = error);
-        trace.map_err(unavailable).ok()
-    });
-    let hello = hello(&hierarchy, placement, kmsg.is_some() || oom_trace.is_some());
+    let kmsg = open_kmsg();
+    let traces = open_traces(connector.is_some());
+    let hello = hello(&hierarchy, placement, kmsg.is_some() || traces.0.is_some(), traces.1.is_some());
     let shared = Arc::new(SharedState::new());
-    let pressure = options.pressure;
-    let sources =
-        KernelSources { hierarchy: hierarchy.clone(), tree, connector, kmsg, oom_trace, placement, pressure };
+    let sources = KernelSources {
+        hierarchy: hierarchy.clone(),
+        tree,
+        connector,
+        kmsg,
+        traces,
+        placement,
+        pressure: options.pressure,
+        evidence: options.evidence,
+    };
     let watcher = Watcher::start(sources, Arc::clone(&shared)).map_err(Error::Watch)?;
 
     let (requests, queue) = mpsc::channel(REQUEST_QUEUE);
@@ -191,13 +207,25 @@ pub async fn run(
             Err(error) => error.to_string(),
         })),
     };
-    let ended = match ended {
-        Ok(None) => Ok(command.end().await),
-        other => other,
-    };
+    let ended = if let Ok(None) = ended { Ok(command.end().await) } else { ended };
     shared.stop();
     drain(tasks, &options.listen).await;
     ended
+}
+
+fn open_kmsg() -> Option<Kmsg> {
+    let unavailable =
+        |error| log!(Warn, "the kernel log is not available: cannot read /dev/kmsg", error = error);
+    Kmsg::open().map_err(unavailable).ok()
+}
+
+/// The pids of the traces are the initial namespace's, as those of the process events are.
+fn open_traces(has_connector: bool) -> (Option<OomTrace>, Option<SignalTrace>) {
+    let unavailable = |error| log!(Info, "tracepoints are not available", error = error);
+    let oom_trace = has_connector.then(OomTrace::open).and_then(|it| it.map_err(unavailable).ok());
+    let signal_trace =
+        oom_trace.is_some().then(SignalTrace::open).and_then(|it| it.map_err(unavailable).ok());
+    (oom_trace, signal_trace)
 }
 
 /// Starts the server of one address.
@@ -246,14 +274,19 @@ fn hierarchy(mount: Option<PathBuf>) -> Result<Hierarchy, HierarchyError> {
     mount.map_or_else(Hierarchy::find, Hierarchy::at)
 }
 
-fn hello(hierarchy: &Hierarchy, placement: Placement, victims: bool) -> HelloResponse {
+fn hello(hierarchy: &Hierarchy, placement: Placement, victims: bool, causes: bool) -> HelloResponse {
     // `uuid` is new at each read, `boot_id` at each boot.
     let random = |name: &str| {
         let text = std::fs::read_to_string(format!("/proc/sys/kernel/random/{name}")).unwrap_or_default();
         text.trim().to_owned()
     };
     let exits = placement != Placement::Namespaced;
-    let optional = [(exits, "exit-status"), (victims, "victim"), (hierarchy.has_pressure(), "pressure")];
+    let optional = [
+        (exits, "exit-status"),
+        (victims, "victim"),
+        (causes, "cause"),
+        (hierarchy.has_pressure(), "pressure"),
+    ];
     let capabilities = ["kill-count", "memory"].into_iter();
     let capabilities =
         capabilities.chain(optional.into_iter().filter(|(available, _)| *available).map(|(_, name)| name));

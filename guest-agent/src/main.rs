@@ -47,9 +47,9 @@ fn main() -> ExitCode {
             Ok(findings) => print(std::io::stdout(), &shown(&findings)),
             Err(error) => return failed(&error),
         },
-        Command::Run { listen, roots, pressure, command } => {
+        Command::Run { listen, roots, pressure, command, evidence } => {
             raise_descriptor_limit();
-            match serve(Options { listen, roots, cgroup_mount: None, pressure, command }) {
+            match serve(Options { listen, roots, cgroup_mount: None, pressure, command, evidence }) {
                 Ok(ended) => return finish(ended),
                 Err(error) => return failed(&*error),
             }

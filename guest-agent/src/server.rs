@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coroner_proto::agent::{
-    HelloRequest, HelloResponse, NextSignalsRequest, NextSignalsResponse, PressureOf, PressureTrigger,
-    SettleRequest, SettleResponse, SnapshotRequest, SnapshotResponse, UnwatchRequest, UnwatchResponse,
-    WatchRequest, WatchResponse,
+    EvidenceRequest, EvidenceResponse, HelloRequest, HelloResponse, NextSignalsRequest, NextSignalsResponse,
+    PressureOf, PressureTrigger, SettleRequest, SettleResponse, SnapshotRequest, SnapshotResponse,
+    UnwatchRequest, UnwatchResponse, WatchRequest, WatchResponse,
 };
 use coroner_proto::agent_ttrpc::Agent;
 use coroner_transport::limits::{MAX_ANSWER, MAX_CONTAINER_ID, valid_container_id};
@@ -29,6 +29,8 @@ const MAX_WAIT: Duration = Duration::from_secs(300);
 const MAX_SIGNALS: usize = 64;
 /// Field number of `signals` in an answer: agent.proto.
 const SIGNALS_FIELD: u32 = 2;
+/// Field number of `evidence` in an answer.
+const EVIDENCE_FIELD: u32 = 1;
 /// Calls that may wait at once; a further one is answered at once. Each is a task and its request:
 /// without a limit a peer could leave behind as many as it can send.
 pub(crate) const MAX_WAITING: usize = 64;
@@ -165,6 +167,19 @@ impl Agent for Service {
         let id = valid_id(request.container_id)?;
         self.request(|answer| Request::Unwatch { id, answer }).await?;
         Ok(UnwatchResponse::default())
+    }
+
+    async fn get_evidence(
+        &self,
+        _: &TtrpcContext,
+        request: EvidenceRequest,
+    ) -> ttrpc::Result<EvidenceResponse> {
+        let id = valid_id(request.container_id)?;
+        let encoded = self.request(|answer| Request::Evidence { id, answer }).await?;
+        let mut answer = EvidenceResponse::default();
+        let fields = answer.special_fields.mut_unknown_fields();
+        encoded.into_iter().for_each(|bytes| fields.add_length_delimited(EVIDENCE_FIELD, bytes));
+        Ok(answer)
     }
 }
 

@@ -1,8 +1,11 @@
 //! Reads the memory cgroup hierarchy: its mount, counters, limits and processes. Code outside this
 //! crate does not depend on the cgroup version.
 
+mod evidence;
 mod level;
+mod oomd;
 pub mod poll_schedule;
+mod readings;
 pub mod ready;
 pub mod roots;
 mod v1;
@@ -13,7 +16,9 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+pub use evidence::{Children, Limit, MemoryEvidence};
 pub use level::LimitHit;
+pub use readings::MemoryStall;
 
 /// The file of a v2 cgroup that reports whether processes are in it.
 pub const POPULATION: &str = "cgroup.events";
@@ -161,6 +166,19 @@ impl Hierarchy {
     /// Times `memory.high` throttled this cgroup or one below it.
     pub fn high(&self, cgroup: &str) -> Option<u64> {
         self.kills(cgroup).ok()?.high
+    }
+
+    /// What systemd-oomd counted in this cgroup and in those above it, which it kills with all
+    /// below them. It rises with each kill. Always 0 on v1.
+    pub fn oomd_kills(&self, cgroup: &str) -> u64 {
+        match self.version {
+            Version::V1 => 0,
+            Version::V2 => {
+                let folder = self.folder(cgroup);
+                let above = folder.ancestors().take_while(|it| it.starts_with(&self.mount));
+                above.map(oomd::kills).fold(0, u64::saturating_add)
+            }
+        }
     }
 
     /// Whether a process is in this cgroup or below it; none where the kernel does not report that.

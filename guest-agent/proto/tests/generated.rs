@@ -1,4 +1,5 @@
-//! The committed bindings are those of the `.proto` files. `REGENERATE=1 cargo test -p coroner-proto` writes them anew.
+//! The committed bindings are those of the `.proto` files. `REGENERATE=1 cargo test -p
+//! coroner-proto` writes them anew.
 
 use std::fs;
 use std::path::Path;

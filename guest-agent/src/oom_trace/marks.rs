@@ -8,8 +8,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::events::{TraceEvent, Traced};
 use crate::kmsg::is_within;
+use crate::trace::{TraceEvent, Traced};
 
 /// Longest time from the signal to the mark of one kill. Between them an interrupt may come.
 const TOGETHER: Duration = Duration::from_millis(1);
@@ -40,19 +40,27 @@ pub(super) struct Marks {
     marks: VecDeque<Kept>,
     /// Cgroups of marks, killed or not: their counters may have risen.
     marked: Vec<String>,
+    /// The processes that were killed, in whatever cgroup.
+    victims: VecDeque<(u32, Duration)>,
+    /// When events were missing last.
+    lost: Option<Duration>,
 }
 
 impl Marks {
     pub(super) fn add(&mut self, traced: Traced, cgroup_of: impl FnOnce(u32) -> Option<String>) {
         self.signals.retain(|signal| traced.at.saturating_sub(signal.at) <= TOGETHER);
         let (pid, comm) = match &traced.event {
-            TraceEvent::Signal { .. } => return keep(&mut self.signals, traced),
+            TraceEvent::Signal(signal) if signal.is_kernel_kill() => return keep(&mut self.signals, traced),
+            TraceEvent::Signal(_) => return,
             TraceEvent::Mark { pid, comm } => (*pid, comm.clone()),
         };
         let is_by_same = |it: &&Traced| it.current == traced.current && it.cpu == traced.cpu;
         let last = self.signals.iter().rev().find(is_by_same).map(|signal| &signal.event);
-        let is_killed = last == Some(&TraceEvent::Signal { pid });
+        let is_killed = matches!(last, Some(TraceEvent::Signal(signal)) if signal.pid == pid);
         self.signals.retain(|signal| signal.current != traced.current);
+        if is_killed {
+            keep(&mut self.victims, (pid, traced.at));
+        }
         // Of v1 an ending process is in the root.
         let Some(cgroup) = cgroup_of(pid).filter(|cgroup| cgroup != "/") else { return };
         if self.marked.len() < MAX_KEPT {
@@ -65,6 +73,26 @@ impl Marks {
 
     pub(super) fn expire(&mut self, now: Duration) {
         self.marks.retain(|kept| now.saturating_sub(kept.at) <= KEPT);
+        self.victims.retain(|(_, at)| now.saturating_sub(*at) <= KEPT);
+        self.lost.take_if(|lost| now.saturating_sub(*lost) > KEPT);
+    }
+
+    /// Events were overwritten before they were read.
+    pub(super) fn lost(&mut self, now: Duration) {
+        self.lost = Some(now);
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.lost.is_none()
+    }
+
+    pub(super) fn take_victim(&mut self, pid: u32) -> bool {
+        let at = self.victims.iter().position(|(victim, _)| *victim == pid);
+        at.and_then(|at| self.victims.remove(at)).is_some()
+    }
+
+    pub(super) fn resolve(&mut self, thread: u32, pid: u32) {
+        self.victims.iter_mut().filter(|(victim, _)| *victim == thread).for_each(|(victim, _)| *victim = pid);
     }
 
     pub(super) fn take_marked(&mut self) -> Vec<String> {
@@ -95,14 +123,19 @@ fn keep<T>(kept: &mut VecDeque<T>, latest: T) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::SignalEvent;
+
+    fn traced(current: u32, cpu: u32, micros: u64, event: TraceEvent) -> Traced {
+        Traced { current, comm: "p".into(), cpu, at: Duration::from_micros(micros), event }
+    }
 
     fn signal(current: u32, cpu: u32, micros: u64, pid: u32) -> Traced {
-        Traced { current, cpu, at: Duration::from_micros(micros), event: TraceEvent::Signal { pid } }
+        let signal = SignalEvent { signal: 9, code: 128, pid, to_process: true, is_delivered: true };
+        traced(current, cpu, micros, TraceEvent::Signal(signal))
     }
 
     fn mark(current: u32, cpu: u32, micros: u64, pid: u32) -> Traced {
-        let event = TraceEvent::Mark { pid, comm: format!("p{pid}") };
-        Traced { current, cpu, at: Duration::from_micros(micros), event }
+        traced(current, cpu, micros, TraceEvent::Mark { pid, comm: format!("p{pid}") })
     }
 
     /// The number of kills in the cgroup of every process.
@@ -151,6 +184,29 @@ mod tests {
     }
 
     #[test]
+    fn victim_is_known_once_in_whatever_cgroup() {
+        let mut marks = Marks::default();
+        for pid in [5, 6] {
+            marks.add(signal(7, 0, 10, pid), |_| None);
+            marks.add(mark(7, 0, 11, pid), |_| None);
+        }
+        marks.add(mark(7, 0, 12, 8), |_| None);
+        marks.resolve(6, 4);
+        assert_eq!([5, 5, 6, 4, 8].map(|pid| marks.take_victim(pid)), [true, false, false, true, false]);
+    }
+
+    #[test]
+    fn lost_events_leave_it_incomplete_for_a_while() {
+        let mut marks = Marks::default();
+        assert!(marks.is_complete());
+        marks.lost(Duration::from_secs(1));
+        marks.expire(KEPT);
+        assert!(!marks.is_complete());
+        marks.expire(KEPT + Duration::from_secs(2));
+        assert!(marks.is_complete());
+    }
+
+    #[test]
     fn marks_are_bounded_and_expire() {
         let mut marks = Marks::default();
         for pid in 0..MAX_KEPT as u32 + 5 {
@@ -159,6 +215,7 @@ mod tests {
             marks.add(signal(u32::MAX - pid, 0, 10, pid), |_| None);
         }
         assert_eq!((marks.marks.len(), marks.signals.len(), marks.marked.len()), (256, 256, 256));
+        assert_eq!(marks.victims.len(), 256);
         marks.expire(KEPT);
         assert_eq!(marks.marks.len(), 256);
         marks.expire(KEPT + Duration::from_micros(12));

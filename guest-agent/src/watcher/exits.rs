@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use coroner_proto::agent::Exited;
+use protobuf::MessageField;
 use rustix::event::epoll;
 use tokio::time::Instant;
 
@@ -18,7 +19,7 @@ use crate::log::log;
 use crate::placement::Placement;
 use crate::process;
 use crate::shared_state::now;
-use crate::watcher::{PROCESS, Watcher};
+use crate::watcher::{PROCESS, Watcher, wait_status};
 
 /// Timeout for the process event of an exit. The kernel signals the pidfd first and queues the
 /// event after: exit_notify and proc_exit_connector in do_exit. The dying process may not run in
@@ -41,6 +42,8 @@ pub(crate) const MAX_PROCESSES: usize = 16 << 10;
 pub(crate) struct TrackedProcess {
     pub(crate) pid: u32,
     pub(crate) handle: OwnedFd,
+    /// On the boot clock; none: it was gone before that could be read.
+    pub(crate) started: Option<Duration>,
     /// The wait(2) status, by the latest event of one of its threads.
     pub(crate) code: Option<u32>,
     /// That event came after the whole process had ended.
@@ -113,17 +116,17 @@ impl Watcher {
             log!(Error, "cannot wait for the end of a process", pid = pid, error = error);
             return;
         }
-        if exec.is_none() {
-            self.forget_killed(pid, &handle);
-        }
+        self.forget_killed(pid, &handle);
         let Some(container) = self.containers.get_mut(&key) else { return };
         // It may have ended before it was found, and its exit event may have been received.
         let is_last = process::has_ended(&handle);
         let known = self.recent.iter().rev().find(|(ended, _)| is_last && *ended == pid);
         let code = known.map(|(_, code)| *code);
-        let tracked = TrackedProcess { pid, handle, code, is_last, ended: None };
+        let started = process::started(pid);
+        let tracked = TrackedProcess { pid, handle, started, code, is_last, ended: None };
         self.recent.retain(|(ended, _)| *ended != pid);
         self.by_pid.insert(pid, (key, exec.map(str::to_owned)));
+        self.sent.follow(pid, started);
         let before = match exec {
             Some(exec) => container.execs.insert(exec.to_owned(), tracked),
             None => {
@@ -136,6 +139,7 @@ impl Watcher {
         };
         if let Some(before) = before.filter(|before| before.pid != pid) {
             self.by_pid.remove(&before.pid);
+            self.sent.forget(before.pid);
         }
     }
 
@@ -149,13 +153,16 @@ impl Watcher {
         }
         let lost = lost(self) - before;
         if lost > 0 {
+            self.runtimes.clear();
             log!(Warn, "process events were lost; some exits may lack their status", lost = lost);
         }
     }
 
     fn process_event(&mut self, event: ProcessEvent) {
         match event {
-            ProcessEvent::Started { pid } => {
+            ProcessEvent::Thread { pid, thread } => self.runtimes.add_thread(pid, thread),
+            ProcessEvent::Started { pid, is_exec } => {
+                self.program_started(pid, is_exec);
                 // An earlier process with this pid is over. The cgroup was created before the
                 // process.
                 self.recent.retain(|(ended, _)| *ended != pid);
@@ -167,9 +174,10 @@ impl Watcher {
                     }
                 }
             }
-            ProcessEvent::Exit { pid, code } => {
+            ProcessEvent::Exit { pid, thread, code } => {
                 let Some((key, _)) = self.by_pid.get(&pid) else { return self.remember(pid, code) };
                 let key = *key;
+                self.thread_ended(thread, pid, code);
                 if let Some(tracked) = self.tracked(pid) {
                     tracked.code = Some(code);
                     // A leader that ends before its threads does not end the process.
@@ -257,7 +265,7 @@ impl Watcher {
         if let Some(pid) = pid.filter(|_| uncounted.is_some() && exec.is_none()) {
             self.count_killed_init(key, pid, code);
         }
-        let Some(container) = self.containers.get_mut(&key) else { return };
+        let Some(container) = self.containers.get(&key) else { return };
         let kills_unknown = uncounted.clone().filter(|_| container.last_kill.is_none());
         let unknown = match code {
             Some(_) => None,
@@ -266,14 +274,18 @@ impl Watcher {
             None => Some(if pid.is_some() { "exit event lost" } else { "init not known" }.to_owned()),
         };
         let reasons: Vec<String> = uncounted.into_iter().chain(unknown).collect();
+        let cause = pid.zip(code).and_then(|(pid, code)| self.cause_of(key, pid, code));
         let exited = Exited {
             pid,
+            cause: MessageField::from_option(cause),
             is_init: pid.map(|_| exec.is_none()),
             unknown_because: reasons.join("; "),
             kills_unknown_because: kills_unknown.unwrap_or_default(),
-            ..code.map(status).unwrap_or_default()
+            ..code.map(wait_status::exited).unwrap_or_default()
         };
-        log!(Debug, "exit", container = container.id, status = exited.status.map_or(-1, i64::from));
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        let (status, cause) = (exited.status.map_or(-1, i64::from), exited.cause.kind);
+        log!(Debug, "exit", container = container.id, status = status, cause = format_args!("{cause:?}"));
         self.shared.with(|state| state.exit(&container.id, exec, exited, now()));
         if exec.is_none() {
             container.init_polls.end();
@@ -362,38 +374,5 @@ impl Watcher {
             self.shared.with(|state| state.depart(&container.id));
             self.remove(key);
         }
-    }
-}
-
-/// Decodes a wait(2) status: the exit code above, the signal in the low seven bits, the core flag
-/// between.
-fn status(code: u32) -> Exited {
-    let signal = code & 0x7f;
-    match signal {
-        0 => Exited { status: Some(code >> 8 & 0xff), ..Exited::default() },
-        _ => Exited {
-            status: Some(128 + signal),
-            signal: Some(signal),
-            core: Some(code & 0x80 != 0),
-            ..Exited::default()
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn wait_status_decoded_as_containerd_does() {
-        let check = |code: u32, status: u32, signal: Option<u32>, core: Option<bool>| {
-            let exited = super::status(code);
-            let found = (exited.status, exited.signal, exited.core);
-            assert_eq!(found, (Some(status), signal, core), "{code:#x}");
-        };
-        check(0, 0, None, None);
-        check(7 << 8, 7, None, None);
-        check(255 << 8, 255, None, None);
-        check(9, 137, Some(9), Some(false));
-        check(15, 143, Some(15), Some(false));
-        check(11 | 0x80, 139, Some(11), Some(true));
     }
 }

@@ -11,11 +11,12 @@ use protobuf::MessageField;
 use tokio::time::Instant;
 
 use crate::cgroup::{CounterError, Kills, LimitHit};
+use crate::evidence::ReportSource;
 use crate::kmsg::OomRecord;
 use crate::log::log;
 use crate::process;
 use crate::shared_state::now;
-use crate::watcher::{OOM_EVENT, WatchedContainer, Watcher};
+use crate::watcher::{OOM_EVENT, WatchedContainer, Watcher, wait_status};
 
 impl Watcher {
     /// Registers for the kernel's notice that memory ran out in a container.
@@ -51,6 +52,7 @@ impl Watcher {
             self.due.insert((at, key));
         }
         self.poll_kills(key);
+        self.check_memory_of(key);
     }
 
     /// The kernel logs its victim just before it counts the kill, and the kill itself just after: a
@@ -97,7 +99,10 @@ impl Watcher {
     pub(crate) fn counter_changed(&mut self, key: u32) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         match container.notices.notified(Instant::now()) {
-            Ok(()) => drop(self.poll_kills(key)),
+            Ok(()) => {
+                self.poll_kills(key);
+                self.check_memory_of(key);
+            }
             Err(at) => self.due.extend(at.map(|at| (at, key))),
         }
     }
@@ -182,16 +187,20 @@ impl Watcher {
         let kill = OomKill { cgroup: cgroup.to_string(), ..OomKill::default() };
         if let Some((record, count)) = logged {
             let level = record.level(cgroup).into();
+            let source = ReportSource::of(Some(&record), None, false);
+            let mut kill = OomKill { level, ..kill };
+            self.name_limit(&mut kill, Some(&record));
             let victim = victim_of(record.pid, record.comm, container, self.connector.is_some());
-            let kill = OomKill { level, victim: MessageField::some(victim), ..kill };
-            self.record_witnessed(key, kill, count, Witness::WITNESS_KERNEL_LOG);
+            kill.victim = MessageField::some(victim);
+            self.record_witnessed(key, kill, count, Witness::WITNESS_KERNEL_LOG, source);
         } else if let Some((mark, kills)) = marked
             // A mark may come after the counter of its kill was read.
             && container.last_kill.is_none()
         {
+            let source = ReportSource::of(None, Some(mark.pid), false);
             let victim = victim_of(mark.pid, mark.comm, container, self.connector.is_some());
             let kill = OomKill { victim: MessageField::some(victim), ..kill };
-            self.record_witnessed(key, kill, kills, Witness::WITNESS_TRACE);
+            self.record_witnessed(key, kill, kills, Witness::WITNESS_TRACE, source);
         }
     }
 
@@ -209,46 +218,71 @@ impl Watcher {
     /// was removed: of more than ten kills in five seconds the kernel logs no cgroups.
     pub(crate) fn count_killed_init(&mut self, key: u32, pid: u32, code: Option<u32>) {
         // The OOM killer ends a process by SIGKILL.
-        if code.is_some_and(|code| code & 0x7f != 9) {
+        if code.is_some_and(|code| wait_status::signal(code) != 9) {
             return;
         }
         let same_pids = self.connector.is_some();
         let Some(kmsg) = self.kmsg.as_mut().filter(|_| same_pids) else { return };
         let Some(container) = self.containers.get(&key) else { return };
-        let Some(comm) = kmsg.claim_pid(pid) else { return };
+        let Some(memory) = kmsg.claim_pid(pid) else { return };
         // A kill that was counted may be this one.
         if container.last_kill.is_none() {
+            let comm = memory.comm.clone();
             let victim = Victim { pid, comm, is_init: Some(true), ..Victim::default() };
             let kill = OomKill {
                 cgroup: container.cgroup.to_string(),
                 victim: MessageField::some(victim),
                 ..OomKill::default()
             };
-            self.record_witnessed(key, kill, 1, Witness::WITNESS_KERNEL_LOG);
+            let source = ReportSource::Victim(Box::new(memory));
+            self.record_witnessed(key, kill, 1, Witness::WITNESS_KERNEL_LOG, source);
         }
     }
 
-    /// Drops the kernel's line with the pid of a process that lives: it is about an earlier one.
+    /// Drops what the kernel's log and the trace have of the pid of a process that lives: it is
+    /// about an earlier one.
     pub(crate) fn forget_killed(&mut self, pid: u32, handle: &OwnedFd) {
-        if let Some(kmsg) = self.kmsg.as_mut().filter(|_| !process::has_ended(handle)) {
+        if process::has_ended(handle) {
+            return;
+        }
+        self.drain_trace();
+        if let Some(kmsg) = &mut self.kmsg {
             kmsg.drain();
-            // The process may have been killed since the test above.
-            if !process::has_ended(handle) {
+        }
+        // The process may have been killed since the test above.
+        if !process::has_ended(handle) {
+            self.take_victim(pid);
+            if let Some(kmsg) = &mut self.kmsg {
                 kmsg.claim_pid(pid);
             }
         }
     }
 
     /// Records `count` kills that another witness than the counter has.
-    fn record_witnessed(&mut self, key: u32, kill: OomKill, count: u64, witness: Witness) {
+    fn record_witnessed(
+        &mut self,
+        key: u32,
+        kill: OomKill,
+        count: u64,
+        witness: Witness,
+        source: ReportSource,
+    ) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let counted = container.kills.get_or_insert_default();
         counted.total = counted.total.saturating_add(count);
         let total = container.kills_earlier.saturating_add(counted.total);
         log!(Debug, "OOM kill without a counter", container = container.id, total = total);
-        let kill = OomKill { total, witness: witness.into(), ..kill };
-        container.last_kill = Some(Box::new(kill.clone()));
-        self.shared.with(|state| state.kill(&container.id, kill, now()));
+        self.record(key, OomKill { total, witness: witness.into(), ..kill }, source);
+    }
+
+    fn record(&mut self, key: u32, kill: OomKill, source: ReportSource) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        container.killed(&kill);
+        let seq = self.shared.with(|state| {
+            state.kill(&container.id, kill.clone(), now());
+            state.seq()
+        });
+        self.expect_evidence(key, &kill, seq, source);
     }
 
     fn record_kill(&mut self, key: u32, before: Kills, read: Kills) {
@@ -265,6 +299,8 @@ impl Watcher {
         // level and victim are those of its first report.
         let same = read.ooms.is_some() && read.ooms == before.ooms;
         let earlier = container.last_kill.as_ref().filter(|_| same && victim.is_none());
+        let marked_pid = marked.as_ref().map(|(mark, _)| mark.pid);
+        let source = ReportSource::of(victim.as_ref(), marked_pid, earlier.is_some());
         let mut kill = OomKill {
             total: container.kills_earlier.saturating_add(read.total),
             group: read.groups.map(|groups| groups > before.groups.unwrap_or(0)),
@@ -275,6 +311,7 @@ impl Watcher {
             groups: read.groups,
             ..OomKill::default()
         };
+        self.name_limit(&mut kill, victim.as_ref());
         let named = match (victim, marked) {
             (Some(record), _) => Some((record.pid, record.comm)),
             // The kernel's log is rate-limited.
@@ -286,26 +323,31 @@ impl Watcher {
         );
         if let Some(earlier) = earlier {
             kill.level = earlier.level;
+            kill.limit_cgroup = earlier.limit_cgroup.clone();
+            kill.limit_cgroup_bytes = earlier.limit_cgroup_bytes;
             if earlier.victim.is_some() {
                 kill.victim = earlier.victim.clone();
             }
             kill.group = kill.group.map(|group| group || earlier.group == Some(true));
         }
-        if let Some(container) = self.containers.get_mut(&key) {
-            container.last_kill = Some(Box::new(kill.clone()));
-        }
-        let Some(container) = self.containers.get(&key) else { return };
         log!(Debug, "OOM kill", container = container.id, total = kill.total);
-        self.shared.with(|state| {
-            state.set_limit(&container.id, memory.limit);
-            state.kill(&container.id, kill, now());
-        });
+        self.read_limit(key);
+        self.record(key, kill, source);
     }
 
-    pub(crate) fn read_limit(&mut self, key: u32) {
-        let Some(container) = self.containers.get(&key) else { return };
-        let memory = self.hierarchy.memory(&container.cgroup);
-        self.shared.with(|state| state.set_limit(&container.id, memory.limit));
+    /// Sets the cgroup that hit its limit, and that limit. The kernel prints it; it may have been
+    /// changed since.
+    fn name_limit(&self, kill: &mut OomKill, record: Option<&OomRecord>) {
+        let Some(record) = record else {
+            // v2 counts how often each cgroup's own limit was hit.
+            if kill.level == Level::LEVEL_CONTAINER.into() {
+                (kill.limit_cgroup, kill.limit_cgroup_bytes) = (kill.cgroup.clone(), kill.limit_bytes);
+            }
+            return;
+        };
+        kill.limit_cgroup = record.limit_cgroup().to_owned();
+        let printed = self.kmsg.as_ref().and_then(|kmsg| kmsg.reports.memory_limit(record.report));
+        kill.limit_cgroup_bytes = printed.or_else(|| self.hierarchy.memory(&kill.limit_cgroup).limit);
     }
 }
 

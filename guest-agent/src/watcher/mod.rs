@@ -4,20 +4,25 @@
 //! /sys/fs/cgroup and /proc are read in place: the kernel generates them from memory, and a thread
 //! to wait on them would cost more than the reads do.
 
+mod causes;
 mod cgroup_events;
+mod container;
+mod evidence;
 mod exits;
 mod kills;
+mod memory_recorder;
 mod pressure_reports;
 mod psi_triggers;
 pub(crate) mod reaper;
 pub(crate) mod requests;
+mod signals;
+mod wait_status;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coroner_proto::agent::OomKill;
 use rustix::event::{Timespec, epoll};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -25,19 +30,23 @@ use tokio::time::Instant;
 use crate::cgroup::{Hierarchy, Kills};
 use crate::cgroup_tree::{CgroupChange, CgroupTree};
 use crate::connector::Connector;
+use crate::evidence::{EvidenceDetail, EvidenceStore};
 use crate::kmsg::Kmsg;
 use crate::log::log;
+use crate::memory_history::MemoryHistory;
 use crate::oom_trace::OomTrace;
 use crate::placement::Placement;
 use crate::pressure::PressureRule;
-use crate::shared_state::SharedState;
+use crate::seen_runtimes::SeenRuntimes;
+use crate::sent_signals::SentSignals;
+use crate::shared_state::{SharedState, now};
+use crate::signal_trace::SignalTrace;
 use crate::state::State;
 use crate::unix_signals::UnixSignals;
-use crate::watcher::exits::TrackedProcess;
-use crate::watcher::pressure_reports::PressureState;
+pub(crate) use crate::watcher::container::{Origin, WatchedContainer};
+use crate::watcher::memory_recorder::MemoryRecorder;
 use crate::watcher::psi_triggers::TriggerWorker;
 use crate::watcher::requests::Request;
-use coroner_cgroup::poll_schedule::{NoticeSchedule, PollSchedule};
 
 /// Events read from epoll at once.
 const BATCH: usize = 64;
@@ -52,42 +61,12 @@ const TREE: u64 = 0;
 const CONNECTOR: u64 = 1 << 32;
 const KMSG: u64 = 4 << 32;
 const OOM_TRACE: u64 = 6 << 32;
+pub(crate) const SIGNAL_TRACE: u64 = 7 << 32;
 pub(crate) const OOM_EVENT: u64 = 2 << 32;
 pub(crate) const PROCESS: u64 = 3 << 32;
 /// Above it is the index among the container's triggers.
 pub(crate) const PRESSURE: u64 = 5 << 32;
 const KIND: u64 = 0xff << 32;
-
-/// A container being watched.
-#[derive(Debug)]
-pub(crate) struct WatchedContainer {
-    pub(crate) id: String,
-    pub(crate) cgroup: Arc<str>,
-    /// A reader requested it: it may not be below the roots.
-    pub(crate) requested: bool,
-    /// The counters as last read; none before the first successful read.
-    pub(crate) kills: Option<Kills>,
-    /// Kills of earlier cgroups of this container: a new cgroup counts from zero.
-    pub(crate) kills_earlier: u64,
-    pub(crate) read_error_logged: bool,
-    /// The last kill that was recorded: the kill of a group takes several reads.
-    pub(crate) last_kill: Option<Box<OomKill>>,
-    pub(crate) oom_event: Option<OwnedFd>,
-    pub(crate) kill_polls: PollSchedule,
-    pub(crate) notices: NoticeSchedule,
-    pub(crate) init_polls: PollSchedule,
-    pub(crate) init: Option<TrackedProcess>,
-    /// The pid of the init while its exit is recorded, and after it.
-    pub(crate) ended_init: Option<u32>,
-    pub(crate) execs: BTreeMap<String, TrackedProcess>,
-    pub(crate) pressure: PressureState,
-    /// A process was seen in it.
-    pub(crate) populated: bool,
-    /// Since when no process is in it.
-    pub(crate) emptied: Option<Instant>,
-    /// Its cgroup was removed; it stays until the exits of its processes are recorded.
-    pub(crate) gone: bool,
-}
 
 /// The kernel interfaces that a watcher reads.
 #[derive(Debug)]
@@ -96,9 +75,10 @@ pub(crate) struct KernelSources {
     pub(crate) tree: CgroupTree,
     pub(crate) connector: Option<Connector>,
     pub(crate) kmsg: Option<Kmsg>,
-    pub(crate) oom_trace: Option<OomTrace>,
+    pub(crate) traces: (Option<OomTrace>, Option<SignalTrace>),
     pub(crate) placement: Placement,
     pub(crate) pressure: Vec<PressureRule>,
+    pub(crate) evidence: EvidenceDetail,
 }
 
 /// The containers, the kernel interfaces and the state they are recorded in.
@@ -110,6 +90,11 @@ pub(crate) struct Watcher {
     pub(crate) connector: Option<Connector>,
     pub(crate) kmsg: Option<Kmsg>,
     pub(crate) oom_trace: Option<OomTrace>,
+    pub(crate) signal_trace: Option<SignalTrace>,
+    /// Too many signals were sent: when their trace is read again.
+    pub(crate) signals_paused: Option<Instant>,
+    pub(crate) sent: SentSignals,
+    pub(crate) runtimes: SeenRuntimes,
     pub(crate) epoll: Arc<OwnedFd>,
     pub(crate) containers: BTreeMap<u32, Box<WatchedContainer>>,
     pub(crate) by_cgroup: BTreeMap<Arc<str>, u32>,
@@ -128,6 +113,8 @@ pub(crate) struct Watcher {
     pub(crate) command: Option<reaper::StartedCommand>,
     pub(crate) pressure: Vec<PressureRule>,
     pub(crate) trigger_worker: TriggerWorker,
+    pub(crate) evidence: EvidenceStore,
+    pub(crate) recorder: MemoryRecorder,
     next_key: u32,
     full: bool,
 }
@@ -135,7 +122,9 @@ pub(crate) struct Watcher {
 impl Watcher {
     /// Finds the existing containers. Their kills up to now are not signals.
     pub(crate) fn start(sources: KernelSources, shared: Arc<SharedState>) -> std::io::Result<Self> {
-        let KernelSources { hierarchy, tree, connector, kmsg, oom_trace, placement, pressure } = sources;
+        let KernelSources { hierarchy, tree, connector, kmsg, traces, placement, pressure, evidence } =
+            sources;
+        let (oom_trace, signal_trace) = traces;
         let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
         let mut watcher = Self {
             hierarchy,
@@ -144,6 +133,10 @@ impl Watcher {
             connector,
             kmsg,
             oom_trace,
+            signal_trace,
+            signals_paused: None,
+            sent: SentSignals::default(),
+            runtimes: SeenRuntimes::default(),
             epoll,
             containers: BTreeMap::new(),
             by_cgroup: BTreeMap::new(),
@@ -158,6 +151,8 @@ impl Watcher {
             command: None,
             pressure,
             trigger_worker: TriggerWorker::default(),
+            evidence: EvidenceStore::new(evidence),
+            recorder: MemoryRecorder::new(evidence),
             next_key: 0,
             full: false,
         };
@@ -178,6 +173,9 @@ impl Watcher {
         if let Some(trace) = &watcher.oom_trace {
             watcher.listen(trace, OOM_TRACE)?;
         }
+        if let Some(trace) = &watcher.signal_trace {
+            watcher.listen(trace, SIGNAL_TRACE)?;
+        }
         Ok(watcher)
     }
 
@@ -189,12 +187,18 @@ impl Watcher {
         let mut tidy_at = Some(Instant::now() + TIDY_AFTER);
         loop {
             self.register_next_triggers();
-            let due = self.due.first().map(|(at, _)| *at);
+            let due = self.due.first().map(|(at, _)| *at).into_iter().chain(self.signals_paused).min();
+            let recording = self.recorder.due();
             let tidying = tokio::time::sleep_until(tidy_at.unwrap_or_else(Instant::now));
             tokio::select! {
                 () = tidying, if tidy_at.is_some() => {
                     tidy_at = None;
                     self.shrink();
+                    continue;
+                }
+                () = tokio::time::sleep_until(recording.unwrap_or_else(Instant::now)), if recording.is_some() => {
+                    // It needs little memory, and must not keep what a burst needed for ever.
+                    self.record_due_memory(Instant::now());
                     continue;
                 }
                 guard = ready.readable() => {
@@ -214,9 +218,13 @@ impl Watcher {
                     }
                     None => return Ok(()),
                 },
+                () = tokio::time::sleep_until(self.evidence.due()), if self.evidence.is_pending() => {
+                    self.gather_due_evidence();
+                }
                 () = children.received(), if self.reaps => drop(self.drain_batches()?),
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.handle_due(),
             }
+            self.check_memory_awake();
             tidy_at = Some(Instant::now() + TIDY_AFTER);
         }
     }
@@ -224,7 +232,9 @@ impl Watcher {
     /// Releases memory that a burst needed.
     fn shrink(&mut self) {
         self.recent.shrink_to_fit();
+        self.sent.shrink();
         self.trigger_worker.shrink();
+        self.close_reports();
         self.shared.with(State::shrink);
     }
 
@@ -255,6 +265,7 @@ impl Watcher {
         // Marks first, also where this batch has no room for them: a victim's cgroup is read while
         // the process exists.
         self.drain_trace();
+        self.drain_signals();
         // Cgroups next, so that a process event finds its container; then wait statuses, then
         // pidfds.
         if is_ready(TREE) {
@@ -304,25 +315,14 @@ impl Watcher {
         }
         let key = self.next_key;
         self.next_key = self.next_key.wrapping_add(1);
+        let appeared_ns = matches!(origin, Origin::Now).then(|| now().boot_ns);
         let container = WatchedContainer {
-            id: id.to_owned(),
-            cgroup: Arc::clone(cgroup),
+            memory: MemoryHistory::new(appeared_ns),
             requested: matches!(origin, Origin::Requested),
             kills,
             kills_earlier: earlier,
-            read_error_logged: false,
-            last_kill: None,
-            oom_event: None,
-            kill_polls: PollSchedule::kills(),
-            notices: NoticeSchedule::default(),
-            init_polls: PollSchedule::init(),
-            init: None,
-            ended_init: None,
-            execs: BTreeMap::new(),
-            pressure: PressureState::default(),
-            populated: false,
-            emptied: None,
-            gone: false,
+            oomd_before: self.hierarchy.oomd_kills(cgroup),
+            ..WatchedContainer::new(id, cgroup)
         };
         log!(Debug, "container appeared", container = id, cgroup = cgroup);
         self.containers.insert(key, Box::new(container));
@@ -341,9 +341,11 @@ impl Watcher {
     /// Removes a container after its last exit was recorded.
     pub(crate) fn remove(&mut self, key: u32) {
         self.release_triggers(key);
+        self.forget_memory(key);
         let Some(container) = self.containers.remove(&key) else { return };
         for tracked in container.init.iter().chain(container.execs.values()) {
             self.by_pid.remove(&tracked.pid);
+            self.sent.forget(tracked.pid);
         }
         // Another container may be made at its path.
         self.forget_victims(&container.cgroup);
@@ -364,6 +366,7 @@ impl Watcher {
     /// Runs everything that is due: polls, timeouts, triggers.
     fn handle_due(&mut self) {
         let now = Instant::now();
+        self.resume_signals(now);
         while let Some((at, key)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
             self.due.remove(&(at, key));
             self.drain_connector();
@@ -381,15 +384,4 @@ impl Watcher {
         let data = epoll::EventData::new_u64(token);
         Ok(epoll::add(&*self.epoll, source, data, epoll::EventFlags::IN)?)
     }
-}
-
-/// How a container was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// It existed when the agent started.
-    Earlier,
-    /// Its cgroup was created just now, so its counter began at zero.
-    Now,
-    /// A reader requested it.
-    Requested,
 }

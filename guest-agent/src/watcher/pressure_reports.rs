@@ -48,6 +48,7 @@ impl Watcher {
         let Some((line, _)) = container.pressure.registered.get(at) else { return };
         let line = *line;
         self.record_pressure(key, line);
+        self.check_memory_of(key);
     }
 
     /// Reports throttling if `high`, as just read from memory.events, has risen.

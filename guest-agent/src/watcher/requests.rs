@@ -18,6 +18,7 @@ pub(crate) enum Request {
     FinalCount { id: String, answer: oneshot::Sender<ContainerSummary> },
     ContainerWatch { watch: ContainerWatch, answer: oneshot::Sender<Result<(), WatchRefusal>> },
     Unwatch { id: String, answer: oneshot::Sender<()> },
+    Evidence { id: String, answer: oneshot::Sender<Option<Vec<u8>>> },
     Command(StartedCommand),
 }
 
@@ -57,6 +58,7 @@ impl Watcher {
                 self.unwatch(&id);
                 answer.send(()).ok();
             }
+            Request::Evidence { id, answer } => drop(answer.send(self.evidence_of(&id))),
             Request::Command(command) => {
                 self.command = Some(command);
                 self.reap();
@@ -132,6 +134,7 @@ impl Watcher {
         };
         self.tree.forget(&container.cgroup);
         self.remove(key);
+        self.evidence.remove(id);
         self.shared.with(|state| state.remove(id));
     }
 }

@@ -1,13 +1,10 @@
 //! How containers and execs end.
 
-use std::io::Read;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
-use coroner_proto::agent::WatchRequest;
 use ttrpc::Code;
 
-use crate::harness::{Agent, Scratch, contain, remove};
+use crate::harness::{Agent, Scratch, contain, enter, remove, watch};
 
 const LIMIT: u64 = 64 << 20;
 
@@ -16,14 +13,15 @@ async fn exit_carries_its_code() {
     let scratch = Scratch::new();
     let agent = Agent::start(&[&scratch.name], None);
     let mut reader = agent.reader().await;
-    for code in [0, 7, 255] {
+    // 137 is also what a shell returns for a process that SIGKILL ended.
+    for code in [0, 7, 137, 255] {
         let id = format!("code-{code}");
         reader.run(&scratch, &id, LIMIT, &format!("exit {code}")).await.wait().unwrap();
         let reports = reader.until_exit(&id).await;
         let exit = reports.exited();
         assert_eq!(
-            (exit.status, exit.signal, exit.unknown_because.as_str()),
-            (Some(code), None, ""),
+            (exit.status, exit.signal, exit.by_signal, exit.unknown_because.as_str()),
+            (Some(code), None, Some(false), ""),
             "{exit:?}"
         );
         assert_eq!(exit.is_init, Some(true));
@@ -77,25 +75,6 @@ async fn external_sigkill_is_a_signal_without_oom() {
     child.wait().unwrap();
 }
 
-/// A process in a cgroup, in our own pid namespace.
-fn enter(cgroup: &std::path::Path, script: &str) -> Child {
-    let mut command = Command::new("sh");
-    command.args(["-c", "echo $$ > \"$0/cgroup.procs\"; echo up; eval \"$1\""]).arg(cgroup).arg(script);
-    let mut child = command.arg0("sh").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
-    child
-}
-
-fn watch(id: &str, cgroup: String, pid: Option<u32>, exec: Option<&str>) -> WatchRequest {
-    WatchRequest {
-        container_id: id.to_owned(),
-        cgroup,
-        init_pid: pid,
-        exec_id: exec.map(str::to_owned),
-        ..WatchRequest::default()
-    }
-}
-
 #[tokio::test]
 async fn named_init_and_execs_followed_outside_roots() {
     let scratch = Scratch::new();
@@ -121,6 +100,7 @@ async fn named_init_and_execs_followed_outside_roots() {
     let reports = reader.until_exit("named").await;
     let exit = reports.exited();
     assert_eq!((exit.status, exit.signal, exit.is_init), (Some(143), Some(15), Some(true)), "{exit:?}");
+    assert_eq!(exit.by_signal, Some(true));
     assert_eq!(exit.pid, Some(init.id()));
     let (id, exit) = reports.execs.first().unwrap();
     assert_eq!((id.as_str(), exit.status, exit.is_init), ("probe", Some(9), Some(false)));
@@ -150,6 +130,7 @@ async fn container_with_unknown_init_ends_with_its_cgroup() {
     let reports = reader.until_exit("hostpid").await;
     let exit = reports.exited();
     assert_eq!((exit.status, exit.pid, exit.is_init), (None, None, None), "unknown is not zero");
+    assert_eq!(exit.by_signal, None);
     assert!(exit.unknown_because.contains("cgroup gone"), "{exit:?}");
 }
 

@@ -2,7 +2,8 @@
 //! readers.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,16 +11,18 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use coroner_agent::Options;
+use coroner_agent::{EvidenceDetail, Options};
 use coroner_proto::agent::{
     Exited, HelloRequest, NextSignalsRequest, OomKill, SettleRequest, SettleResponse, Signal,
-    SnapshotRequest, WatchRequest, signal,
+    SnapshotRequest, WatchRequest,
 };
 use coroner_proto::agent_ttrpc::AgentClient;
 use coroner_transport::Address;
 use tokio::sync::oneshot;
 use ttrpc::asynchronous::Client;
 use ttrpc::context;
+
+use crate::reports::ContainerReports;
 
 /// No test takes a second; this allows for a busy machine.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
@@ -111,6 +114,26 @@ pub(crate) fn contain(cgroup: &Path, script: &str) -> Child {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
 }
 
+/// A process in a cgroup, in our own pid namespace.
+pub(crate) fn enter(cgroup: &Path, script: &str) -> Child {
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo $$ > \"$0/cgroup.procs\"; echo up; eval \"$1\""]).arg(cgroup).arg(script);
+    let mut child = command.arg0("sh").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
+    child
+}
+
+/// A container or a process to watch.
+pub(crate) fn watch(id: &str, cgroup: String, pid: Option<u32>, exec: Option<&str>) -> WatchRequest {
+    WatchRequest {
+        container_id: id.to_owned(),
+        cgroup,
+        init_pid: pid,
+        exec_id: exec.map(str::to_owned),
+        ..WatchRequest::default()
+    }
+}
+
 /// The agent, until dropped.
 pub(crate) struct Agent {
     pub(crate) address: Address,
@@ -122,10 +145,19 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts it and waits until it listens.
     pub(crate) fn start(roots: &[&str], cgroup_mount: Option<PathBuf>) -> Self {
+        Self::start_with(roots, cgroup_mount, EvidenceDetail::Full)
+    }
+
+    pub(crate) fn start_with(
+        roots: &[&str],
+        cgroup_mount: Option<PathBuf>,
+        evidence: EvidenceDetail,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = Address::Unix(folder.path().join("agent.sock"));
         let roots = roots.iter().map(|root| (*root).to_owned()).collect();
-        let options = Options { listen: vec![address.clone()], roots, cgroup_mount, ..Options::default() };
+        let listen = vec![address.clone()];
+        let options = Options { listen, roots, cgroup_mount, evidence, ..Options::default() };
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = mpsc::sync_channel(1);
         let thread = std::thread::spawn(move || {
@@ -173,10 +205,18 @@ impl AgentProgram {
 
     /// With tracefs, and without the kernel's log. Only the agent sees these mounts.
     pub(crate) fn start_with_trace_alone(root: &str) -> Self {
-        let mounts =
-            "mount -t tracefs none /sys/kernel/tracing && mount -t tmpfs none /dev && exec \"$0\" \"$@\"";
+        Self::start_by_mounts("mount -t tracefs none /sys/kernel/tracing && mount -t tmpfs none /dev", root)
+    }
+
+    /// With tracefs and the kernel's log.
+    pub(crate) fn start_with_trace(root: &str) -> Self {
+        Self::start_by_mounts("mount -t tracefs none /sys/kernel/tracing", root)
+    }
+
+    fn start_by_mounts(mounts: &str, root: &str) -> Self {
         let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", mounts, env!("CARGO_BIN_EXE_coroner-agent")]);
+        let script = format!("{mounts} && exec \"$0\" \"$@\"");
+        command.args(["--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_coroner-agent")]);
         Self::start_by(command, root)
     }
 
@@ -284,6 +324,19 @@ impl Reader {
         }
     }
 
+    /// Reads until the exit of a container's exec is received.
+    pub(crate) async fn until_exec_exit(&mut self, id: &str, exec: &str) -> Exited {
+        let begun = Instant::now();
+        loop {
+            let execs = ContainerReports::of(&self.seen, id).execs;
+            if let Some((_, exit)) = execs.into_iter().find(|(it, _)| it == exec) {
+                return exit;
+            }
+            assert!(begun.elapsed() < TIMEOUT, "no exit of {exec} in {:?}", self.seen);
+            self.next(1000).await;
+        }
+    }
+
     /// Reads until a kill of a container is received.
     pub(crate) async fn until_kill(&mut self, id: &str) -> OomKill {
         let begun = Instant::now();
@@ -316,41 +369,5 @@ impl Reader {
                 return containers;
             }
         }
-    }
-}
-
-/// The signals of one container, each with its seq.
-pub(crate) struct ContainerReports {
-    pub(crate) kills: Vec<(u64, OomKill)>,
-    pub(crate) exit: Option<(u64, Exited)>,
-    pub(crate) execs: Vec<(String, Exited)>,
-}
-
-impl ContainerReports {
-    fn of(signals: &[Signal], id: &str) -> Self {
-        let mut reports = Self { kills: Vec::new(), exit: None, execs: Vec::new() };
-        for signal in signals.iter().filter(|signal| signal.container_id == id) {
-            match (&signal.event, &signal.exec_id) {
-                (Some(signal::Event::OomKill(kill)), _) => reports.kills.push((signal.seq, kill.clone())),
-                (Some(signal::Event::Exited(exit)), None) => reports.exit = Some((signal.seq, exit.clone())),
-                (Some(signal::Event::Exited(exit)), Some(exec)) => {
-                    reports.execs.push((exec.clone(), exit.clone()))
-                }
-                (other, _) => panic!("{other:?}"),
-            }
-        }
-        reports
-    }
-
-    pub(crate) fn exited(&self) -> &Exited {
-        &self.exit.as_ref().expect("an exit").1
-    }
-
-    /// The latest kill, which must precede the exit.
-    pub(crate) fn kill_before_exit(&self) -> &OomKill {
-        let (seq, kill) = self.kills.last().expect("a kill");
-        let (exit, _) = self.exit.as_ref().expect("an exit");
-        assert!(seq < exit, "the kill has the lower seq");
-        kill
     }
 }

@@ -4,11 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use coroner_proto::agent::{Level, WatchRequest};
+use coroner_proto::agent::{CauseKind, Level, WatchRequest};
+use rustix::fs::{XattrFlags, setxattr};
+use rustix::process::{Pid, Signal};
 
 use crate::harness::Agent;
 
-fn hierarchy() -> tempfile::TempDir {
+pub(crate) fn hierarchy() -> tempfile::TempDir {
     let mount = tempfile::tempdir().unwrap();
     fs::write(mount.path().join("cgroup.controllers"), "memory\n").unwrap();
     mount
@@ -16,7 +18,7 @@ fn hierarchy() -> tempfile::TempDir {
 
 /// Files of one container, moved into place as a whole: the kernel makes a cgroup with all of its
 /// files.
-fn cgroup(mount: &Path, id: &str) -> PathBuf {
+pub(crate) fn cgroup(mount: &Path, id: &str) -> PathBuf {
     let (made, folder) = (mount.join(format!("making-{id}")), mount.join("r").join(id));
     fs::create_dir_all(&made).unwrap();
     fs::create_dir_all(mount.join("r")).unwrap();
@@ -46,7 +48,14 @@ async fn rising_counter_reported_with_level_and_group() {
     assert_eq!((kill.total, kill.added, kill.group), (2, 2, Some(true)));
     assert_eq!(kill.level.enum_value(), Ok(Level::LEVEL_CHILD));
     assert_eq!((kill.limit_bytes, kill.usage_bytes), (Some(1_048_576), Some(4096)));
+    assert_eq!((kill.limit_cgroup.as_str(), kill.limit_cgroup_bytes), ("", None));
     assert!(kill.victim.is_none());
+    reader.seen.clear();
+    fs::write(folder.join("memory.events.local"), "oom 1\n").unwrap();
+    fs::write(folder.join("memory.events"), "oom 2\noom_kill 3\noom_group_kill 1\n").unwrap();
+    let kill = reader.until_kill("c1").await;
+    assert_eq!(kill.level.enum_value(), Ok(Level::LEVEL_CONTAINER));
+    assert_eq!((kill.limit_cgroup.as_str(), kill.limit_cgroup_bytes), ("/r/c1", Some(1_048_576)));
     fs::remove_dir_all(&folder).unwrap();
     let reports = reader.until_exit("c1").await;
     assert!(reports.exited().unknown_because.contains("cgroup gone"));
@@ -147,4 +156,42 @@ async fn kill_without_notice_reported_before_exit() {
     let reports = reader.until_exit("c1").await;
     assert_eq!(reports.kill_before_exit().total, 1);
     assert_eq!(reports.exited().status, Some(0));
+}
+
+/// systemd-oomd counts its kills in attributes of the cgroup that it kills, or one above it.
+#[tokio::test]
+async fn kill_by_oomd_is_proven_by_the_attribute_alone() {
+    let mount = hierarchy();
+    let agent = Agent::start(&["r"], Some(mount.path().to_owned()));
+    let mut reader = agent.reader().await;
+    let set = |folder: &Path, name: &str, value: &str| {
+        setxattr(folder, name, value.as_bytes(), XattrFlags::empty()).unwrap();
+    };
+    for (id, above, expect) in [
+        ("c1", false, Some(CauseKind::CAUSE_OOMD)),
+        ("c2", true, Some(CauseKind::CAUSE_OOMD)),
+        ("c3", false, None),
+    ] {
+        let folder = cgroup(mount.path(), id);
+        // Kills before the container appeared are not its own.
+        let mut init = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let mut watch = WatchRequest {
+            container_id: id.to_owned(),
+            init_pid: Some(init.id()),
+            ..WatchRequest::default()
+        };
+        watch.cgroup = format!("/r/{id}");
+        reader.watch(watch).await.unwrap();
+        match (expect, above) {
+            (None, _) => {}
+            (_, true) => set(&mount.path().join("r"), "user.oomd_ooms", "1"),
+            (_, false) => set(&folder, "user.oomd_kill", "3"),
+        }
+        rustix::process::kill_process(Pid::from_child(&init), Signal::KILL).unwrap();
+        init.wait().unwrap();
+        let reports = reader.until_exit(id).await;
+        let cause = reports.exited().cause.as_ref();
+        assert_eq!(cause.map(|cause| cause.kind.enum_value().unwrap()), expect, "{id} {cause:?}");
+        assert!(cause.is_none_or(|cause| cause.sources == ["xattr"] && cause.sender.is_none()));
+    }
 }

@@ -6,9 +6,9 @@ use std::time::Instant;
 use coroner_proto::agent::{Level, OomKill, Victim, Witness};
 use rustix::process::Signal;
 
-use crate::harness::{
-    Agent, AgentProgram, ContainerReports, Reader, Scratch, TIMEOUT, contain, remove, unique,
-};
+use crate::evidence::evidence_of;
+use crate::harness::{Agent, AgentProgram, Reader, Scratch, TIMEOUT, contain, remove, unique};
+use crate::reports::ContainerReports;
 
 const LIMIT: u64 = 16 << 20;
 
@@ -35,10 +35,15 @@ async fn until_victim(
             && kill.level.enum_value() != Ok(Level::LEVEL_UNKNOWN)
         {
             assert_eq!(kill.level.enum_value(), Ok(Level::LEVEL_CONTAINER));
+            assert_eq!(limit_hit(&kill), (scratch.path(&id).as_str(), Some(LIMIT)));
             return (reports, kill, victim);
         }
         assert!(begun.elapsed() < TIMEOUT, "the kernel's log names no victim");
     }
+}
+
+fn limit_hit(kill: &OomKill) -> (&str, Option<u64>) {
+    (&kill.limit_cgroup, kill.limit_cgroup_bytes)
 }
 
 #[tokio::test]
@@ -170,8 +175,20 @@ async fn kill_is_found(scratch: &Scratch, agent: &AgentProgram, witness: Witness
     let kill = reports.kill_before_exit();
     assert_eq!((kill.total, kill.added, kill.limit_bytes), (1, 1, Some(LIMIT)));
     assert_eq!(kill.witness.enum_value(), Ok(witness));
+    // The kernel's log has the limit of a cgroup that is gone, unless its rate limit is reached.
+    let path = scratch.path("removed");
+    let named = kill.level.enum_value() == Ok(Level::LEVEL_CONTAINER);
+    assert_eq!(limit_hit(kill), if named { (path.as_str(), Some(LIMIT)) } else { ("", None) });
     let victim = kill.victim.as_ref().unwrap();
     assert_eq!((Some(victim.pid), victim.comm.as_str(), victim.is_init), (exit.pid, "tail", Some(true)));
+    let evidence = evidence_of(&reader, "removed").await.unwrap();
+    let own = &evidence.cgroups[0];
+    assert_eq!((own.path.as_str(), own.usage_bytes, own.limited), (path.as_str(), None, None));
+    assert!(evidence.cgroups[1].usage_bytes.is_some() && evidence.cgroups[1].limited == Some(false));
+    let victims: Vec<u32> = evidence.report.victims.iter().map(|it| it.pid).collect();
+    let logged = witness == Witness::WITNESS_KERNEL_LOG;
+    assert_eq!(victims, if logged { vec![victim.pid] } else { vec![] });
+    assert_eq!((evidence.report.is_some(), evidence.report.incomplete), (logged, logged && !named));
 }
 
 #[tokio::test]
@@ -228,9 +245,9 @@ async fn limit_of_parent_reported_as_ancestor() {
     // A pod, its limit, and a container below it without one.
     let root = scratch.cgroup("kubepods", 1 << 40);
     let begun = Instant::now();
-    let kill = loop {
-        let (pod, id) =
-            (root.join(format!("pod{}", unique())), format!("{:064x}", begun.elapsed().as_nanos()));
+    let (kill, pod) = loop {
+        let (name, id) = (format!("pod{}", unique()), format!("{:064x}", begun.elapsed().as_nanos()));
+        let pod = root.join(&name);
         let cgroup = pod.join(&id);
         std::fs::create_dir_all(&cgroup).unwrap();
         std::fs::write(pod.join("memory.limit_in_bytes"), LIMIT.to_string()).unwrap();
@@ -239,11 +256,12 @@ async fn limit_of_parent_reported_as_ancestor() {
         assert_eq!(kill.limit_bytes, None);
         if kill.level.enum_value() != Ok(Level::LEVEL_UNKNOWN) {
             assert!(kill.victim.is_some());
-            break kill;
+            break (kill, scratch.path(&format!("kubepods/{name}")));
         }
         assert!(begun.elapsed() < TIMEOUT, "the kernel's log names no victim");
     };
     assert_eq!(kill.level.enum_value(), Ok(Level::LEVEL_ANCESTOR));
+    assert_eq!(limit_hit(&kill), (pod.as_str(), Some(LIMIT)));
 }
 
 #[tokio::test]

@@ -6,11 +6,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+mod causes;
+mod evidence;
 mod exits;
+mod faults;
 mod harness;
 mod imitated;
 mod kata;
 mod kills;
 mod links;
+mod memory;
 mod pollers;
 mod readers;
+mod reports;

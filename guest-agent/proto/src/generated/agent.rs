@@ -1297,6 +1297,10 @@ pub struct OomKill {
     pub witness: ::protobuf::EnumOrUnknown<Witness>,
     // @@protoc_insertion_point(field:coroner.agent.v1.OomKill.groups)
     pub groups: ::std::option::Option<u64>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.OomKill.limit_cgroup)
+    pub limit_cgroup: ::std::string::String,
+    // @@protoc_insertion_point(field:coroner.agent.v1.OomKill.limit_cgroup_bytes)
+    pub limit_cgroup_bytes: ::std::option::Option<u64>,
     // special fields
     // @@protoc_insertion_point(special_field:coroner.agent.v1.OomKill.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -1314,7 +1318,7 @@ impl OomKill {
     }
 
     fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
-        let mut fields = ::std::vec::Vec::with_capacity(10);
+        let mut fields = ::std::vec::Vec::with_capacity(12);
         let mut oneofs = ::std::vec::Vec::with_capacity(0);
         fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
             "total",
@@ -1366,6 +1370,16 @@ impl OomKill {
             |m: &OomKill| { &m.groups },
             |m: &mut OomKill| { &mut m.groups },
         ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "limit_cgroup",
+            |m: &OomKill| { &m.limit_cgroup },
+            |m: &mut OomKill| { &mut m.limit_cgroup },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "limit_cgroup_bytes",
+            |m: &OomKill| { &m.limit_cgroup_bytes },
+            |m: &mut OomKill| { &mut m.limit_cgroup_bytes },
+        ));
         ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<OomKill>(
             "OomKill",
             fields,
@@ -1414,6 +1428,12 @@ impl ::protobuf::Message for OomKill {
                 80 => {
                     self.groups = ::std::option::Option::Some(is.read_uint64()?);
                 },
+                90 => {
+                    self.limit_cgroup = is.read_string()?;
+                },
+                96 => {
+                    self.limit_cgroup_bytes = ::std::option::Option::Some(is.read_uint64()?);
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -1457,6 +1477,12 @@ impl ::protobuf::Message for OomKill {
         if let Some(v) = self.groups {
             my_size += ::protobuf::rt::uint64_size(10, v);
         }
+        if !self.limit_cgroup.is_empty() {
+            my_size += ::protobuf::rt::string_size(11, &self.limit_cgroup);
+        }
+        if let Some(v) = self.limit_cgroup_bytes {
+            my_size += ::protobuf::rt::uint64_size(12, v);
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -1493,6 +1519,12 @@ impl ::protobuf::Message for OomKill {
         if let Some(v) = self.groups {
             os.write_uint64(10, v)?;
         }
+        if !self.limit_cgroup.is_empty() {
+            os.write_string(11, &self.limit_cgroup)?;
+        }
+        if let Some(v) = self.limit_cgroup_bytes {
+            os.write_uint64(12, v)?;
+        }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
     }
@@ -1520,6 +1552,8 @@ impl ::protobuf::Message for OomKill {
         self.victim.clear();
         self.witness = ::protobuf::EnumOrUnknown::new(Witness::WITNESS_COUNTER);
         self.groups = ::std::option::Option::None;
+        self.limit_cgroup.clear();
+        self.limit_cgroup_bytes = ::std::option::Option::None;
         self.special_fields.clear();
     }
 
@@ -1535,6 +1569,8 @@ impl ::protobuf::Message for OomKill {
             victim: ::protobuf::MessageField::none(),
             witness: ::protobuf::EnumOrUnknown::from_i32(0),
             groups: ::std::option::Option::None,
+            limit_cgroup: ::std::string::String::new(),
+            limit_cgroup_bytes: ::std::option::Option::None,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -1734,6 +1770,10 @@ pub struct Exited {
     pub unknown_because: ::std::string::String,
     // @@protoc_insertion_point(field:coroner.agent.v1.Exited.kills_unknown_because)
     pub kills_unknown_because: ::std::string::String,
+    // @@protoc_insertion_point(field:coroner.agent.v1.Exited.by_signal)
+    pub by_signal: ::std::option::Option<bool>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.Exited.cause)
+    pub cause: ::protobuf::MessageField<Cause>,
     // special fields
     // @@protoc_insertion_point(special_field:coroner.agent.v1.Exited.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -1751,7 +1791,7 @@ impl Exited {
     }
 
     fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
-        let mut fields = ::std::vec::Vec::with_capacity(7);
+        let mut fields = ::std::vec::Vec::with_capacity(9);
         let mut oneofs = ::std::vec::Vec::with_capacity(0);
         fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
             "pid",
@@ -1787,6 +1827,16 @@ impl Exited {
             "kills_unknown_because",
             |m: &Exited| { &m.kills_unknown_because },
             |m: &mut Exited| { &mut m.kills_unknown_because },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "by_signal",
+            |m: &Exited| { &m.by_signal },
+            |m: &mut Exited| { &mut m.by_signal },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_message_field_accessor::<_, Cause>(
+            "cause",
+            |m: &Exited| { &m.cause },
+            |m: &mut Exited| { &mut m.cause },
         ));
         ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<Exited>(
             "Exited",
@@ -1827,6 +1877,12 @@ impl ::protobuf::Message for Exited {
                 58 => {
                     self.kills_unknown_because = is.read_string()?;
                 },
+                64 => {
+                    self.by_signal = ::std::option::Option::Some(is.read_bool()?);
+                },
+                74 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.cause)?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -1860,6 +1916,13 @@ impl ::protobuf::Message for Exited {
         if !self.kills_unknown_because.is_empty() {
             my_size += ::protobuf::rt::string_size(7, &self.kills_unknown_because);
         }
+        if let Some(v) = self.by_signal {
+            my_size += 1 + 1;
+        }
+        if let Some(v) = self.cause.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -1887,6 +1950,12 @@ impl ::protobuf::Message for Exited {
         if !self.kills_unknown_because.is_empty() {
             os.write_string(7, &self.kills_unknown_because)?;
         }
+        if let Some(v) = self.by_signal {
+            os.write_bool(8, v)?;
+        }
+        if let Some(v) = self.cause.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(9, v, os)?;
+        }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
     }
@@ -1911,6 +1980,8 @@ impl ::protobuf::Message for Exited {
         self.core = ::std::option::Option::None;
         self.unknown_because.clear();
         self.kills_unknown_because.clear();
+        self.by_signal = ::std::option::Option::None;
+        self.cause.clear();
         self.special_fields.clear();
     }
 
@@ -1923,6 +1994,8 @@ impl ::protobuf::Message for Exited {
             core: ::std::option::Option::None,
             unknown_because: ::std::string::String::new(),
             kills_unknown_because: ::std::string::String::new(),
+            by_signal: ::std::option::Option::None,
+            cause: ::protobuf::MessageField::none(),
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -1943,6 +2016,341 @@ impl ::std::fmt::Display for Exited {
 }
 
 impl ::protobuf::reflect::ProtobufValue for Exited {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
+// @@protoc_insertion_point(message:coroner.agent.v1.Cause)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct Cause {
+    // message fields
+    // @@protoc_insertion_point(field:coroner.agent.v1.Cause.kind)
+    pub kind: ::protobuf::EnumOrUnknown<CauseKind>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.Cause.sender)
+    pub sender: ::protobuf::MessageField<Sender>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.Cause.sources)
+    pub sources: ::std::vec::Vec<::std::string::String>,
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.agent.v1.Cause.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a Cause {
+    fn default() -> &'a Cause {
+        <Cause as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl Cause {
+    pub fn new() -> Cause {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(3);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "kind",
+            |m: &Cause| { &m.kind },
+            |m: &mut Cause| { &mut m.kind },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_message_field_accessor::<_, Sender>(
+            "sender",
+            |m: &Cause| { &m.sender },
+            |m: &mut Cause| { &mut m.sender },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_vec_simpler_accessor::<_, _>(
+            "sources",
+            |m: &Cause| { &m.sources },
+            |m: &mut Cause| { &mut m.sources },
+        ));
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<Cause>(
+            "Cause",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for Cause {
+    const NAME: &'static str = "Cause";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.kind = is.read_enum_or_unknown()?;
+                },
+                18 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.sender)?;
+                },
+                26 => {
+                    self.sources.push(is.read_string()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if self.kind != ::protobuf::EnumOrUnknown::new(CauseKind::CAUSE_UNKNOWN) {
+            my_size += ::protobuf::rt::int32_size(1, self.kind.value());
+        }
+        if let Some(v) = self.sender.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
+        for value in &self.sources {
+            my_size += ::protobuf::rt::string_size(3, &value);
+        };
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if self.kind != ::protobuf::EnumOrUnknown::new(CauseKind::CAUSE_UNKNOWN) {
+            os.write_enum(1, ::protobuf::EnumOrUnknown::value(&self.kind))?;
+        }
+        if let Some(v) = self.sender.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(2, v, os)?;
+        }
+        for v in &self.sources {
+            os.write_string(3, &v)?;
+        };
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> Cause {
+        Cause::new()
+    }
+
+    fn clear(&mut self) {
+        self.kind = ::protobuf::EnumOrUnknown::new(CauseKind::CAUSE_UNKNOWN);
+        self.sender.clear();
+        self.sources.clear();
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static Cause {
+        static instance: Cause = Cause {
+            kind: ::protobuf::EnumOrUnknown::from_i32(0),
+            sender: ::protobuf::MessageField::none(),
+            sources: ::std::vec::Vec::new(),
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for Cause {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("Cause").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for Cause {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
+// @@protoc_insertion_point(message:coroner.agent.v1.Sender)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct Sender {
+    // message fields
+    // @@protoc_insertion_point(field:coroner.agent.v1.Sender.pid)
+    pub pid: u32,
+    // @@protoc_insertion_point(field:coroner.agent.v1.Sender.comm)
+    pub comm: ::std::string::String,
+    // @@protoc_insertion_point(field:coroner.agent.v1.Sender.cgroup)
+    pub cgroup: ::std::string::String,
+    // @@protoc_insertion_point(field:coroner.agent.v1.Sender.exec_id)
+    pub exec_id: ::std::option::Option<::std::string::String>,
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.agent.v1.Sender.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a Sender {
+    fn default() -> &'a Sender {
+        <Sender as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl Sender {
+    pub fn new() -> Sender {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(4);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "pid",
+            |m: &Sender| { &m.pid },
+            |m: &mut Sender| { &mut m.pid },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "comm",
+            |m: &Sender| { &m.comm },
+            |m: &mut Sender| { &mut m.comm },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "cgroup",
+            |m: &Sender| { &m.cgroup },
+            |m: &mut Sender| { &mut m.cgroup },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "exec_id",
+            |m: &Sender| { &m.exec_id },
+            |m: &mut Sender| { &mut m.exec_id },
+        ));
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<Sender>(
+            "Sender",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for Sender {
+    const NAME: &'static str = "Sender";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.pid = is.read_uint32()?;
+                },
+                18 => {
+                    self.comm = is.read_string()?;
+                },
+                26 => {
+                    self.cgroup = is.read_string()?;
+                },
+                34 => {
+                    self.exec_id = ::std::option::Option::Some(is.read_string()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if self.pid != 0 {
+            my_size += ::protobuf::rt::uint32_size(1, self.pid);
+        }
+        if !self.comm.is_empty() {
+            my_size += ::protobuf::rt::string_size(2, &self.comm);
+        }
+        if !self.cgroup.is_empty() {
+            my_size += ::protobuf::rt::string_size(3, &self.cgroup);
+        }
+        if let Some(v) = self.exec_id.as_ref() {
+            my_size += ::protobuf::rt::string_size(4, &v);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if self.pid != 0 {
+            os.write_uint32(1, self.pid)?;
+        }
+        if !self.comm.is_empty() {
+            os.write_string(2, &self.comm)?;
+        }
+        if !self.cgroup.is_empty() {
+            os.write_string(3, &self.cgroup)?;
+        }
+        if let Some(v) = self.exec_id.as_ref() {
+            os.write_string(4, v)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> Sender {
+        Sender::new()
+    }
+
+    fn clear(&mut self) {
+        self.pid = 0;
+        self.comm.clear();
+        self.cgroup.clear();
+        self.exec_id = ::std::option::Option::None;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static Sender {
+        static instance: Sender = Sender {
+            pid: 0,
+            comm: ::std::string::String::new(),
+            cgroup: ::std::string::String::new(),
+            exec_id: ::std::option::Option::None,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for Sender {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("Sender").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for Sender {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for Sender {
     type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
 }
 
@@ -3826,6 +4234,2381 @@ impl ::protobuf::reflect::ProtobufValue for UnwatchResponse {
     type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
 }
 
+// @@protoc_insertion_point(message:coroner.agent.v1.EvidenceRequest)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct EvidenceRequest {
+    // message fields
+    // @@protoc_insertion_point(field:coroner.agent.v1.EvidenceRequest.container_id)
+    pub container_id: ::std::string::String,
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.agent.v1.EvidenceRequest.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a EvidenceRequest {
+    fn default() -> &'a EvidenceRequest {
+        <EvidenceRequest as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl EvidenceRequest {
+    pub fn new() -> EvidenceRequest {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(1);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "container_id",
+            |m: &EvidenceRequest| { &m.container_id },
+            |m: &mut EvidenceRequest| { &mut m.container_id },
+        ));
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<EvidenceRequest>(
+            "EvidenceRequest",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for EvidenceRequest {
+    const NAME: &'static str = "EvidenceRequest";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                10 => {
+                    self.container_id = is.read_string()?;
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if !self.container_id.is_empty() {
+            my_size += ::protobuf::rt::string_size(1, &self.container_id);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if !self.container_id.is_empty() {
+            os.write_string(1, &self.container_id)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> EvidenceRequest {
+        EvidenceRequest::new()
+    }
+
+    fn clear(&mut self) {
+        self.container_id.clear();
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static EvidenceRequest {
+        static instance: EvidenceRequest = EvidenceRequest {
+            container_id: ::std::string::String::new(),
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for EvidenceRequest {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("EvidenceRequest").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for EvidenceRequest {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for EvidenceRequest {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
+// @@protoc_insertion_point(message:coroner.agent.v1.EvidenceResponse)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct EvidenceResponse {
+    // message fields
+    // @@protoc_insertion_point(field:coroner.agent.v1.EvidenceResponse.evidence)
+    pub evidence: ::protobuf::MessageField<Evidence>,
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.agent.v1.EvidenceResponse.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a EvidenceResponse {
+    fn default() -> &'a EvidenceResponse {
+        <EvidenceResponse as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl EvidenceResponse {
+    pub fn new() -> EvidenceResponse {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(1);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        fields.push(::protobuf::reflect::rt::v2::make_message_field_accessor::<_, Evidence>(
+            "evidence",
+            |m: &EvidenceResponse| { &m.evidence },
+            |m: &mut EvidenceResponse| { &mut m.evidence },
+        ));
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<EvidenceResponse>(
+            "EvidenceResponse",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for EvidenceResponse {
+    const NAME: &'static str = "EvidenceResponse";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                10 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.evidence)?;
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if let Some(v) = self.evidence.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if let Some(v) = self.evidence.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(1, v, os)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> EvidenceResponse {
+        EvidenceResponse::new()
+    }
+
+    fn clear(&mut self) {
+        self.evidence.clear();
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static EvidenceResponse {
+        static instance: EvidenceResponse = EvidenceResponse {
+            evidence: ::protobuf::MessageField::none(),
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for EvidenceResponse {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("EvidenceResponse").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for EvidenceResponse {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for EvidenceResponse {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
+// @@protoc_insertion_point(message:coroner.agent.v1.Evidence)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct Evidence {
+    // message fields
+    // @@protoc_insertion_point(field:coroner.agent.v1.Evidence.seq)
+    pub seq: u64,
+    // @@protoc_insertion_point(field:coroner.agent.v1.Evidence.detail)
+    pub detail: ::std::string::String,
+    // @@protoc_insertion_point(field:coroner.agent.v1.Evidence.report)
+    pub report: ::protobuf::MessageField<KernelReport>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.Evidence.cgroups)
+    pub cgroups: ::std::vec::Vec<CgroupMemory>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.Evidence.left_out)
+    pub left_out: u32,
+    // @@protoc_insertion_point(field:coroner.agent.v1.Evidence.samples)
+    pub samples: ::std::vec::Vec<MemorySample>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.Evidence.limits)
+    pub limits: ::std::vec::Vec<LimitChange>,
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.agent.v1.Evidence.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a Evidence {
+    fn default() -> &'a Evidence {
+        <Evidence as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl Evidence {
+    pub fn new() -> Evidence {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(7);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "seq",
+            |m: &Evidence| { &m.seq },
+            |m: &mut Evidence| { &mut m.seq },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "detail",
+            |m: &Evidence| { &m.detail },
+            |m: &mut Evidence| { &mut m.detail },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_message_field_accessor::<_, KernelReport>(
+            "report",
+            |m: &Evidence| { &m.report },
+            |m: &mut Evidence| { &mut m.report },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_vec_simpler_accessor::<_, _>(
+            "cgroups",
+            |m: &Evidence| { &m.cgroups },
+            |m: &mut Evidence| { &mut m.cgroups },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "left_out",
+            |m: &Evidence| { &m.left_out },
+            |m: &mut Evidence| { &mut m.left_out },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_vec_simpler_accessor::<_, _>(
+            "samples",
+            |m: &Evidence| { &m.samples },
+            |m: &mut Evidence| { &mut m.samples },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_vec_simpler_accessor::<_, _>(
+            "limits",
+            |m: &Evidence| { &m.limits },
+            |m: &mut Evidence| { &mut m.limits },
+        ));
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<Evidence>(
+            "Evidence",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for Evidence {
+    const NAME: &'static str = "Evidence";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.seq = is.read_uint64()?;
+                },
+                18 => {
+                    self.detail = is.read_string()?;
+                },
+                26 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.report)?;
+                },
+                34 => {
+                    self.cgroups.push(is.read_message()?);
+                },
+                40 => {
+                    self.left_out = is.read_uint32()?;
+                },
+                50 => {
+                    self.samples.push(is.read_message()?);
+                },
+                58 => {
+                    self.limits.push(is.read_message()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if self.seq != 0 {
+            my_size += ::protobuf::rt::uint64_size(1, self.seq);
+        }
+        if !self.detail.is_empty() {
+            my_size += ::protobuf::rt::string_size(2, &self.detail);
+        }
+        if let Some(v) = self.report.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
+        for value in &self.cgroups {
+            let len = value.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        };
+        if self.left_out != 0 {
+            my_size += ::protobuf::rt::uint32_size(5, self.left_out);
+        }
+        for value in &self.samples {
+            let len = value.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        };
+        for value in &self.limits {
+            let len = value.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        };
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if self.seq != 0 {
+            os.write_uint64(1, self.seq)?;
+        }
+        if !self.detail.is_empty() {
+            os.write_string(2, &self.detail)?;
+        }
+        if let Some(v) = self.report.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(3, v, os)?;
+        }
+        for v in &self.cgroups {
+            ::protobuf::rt::write_message_field_with_cached_size(4, v, os)?;
+        };
+        if self.left_out != 0 {
+            os.write_uint32(5, self.left_out)?;
+        }
+        for v in &self.samples {
+            ::protobuf::rt::write_message_field_with_cached_size(6, v, os)?;
+        };
+        for v in &self.limits {
+            ::protobuf::rt::write_message_field_with_cached_size(7, v, os)?;
+        };
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> Evidence {
+        Evidence::new()
+    }
+
+    fn clear(&mut self) {
+        self.seq = 0;
+        self.detail.clear();
+        self.report.clear();
+        self.cgroups.clear();
+        self.left_out = 0;
+        self.samples.clear();
+        self.limits.clear();
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static Evidence {
+        static instance: Evidence = Evidence {
+            seq: 0,
+            detail: ::std::string::String::new(),
+            report: ::protobuf::MessageField::none(),
+            cgroups: ::std::vec::Vec::new(),
+            left_out: 0,
+            samples: ::std::vec::Vec::new(),
+            limits: ::std::vec::Vec::new(),
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for Evidence {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("Evidence").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for Evidence {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for Evidence {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
+// @@protoc_insertion_point(message:coroner.agent.v1.MemorySample)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct MemorySample {
+    // message fields
+    // @@protoc_insertion_point(field:coroner.agent.v1.MemorySample.boot_ns)
+    pub boot_ns: u64,
+    // @@protoc_insertion_point(field:coroner.agent.v1.MemorySample.usage_bytes)
+    pub usage_bytes: u64,
+    // @@protoc_insertion_point(field:coroner.agent.v1.MemorySample.limit_bytes)
+    pub limit_bytes: ::std::option::Option<u64>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.MemorySample.some_us)
+    pub some_us: ::std::option::Option<u64>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.MemorySample.full_us)
+    pub full_us: ::std::option::Option<u64>,
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.agent.v1.MemorySample.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a MemorySample {
+    fn default() -> &'a MemorySample {
+        <MemorySample as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl MemorySample {
+    pub fn new() -> MemorySample {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(5);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "boot_ns",
+            |m: &MemorySample| { &m.boot_ns },
+            |m: &mut MemorySample| { &mut m.boot_ns },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "usage_bytes",
+            |m: &MemorySample| { &m.usage_bytes },
+            |m: &mut MemorySample| { &mut m.usage_bytes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "limit_bytes",
+            |m: &MemorySample| { &m.limit_bytes },
+            |m: &mut MemorySample| { &mut m.limit_bytes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "some_us",
+            |m: &MemorySample| { &m.some_us },
+            |m: &mut MemorySample| { &mut m.some_us },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "full_us",
+            |m: &MemorySample| { &m.full_us },
+            |m: &mut MemorySample| { &mut m.full_us },
+        ));
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<MemorySample>(
+            "MemorySample",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for MemorySample {
+    const NAME: &'static str = "MemorySample";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.boot_ns = is.read_uint64()?;
+                },
+                16 => {
+                    self.usage_bytes = is.read_uint64()?;
+                },
+                24 => {
+                    self.limit_bytes = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                32 => {
+                    self.some_us = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                40 => {
+                    self.full_us = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if self.boot_ns != 0 {
+            my_size += ::protobuf::rt::uint64_size(1, self.boot_ns);
+        }
+        if self.usage_bytes != 0 {
+            my_size += ::protobuf::rt::uint64_size(2, self.usage_bytes);
+        }
+        if let Some(v) = self.limit_bytes {
+            my_size += ::protobuf::rt::uint64_size(3, v);
+        }
+        if let Some(v) = self.some_us {
+            my_size += ::protobuf::rt::uint64_size(4, v);
+        }
+        if let Some(v) = self.full_us {
+            my_size += ::protobuf::rt::uint64_size(5, v);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if self.boot_ns != 0 {
+            os.write_uint64(1, self.boot_ns)?;
+        }
+        if self.usage_bytes != 0 {
+            os.write_uint64(2, self.usage_bytes)?;
+        }
+        if let Some(v) = self.limit_bytes {
+            os.write_uint64(3, v)?;
+        }
+        if let Some(v) = self.some_us {
+            os.write_uint64(4, v)?;
+        }
+        if let Some(v) = self.full_us {
+            os.write_uint64(5, v)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> MemorySample {
+        MemorySample::new()
+    }
+
+    fn clear(&mut self) {
+        self.boot_ns = 0;
+        self.usage_bytes = 0;
+        self.limit_bytes = ::std::option::Option::None;
+        self.some_us = ::std::option::Option::None;
+        self.full_us = ::std::option::Option::None;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static MemorySample {
+        static instance: MemorySample = MemorySample {
+            boot_ns: 0,
+            usage_bytes: 0,
+            limit_bytes: ::std::option::Option::None,
+            some_us: ::std::option::Option::None,
+            full_us: ::std::option::Option::None,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for MemorySample {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("MemorySample").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for MemorySample {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for MemorySample {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
+// @@protoc_insertion_point(message:coroner.agent.v1.LimitChange)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct LimitChange {
+    // message fields
+    // @@protoc_insertion_point(field:coroner.agent.v1.LimitChange.boot_ns)
+    pub boot_ns: u64,
+    // @@protoc_insertion_point(field:coroner.agent.v1.LimitChange.limit_bytes)
+    pub limit_bytes: ::std::option::Option<u64>,
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.agent.v1.LimitChange.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a LimitChange {
+    fn default() -> &'a LimitChange {
+        <LimitChange as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl LimitChange {
+    pub fn new() -> LimitChange {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(2);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "boot_ns",
+            |m: &LimitChange| { &m.boot_ns },
+            |m: &mut LimitChange| { &mut m.boot_ns },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "limit_bytes",
+            |m: &LimitChange| { &m.limit_bytes },
+            |m: &mut LimitChange| { &mut m.limit_bytes },
+        ));
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<LimitChange>(
+            "LimitChange",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for LimitChange {
+    const NAME: &'static str = "LimitChange";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.boot_ns = is.read_uint64()?;
+                },
+                16 => {
+                    self.limit_bytes = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if self.boot_ns != 0 {
+            my_size += ::protobuf::rt::uint64_size(1, self.boot_ns);
+        }
+        if let Some(v) = self.limit_bytes {
+            my_size += ::protobuf::rt::uint64_size(2, v);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if self.boot_ns != 0 {
+            os.write_uint64(1, self.boot_ns)?;
+        }
+        if let Some(v) = self.limit_bytes {
+            os.write_uint64(2, v)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> LimitChange {
+        LimitChange::new()
+    }
+
+    fn clear(&mut self) {
+        self.boot_ns = 0;
+        self.limit_bytes = ::std::option::Option::None;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static LimitChange {
+        static instance: LimitChange = LimitChange {
+            boot_ns: 0,
+            limit_bytes: ::std::option::Option::None,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for LimitChange {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("LimitChange").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for LimitChange {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for LimitChange {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
+// @@protoc_insertion_point(message:coroner.agent.v1.KernelReport)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct KernelReport {
+    // message fields
+    // @@protoc_insertion_point(field:coroner.agent.v1.KernelReport.trigger_comm)
+    pub trigger_comm: ::std::string::String,
+    // @@protoc_insertion_point(field:coroner.agent.v1.KernelReport.trigger_pid)
+    pub trigger_pid: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.KernelReport.trigger_score_adj)
+    pub trigger_score_adj: ::std::option::Option<i32>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.KernelReport.limit_cgroup)
+    pub limit_cgroup: ::std::string::String,
+    // @@protoc_insertion_point(field:coroner.agent.v1.KernelReport.usage)
+    pub usage: ::std::vec::Vec<ResourceUsage>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.KernelReport.stats)
+    pub stats: ::std::vec::Vec<MemoryStat>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.KernelReport.processes)
+    pub processes: ::std::vec::Vec<ProcessMemory>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.KernelReport.victims)
+    pub victims: ::std::vec::Vec<VictimMemory>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.KernelReport.group)
+    pub group: ::std::option::Option<bool>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.KernelReport.incomplete)
+    pub incomplete: bool,
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.agent.v1.KernelReport.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a KernelReport {
+    fn default() -> &'a KernelReport {
+        <KernelReport as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl KernelReport {
+    pub fn new() -> KernelReport {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(10);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "trigger_comm",
+            |m: &KernelReport| { &m.trigger_comm },
+            |m: &mut KernelReport| { &mut m.trigger_comm },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "trigger_pid",
+            |m: &KernelReport| { &m.trigger_pid },
+            |m: &mut KernelReport| { &mut m.trigger_pid },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "trigger_score_adj",
+            |m: &KernelReport| { &m.trigger_score_adj },
+            |m: &mut KernelReport| { &mut m.trigger_score_adj },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "limit_cgroup",
+            |m: &KernelReport| { &m.limit_cgroup },
+            |m: &mut KernelReport| { &mut m.limit_cgroup },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_vec_simpler_accessor::<_, _>(
+            "usage",
+            |m: &KernelReport| { &m.usage },
+            |m: &mut KernelReport| { &mut m.usage },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_vec_simpler_accessor::<_, _>(
+            "stats",
+            |m: &KernelReport| { &m.stats },
+            |m: &mut KernelReport| { &mut m.stats },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_vec_simpler_accessor::<_, _>(
+            "processes",
+            |m: &KernelReport| { &m.processes },
+            |m: &mut KernelReport| { &mut m.processes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_vec_simpler_accessor::<_, _>(
+            "victims",
+            |m: &KernelReport| { &m.victims },
+            |m: &mut KernelReport| { &mut m.victims },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "group",
+            |m: &KernelReport| { &m.group },
+            |m: &mut KernelReport| { &mut m.group },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "incomplete",
+            |m: &KernelReport| { &m.incomplete },
+            |m: &mut KernelReport| { &mut m.incomplete },
+        ));
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<KernelReport>(
+            "KernelReport",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for KernelReport {
+    const NAME: &'static str = "KernelReport";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                10 => {
+                    self.trigger_comm = is.read_string()?;
+                },
+                16 => {
+                    self.trigger_pid = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                24 => {
+                    self.trigger_score_adj = ::std::option::Option::Some(is.read_sint32()?);
+                },
+                34 => {
+                    self.limit_cgroup = is.read_string()?;
+                },
+                42 => {
+                    self.usage.push(is.read_message()?);
+                },
+                50 => {
+                    self.stats.push(is.read_message()?);
+                },
+                58 => {
+                    self.processes.push(is.read_message()?);
+                },
+                66 => {
+                    self.victims.push(is.read_message()?);
+                },
+                72 => {
+                    self.group = ::std::option::Option::Some(is.read_bool()?);
+                },
+                80 => {
+                    self.incomplete = is.read_bool()?;
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if !self.trigger_comm.is_empty() {
+            my_size += ::protobuf::rt::string_size(1, &self.trigger_comm);
+        }
+        if let Some(v) = self.trigger_pid {
+            my_size += ::protobuf::rt::uint32_size(2, v);
+        }
+        if let Some(v) = self.trigger_score_adj {
+            my_size += ::protobuf::rt::sint32_size(3, v);
+        }
+        if !self.limit_cgroup.is_empty() {
+            my_size += ::protobuf::rt::string_size(4, &self.limit_cgroup);
+        }
+        for value in &self.usage {
+            let len = value.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        };
+        for value in &self.stats {
+            let len = value.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        };
+        for value in &self.processes {
+            let len = value.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        };
+        for value in &self.victims {
+            let len = value.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        };
+        if let Some(v) = self.group {
+            my_size += 1 + 1;
+        }
+        if self.incomplete != false {
+            my_size += 1 + 1;
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if !self.trigger_comm.is_empty() {
+            os.write_string(1, &self.trigger_comm)?;
+        }
+        if let Some(v) = self.trigger_pid {
+            os.write_uint32(2, v)?;
+        }
+        if let Some(v) = self.trigger_score_adj {
+            os.write_sint32(3, v)?;
+        }
+        if !self.limit_cgroup.is_empty() {
+            os.write_string(4, &self.limit_cgroup)?;
+        }
+        for v in &self.usage {
+            ::protobuf::rt::write_message_field_with_cached_size(5, v, os)?;
+        };
+        for v in &self.stats {
+            ::protobuf::rt::write_message_field_with_cached_size(6, v, os)?;
+        };
+        for v in &self.processes {
+            ::protobuf::rt::write_message_field_with_cached_size(7, v, os)?;
+        };
+        for v in &self.victims {
+            ::protobuf::rt::write_message_field_with_cached_size(8, v, os)?;
+        };
+        if let Some(v) = self.group {
+            os.write_bool(9, v)?;
+        }
+        if self.incomplete != false {
+            os.write_bool(10, self.incomplete)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> KernelReport {
+        KernelReport::new()
+    }
+
+    fn clear(&mut self) {
+        self.trigger_comm.clear();
+        self.trigger_pid = ::std::option::Option::None;
+        self.trigger_score_adj = ::std::option::Option::None;
+        self.limit_cgroup.clear();
+        self.usage.clear();
+        self.stats.clear();
+        self.processes.clear();
+        self.victims.clear();
+        self.group = ::std::option::Option::None;
+        self.incomplete = false;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static KernelReport {
+        static instance: KernelReport = KernelReport {
+            trigger_comm: ::std::string::String::new(),
+            trigger_pid: ::std::option::Option::None,
+            trigger_score_adj: ::std::option::Option::None,
+            limit_cgroup: ::std::string::String::new(),
+            usage: ::std::vec::Vec::new(),
+            stats: ::std::vec::Vec::new(),
+            processes: ::std::vec::Vec::new(),
+            victims: ::std::vec::Vec::new(),
+            group: ::std::option::Option::None,
+            incomplete: false,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for KernelReport {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("KernelReport").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for KernelReport {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for KernelReport {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
+// @@protoc_insertion_point(message:coroner.agent.v1.ResourceUsage)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct ResourceUsage {
+    // message fields
+    // @@protoc_insertion_point(field:coroner.agent.v1.ResourceUsage.name)
+    pub name: ::std::string::String,
+    // @@protoc_insertion_point(field:coroner.agent.v1.ResourceUsage.usage_bytes)
+    pub usage_bytes: u64,
+    // @@protoc_insertion_point(field:coroner.agent.v1.ResourceUsage.limit_bytes)
+    pub limit_bytes: ::std::option::Option<u64>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.ResourceUsage.failures)
+    pub failures: ::std::option::Option<u64>,
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.agent.v1.ResourceUsage.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a ResourceUsage {
+    fn default() -> &'a ResourceUsage {
+        <ResourceUsage as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl ResourceUsage {
+    pub fn new() -> ResourceUsage {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(4);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "name",
+            |m: &ResourceUsage| { &m.name },
+            |m: &mut ResourceUsage| { &mut m.name },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "usage_bytes",
+            |m: &ResourceUsage| { &m.usage_bytes },
+            |m: &mut ResourceUsage| { &mut m.usage_bytes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "limit_bytes",
+            |m: &ResourceUsage| { &m.limit_bytes },
+            |m: &mut ResourceUsage| { &mut m.limit_bytes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "failures",
+            |m: &ResourceUsage| { &m.failures },
+            |m: &mut ResourceUsage| { &mut m.failures },
+        ));
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<ResourceUsage>(
+            "ResourceUsage",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for ResourceUsage {
+    const NAME: &'static str = "ResourceUsage";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                10 => {
+                    self.name = is.read_string()?;
+                },
+                16 => {
+                    self.usage_bytes = is.read_uint64()?;
+                },
+                24 => {
+                    self.limit_bytes = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                32 => {
+                    self.failures = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if !self.name.is_empty() {
+            my_size += ::protobuf::rt::string_size(1, &self.name);
+        }
+        if self.usage_bytes != 0 {
+            my_size += ::protobuf::rt::uint64_size(2, self.usage_bytes);
+        }
+        if let Some(v) = self.limit_bytes {
+            my_size += ::protobuf::rt::uint64_size(3, v);
+        }
+        if let Some(v) = self.failures {
+            my_size += ::protobuf::rt::uint64_size(4, v);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if !self.name.is_empty() {
+            os.write_string(1, &self.name)?;
+        }
+        if self.usage_bytes != 0 {
+            os.write_uint64(2, self.usage_bytes)?;
+        }
+        if let Some(v) = self.limit_bytes {
+            os.write_uint64(3, v)?;
+        }
+        if let Some(v) = self.failures {
+            os.write_uint64(4, v)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> ResourceUsage {
+        ResourceUsage::new()
+    }
+
+    fn clear(&mut self) {
+        self.name.clear();
+        self.usage_bytes = 0;
+        self.limit_bytes = ::std::option::Option::None;
+        self.failures = ::std::option::Option::None;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static ResourceUsage {
+        static instance: ResourceUsage = ResourceUsage {
+            name: ::std::string::String::new(),
+            usage_bytes: 0,
+            limit_bytes: ::std::option::Option::None,
+            failures: ::std::option::Option::None,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for ResourceUsage {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("ResourceUsage").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for ResourceUsage {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for ResourceUsage {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
+// @@protoc_insertion_point(message:coroner.agent.v1.MemoryStat)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct MemoryStat {
+    // message fields
+    // @@protoc_insertion_point(field:coroner.agent.v1.MemoryStat.name)
+    pub name: ::std::string::String,
+    // @@protoc_insertion_point(field:coroner.agent.v1.MemoryStat.bytes)
+    pub bytes: u64,
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.agent.v1.MemoryStat.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a MemoryStat {
+    fn default() -> &'a MemoryStat {
+        <MemoryStat as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl MemoryStat {
+    pub fn new() -> MemoryStat {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(2);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "name",
+            |m: &MemoryStat| { &m.name },
+            |m: &mut MemoryStat| { &mut m.name },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "bytes",
+            |m: &MemoryStat| { &m.bytes },
+            |m: &mut MemoryStat| { &mut m.bytes },
+        ));
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<MemoryStat>(
+            "MemoryStat",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for MemoryStat {
+    const NAME: &'static str = "MemoryStat";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                10 => {
+                    self.name = is.read_string()?;
+                },
+                16 => {
+                    self.bytes = is.read_uint64()?;
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if !self.name.is_empty() {
+            my_size += ::protobuf::rt::string_size(1, &self.name);
+        }
+        if self.bytes != 0 {
+            my_size += ::protobuf::rt::uint64_size(2, self.bytes);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if !self.name.is_empty() {
+            os.write_string(1, &self.name)?;
+        }
+        if self.bytes != 0 {
+            os.write_uint64(2, self.bytes)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> MemoryStat {
+        MemoryStat::new()
+    }
+
+    fn clear(&mut self) {
+        self.name.clear();
+        self.bytes = 0;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static MemoryStat {
+        static instance: MemoryStat = MemoryStat {
+            name: ::std::string::String::new(),
+            bytes: 0,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for MemoryStat {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("MemoryStat").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for MemoryStat {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for MemoryStat {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
+// @@protoc_insertion_point(message:coroner.agent.v1.ProcessMemory)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct ProcessMemory {
+    // message fields
+    // @@protoc_insertion_point(field:coroner.agent.v1.ProcessMemory.pid)
+    pub pid: u32,
+    // @@protoc_insertion_point(field:coroner.agent.v1.ProcessMemory.uid)
+    pub uid: u32,
+    // @@protoc_insertion_point(field:coroner.agent.v1.ProcessMemory.total_vm_bytes)
+    pub total_vm_bytes: u64,
+    // @@protoc_insertion_point(field:coroner.agent.v1.ProcessMemory.rss_bytes)
+    pub rss_bytes: u64,
+    // @@protoc_insertion_point(field:coroner.agent.v1.ProcessMemory.anon_bytes)
+    pub anon_bytes: ::std::option::Option<u64>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.ProcessMemory.file_bytes)
+    pub file_bytes: ::std::option::Option<u64>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.ProcessMemory.shmem_bytes)
+    pub shmem_bytes: ::std::option::Option<u64>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.ProcessMemory.page_table_bytes)
+    pub page_table_bytes: u64,
+    // @@protoc_insertion_point(field:coroner.agent.v1.ProcessMemory.swap_bytes)
+    pub swap_bytes: u64,
+    // @@protoc_insertion_point(field:coroner.agent.v1.ProcessMemory.score_adj)
+    pub score_adj: i32,
+    // @@protoc_insertion_point(field:coroner.agent.v1.ProcessMemory.comm)
+    pub comm: ::std::string::String,
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.agent.v1.ProcessMemory.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a ProcessMemory {
+    fn default() -> &'a ProcessMemory {
+        <ProcessMemory as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl ProcessMemory {
+    pub fn new() -> ProcessMemory {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(11);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "pid",
+            |m: &ProcessMemory| { &m.pid },
+            |m: &mut ProcessMemory| { &mut m.pid },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "uid",
+            |m: &ProcessMemory| { &m.uid },
+            |m: &mut ProcessMemory| { &mut m.uid },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "total_vm_bytes",
+            |m: &ProcessMemory| { &m.total_vm_bytes },
+            |m: &mut ProcessMemory| { &mut m.total_vm_bytes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "rss_bytes",
+            |m: &ProcessMemory| { &m.rss_bytes },
+            |m: &mut ProcessMemory| { &mut m.rss_bytes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "anon_bytes",
+            |m: &ProcessMemory| { &m.anon_bytes },
+            |m: &mut ProcessMemory| { &mut m.anon_bytes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "file_bytes",
+            |m: &ProcessMemory| { &m.file_bytes },
+            |m: &mut ProcessMemory| { &mut m.file_bytes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "shmem_bytes",
+            |m: &ProcessMemory| { &m.shmem_bytes },
+            |m: &mut ProcessMemory| { &mut m.shmem_bytes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "page_table_bytes",
+            |m: &ProcessMemory| { &m.page_table_bytes },
+            |m: &mut ProcessMemory| { &mut m.page_table_bytes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "swap_bytes",
+            |m: &ProcessMemory| { &m.swap_bytes },
+            |m: &mut ProcessMemory| { &mut m.swap_bytes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "score_adj",
+            |m: &ProcessMemory| { &m.score_adj },
+            |m: &mut ProcessMemory| { &mut m.score_adj },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "comm",
+            |m: &ProcessMemory| { &m.comm },
+            |m: &mut ProcessMemory| { &mut m.comm },
+        ));
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<ProcessMemory>(
+            "ProcessMemory",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for ProcessMemory {
+    const NAME: &'static str = "ProcessMemory";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.pid = is.read_uint32()?;
+                },
+                16 => {
+                    self.uid = is.read_uint32()?;
+                },
+                24 => {
+                    self.total_vm_bytes = is.read_uint64()?;
+                },
+                32 => {
+                    self.rss_bytes = is.read_uint64()?;
+                },
+                40 => {
+                    self.anon_bytes = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                48 => {
+                    self.file_bytes = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                56 => {
+                    self.shmem_bytes = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                64 => {
+                    self.page_table_bytes = is.read_uint64()?;
+                },
+                72 => {
+                    self.swap_bytes = is.read_uint64()?;
+                },
+                80 => {
+                    self.score_adj = is.read_sint32()?;
+                },
+                90 => {
+                    self.comm = is.read_string()?;
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if self.pid != 0 {
+            my_size += ::protobuf::rt::uint32_size(1, self.pid);
+        }
+        if self.uid != 0 {
+            my_size += ::protobuf::rt::uint32_size(2, self.uid);
+        }
+        if self.total_vm_bytes != 0 {
+            my_size += ::protobuf::rt::uint64_size(3, self.total_vm_bytes);
+        }
+        if self.rss_bytes != 0 {
+            my_size += ::protobuf::rt::uint64_size(4, self.rss_bytes);
+        }
+        if let Some(v) = self.anon_bytes {
+            my_size += ::protobuf::rt::uint64_size(5, v);
+        }
+        if let Some(v) = self.file_bytes {
+            my_size += ::protobuf::rt::uint64_size(6, v);
+        }
+        if let Some(v) = self.shmem_bytes {
+            my_size += ::protobuf::rt::uint64_size(7, v);
+        }
+        if self.page_table_bytes != 0 {
+            my_size += ::protobuf::rt::uint64_size(8, self.page_table_bytes);
+        }
+        if self.swap_bytes != 0 {
+            my_size += ::protobuf::rt::uint64_size(9, self.swap_bytes);
+        }
+        if self.score_adj != 0 {
+            my_size += ::protobuf::rt::sint32_size(10, self.score_adj);
+        }
+        if !self.comm.is_empty() {
+            my_size += ::protobuf::rt::string_size(11, &self.comm);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if self.pid != 0 {
+            os.write_uint32(1, self.pid)?;
+        }
+        if self.uid != 0 {
+            os.write_uint32(2, self.uid)?;
+        }
+        if self.total_vm_bytes != 0 {
+            os.write_uint64(3, self.total_vm_bytes)?;
+        }
+        if self.rss_bytes != 0 {
+            os.write_uint64(4, self.rss_bytes)?;
+        }
+        if let Some(v) = self.anon_bytes {
+            os.write_uint64(5, v)?;
+        }
+        if let Some(v) = self.file_bytes {
+            os.write_uint64(6, v)?;
+        }
+        if let Some(v) = self.shmem_bytes {
+            os.write_uint64(7, v)?;
+        }
+        if self.page_table_bytes != 0 {
+            os.write_uint64(8, self.page_table_bytes)?;
+        }
+        if self.swap_bytes != 0 {
+            os.write_uint64(9, self.swap_bytes)?;
+        }
+        if self.score_adj != 0 {
+            os.write_sint32(10, self.score_adj)?;
+        }
+        if !self.comm.is_empty() {
+            os.write_string(11, &self.comm)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> ProcessMemory {
+        ProcessMemory::new()
+    }
+
+    fn clear(&mut self) {
+        self.pid = 0;
+        self.uid = 0;
+        self.total_vm_bytes = 0;
+        self.rss_bytes = 0;
+        self.anon_bytes = ::std::option::Option::None;
+        self.file_bytes = ::std::option::Option::None;
+        self.shmem_bytes = ::std::option::Option::None;
+        self.page_table_bytes = 0;
+        self.swap_bytes = 0;
+        self.score_adj = 0;
+        self.comm.clear();
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static ProcessMemory {
+        static instance: ProcessMemory = ProcessMemory {
+            pid: 0,
+            uid: 0,
+            total_vm_bytes: 0,
+            rss_bytes: 0,
+            anon_bytes: ::std::option::Option::None,
+            file_bytes: ::std::option::Option::None,
+            shmem_bytes: ::std::option::Option::None,
+            page_table_bytes: 0,
+            swap_bytes: 0,
+            score_adj: 0,
+            comm: ::std::string::String::new(),
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for ProcessMemory {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("ProcessMemory").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for ProcessMemory {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for ProcessMemory {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
+// @@protoc_insertion_point(message:coroner.agent.v1.VictimMemory)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct VictimMemory {
+    // message fields
+    // @@protoc_insertion_point(field:coroner.agent.v1.VictimMemory.pid)
+    pub pid: u32,
+    // @@protoc_insertion_point(field:coroner.agent.v1.VictimMemory.comm)
+    pub comm: ::std::string::String,
+    // @@protoc_insertion_point(field:coroner.agent.v1.VictimMemory.total_vm_bytes)
+    pub total_vm_bytes: u64,
+    // @@protoc_insertion_point(field:coroner.agent.v1.VictimMemory.anon_bytes)
+    pub anon_bytes: u64,
+    // @@protoc_insertion_point(field:coroner.agent.v1.VictimMemory.file_bytes)
+    pub file_bytes: u64,
+    // @@protoc_insertion_point(field:coroner.agent.v1.VictimMemory.shmem_bytes)
+    pub shmem_bytes: u64,
+    // @@protoc_insertion_point(field:coroner.agent.v1.VictimMemory.uid)
+    pub uid: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.VictimMemory.page_table_bytes)
+    pub page_table_bytes: ::std::option::Option<u64>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.VictimMemory.score_adj)
+    pub score_adj: ::std::option::Option<i32>,
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.agent.v1.VictimMemory.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a VictimMemory {
+    fn default() -> &'a VictimMemory {
+        <VictimMemory as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl VictimMemory {
+    pub fn new() -> VictimMemory {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(9);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "pid",
+            |m: &VictimMemory| { &m.pid },
+            |m: &mut VictimMemory| { &mut m.pid },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "comm",
+            |m: &VictimMemory| { &m.comm },
+            |m: &mut VictimMemory| { &mut m.comm },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "total_vm_bytes",
+            |m: &VictimMemory| { &m.total_vm_bytes },
+            |m: &mut VictimMemory| { &mut m.total_vm_bytes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "anon_bytes",
+            |m: &VictimMemory| { &m.anon_bytes },
+            |m: &mut VictimMemory| { &mut m.anon_bytes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "file_bytes",
+            |m: &VictimMemory| { &m.file_bytes },
+            |m: &mut VictimMemory| { &mut m.file_bytes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "shmem_bytes",
+            |m: &VictimMemory| { &m.shmem_bytes },
+            |m: &mut VictimMemory| { &mut m.shmem_bytes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "uid",
+            |m: &VictimMemory| { &m.uid },
+            |m: &mut VictimMemory| { &mut m.uid },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "page_table_bytes",
+            |m: &VictimMemory| { &m.page_table_bytes },
+            |m: &mut VictimMemory| { &mut m.page_table_bytes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "score_adj",
+            |m: &VictimMemory| { &m.score_adj },
+            |m: &mut VictimMemory| { &mut m.score_adj },
+        ));
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<VictimMemory>(
+            "VictimMemory",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for VictimMemory {
+    const NAME: &'static str = "VictimMemory";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.pid = is.read_uint32()?;
+                },
+                18 => {
+                    self.comm = is.read_string()?;
+                },
+                24 => {
+                    self.total_vm_bytes = is.read_uint64()?;
+                },
+                32 => {
+                    self.anon_bytes = is.read_uint64()?;
+                },
+                40 => {
+                    self.file_bytes = is.read_uint64()?;
+                },
+                48 => {
+                    self.shmem_bytes = is.read_uint64()?;
+                },
+                56 => {
+                    self.uid = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                64 => {
+                    self.page_table_bytes = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                72 => {
+                    self.score_adj = ::std::option::Option::Some(is.read_sint32()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if self.pid != 0 {
+            my_size += ::protobuf::rt::uint32_size(1, self.pid);
+        }
+        if !self.comm.is_empty() {
+            my_size += ::protobuf::rt::string_size(2, &self.comm);
+        }
+        if self.total_vm_bytes != 0 {
+            my_size += ::protobuf::rt::uint64_size(3, self.total_vm_bytes);
+        }
+        if self.anon_bytes != 0 {
+            my_size += ::protobuf::rt::uint64_size(4, self.anon_bytes);
+        }
+        if self.file_bytes != 0 {
+            my_size += ::protobuf::rt::uint64_size(5, self.file_bytes);
+        }
+        if self.shmem_bytes != 0 {
+            my_size += ::protobuf::rt::uint64_size(6, self.shmem_bytes);
+        }
+        if let Some(v) = self.uid {
+            my_size += ::protobuf::rt::uint32_size(7, v);
+        }
+        if let Some(v) = self.page_table_bytes {
+            my_size += ::protobuf::rt::uint64_size(8, v);
+        }
+        if let Some(v) = self.score_adj {
+            my_size += ::protobuf::rt::sint32_size(9, v);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if self.pid != 0 {
+            os.write_uint32(1, self.pid)?;
+        }
+        if !self.comm.is_empty() {
+            os.write_string(2, &self.comm)?;
+        }
+        if self.total_vm_bytes != 0 {
+            os.write_uint64(3, self.total_vm_bytes)?;
+        }
+        if self.anon_bytes != 0 {
+            os.write_uint64(4, self.anon_bytes)?;
+        }
+        if self.file_bytes != 0 {
+            os.write_uint64(5, self.file_bytes)?;
+        }
+        if self.shmem_bytes != 0 {
+            os.write_uint64(6, self.shmem_bytes)?;
+        }
+        if let Some(v) = self.uid {
+            os.write_uint32(7, v)?;
+        }
+        if let Some(v) = self.page_table_bytes {
+            os.write_uint64(8, v)?;
+        }
+        if let Some(v) = self.score_adj {
+            os.write_sint32(9, v)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> VictimMemory {
+        VictimMemory::new()
+    }
+
+    fn clear(&mut self) {
+        self.pid = 0;
+        self.comm.clear();
+        self.total_vm_bytes = 0;
+        self.anon_bytes = 0;
+        self.file_bytes = 0;
+        self.shmem_bytes = 0;
+        self.uid = ::std::option::Option::None;
+        self.page_table_bytes = ::std::option::Option::None;
+        self.score_adj = ::std::option::Option::None;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static VictimMemory {
+        static instance: VictimMemory = VictimMemory {
+            pid: 0,
+            comm: ::std::string::String::new(),
+            total_vm_bytes: 0,
+            anon_bytes: 0,
+            file_bytes: 0,
+            shmem_bytes: 0,
+            uid: ::std::option::Option::None,
+            page_table_bytes: ::std::option::Option::None,
+            score_adj: ::std::option::Option::None,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for VictimMemory {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("VictimMemory").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for VictimMemory {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for VictimMemory {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
+// @@protoc_insertion_point(message:coroner.agent.v1.CgroupMemory)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct CgroupMemory {
+    // message fields
+    // @@protoc_insertion_point(field:coroner.agent.v1.CgroupMemory.path)
+    pub path: ::std::string::String,
+    // @@protoc_insertion_point(field:coroner.agent.v1.CgroupMemory.usage_bytes)
+    pub usage_bytes: ::std::option::Option<u64>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.CgroupMemory.peak_bytes)
+    pub peak_bytes: ::std::option::Option<u64>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.CgroupMemory.limit_bytes)
+    pub limit_bytes: ::std::option::Option<u64>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.CgroupMemory.limited)
+    pub limited: ::std::option::Option<bool>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.CgroupMemory.kills)
+    pub kills: ::std::option::Option<u64>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.CgroupMemory.stats)
+    pub stats: ::std::vec::Vec<MemoryStat>,
+    // @@protoc_insertion_point(field:coroner.agent.v1.CgroupMemory.children)
+    pub children: ::std::vec::Vec<ChildUsage>,
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.agent.v1.CgroupMemory.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a CgroupMemory {
+    fn default() -> &'a CgroupMemory {
+        <CgroupMemory as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl CgroupMemory {
+    pub fn new() -> CgroupMemory {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(8);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "path",
+            |m: &CgroupMemory| { &m.path },
+            |m: &mut CgroupMemory| { &mut m.path },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "usage_bytes",
+            |m: &CgroupMemory| { &m.usage_bytes },
+            |m: &mut CgroupMemory| { &mut m.usage_bytes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "peak_bytes",
+            |m: &CgroupMemory| { &m.peak_bytes },
+            |m: &mut CgroupMemory| { &mut m.peak_bytes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "limit_bytes",
+            |m: &CgroupMemory| { &m.limit_bytes },
+            |m: &mut CgroupMemory| { &mut m.limit_bytes },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "limited",
+            |m: &CgroupMemory| { &m.limited },
+            |m: &mut CgroupMemory| { &mut m.limited },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "kills",
+            |m: &CgroupMemory| { &m.kills },
+            |m: &mut CgroupMemory| { &mut m.kills },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_vec_simpler_accessor::<_, _>(
+            "stats",
+            |m: &CgroupMemory| { &m.stats },
+            |m: &mut CgroupMemory| { &mut m.stats },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_vec_simpler_accessor::<_, _>(
+            "children",
+            |m: &CgroupMemory| { &m.children },
+            |m: &mut CgroupMemory| { &mut m.children },
+        ));
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<CgroupMemory>(
+            "CgroupMemory",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for CgroupMemory {
+    const NAME: &'static str = "CgroupMemory";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                10 => {
+                    self.path = is.read_string()?;
+                },
+                16 => {
+                    self.usage_bytes = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                24 => {
+                    self.peak_bytes = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                32 => {
+                    self.limit_bytes = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                40 => {
+                    self.limited = ::std::option::Option::Some(is.read_bool()?);
+                },
+                48 => {
+                    self.kills = ::std::option::Option::Some(is.read_uint64()?);
+                },
+                58 => {
+                    self.stats.push(is.read_message()?);
+                },
+                66 => {
+                    self.children.push(is.read_message()?);
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if !self.path.is_empty() {
+            my_size += ::protobuf::rt::string_size(1, &self.path);
+        }
+        if let Some(v) = self.usage_bytes {
+            my_size += ::protobuf::rt::uint64_size(2, v);
+        }
+        if let Some(v) = self.peak_bytes {
+            my_size += ::protobuf::rt::uint64_size(3, v);
+        }
+        if let Some(v) = self.limit_bytes {
+            my_size += ::protobuf::rt::uint64_size(4, v);
+        }
+        if let Some(v) = self.limited {
+            my_size += 1 + 1;
+        }
+        if let Some(v) = self.kills {
+            my_size += ::protobuf::rt::uint64_size(6, v);
+        }
+        for value in &self.stats {
+            let len = value.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        };
+        for value in &self.children {
+            let len = value.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        };
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if !self.path.is_empty() {
+            os.write_string(1, &self.path)?;
+        }
+        if let Some(v) = self.usage_bytes {
+            os.write_uint64(2, v)?;
+        }
+        if let Some(v) = self.peak_bytes {
+            os.write_uint64(3, v)?;
+        }
+        if let Some(v) = self.limit_bytes {
+            os.write_uint64(4, v)?;
+        }
+        if let Some(v) = self.limited {
+            os.write_bool(5, v)?;
+        }
+        if let Some(v) = self.kills {
+            os.write_uint64(6, v)?;
+        }
+        for v in &self.stats {
+            ::protobuf::rt::write_message_field_with_cached_size(7, v, os)?;
+        };
+        for v in &self.children {
+            ::protobuf::rt::write_message_field_with_cached_size(8, v, os)?;
+        };
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> CgroupMemory {
+        CgroupMemory::new()
+    }
+
+    fn clear(&mut self) {
+        self.path.clear();
+        self.usage_bytes = ::std::option::Option::None;
+        self.peak_bytes = ::std::option::Option::None;
+        self.limit_bytes = ::std::option::Option::None;
+        self.limited = ::std::option::Option::None;
+        self.kills = ::std::option::Option::None;
+        self.stats.clear();
+        self.children.clear();
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static CgroupMemory {
+        static instance: CgroupMemory = CgroupMemory {
+            path: ::std::string::String::new(),
+            usage_bytes: ::std::option::Option::None,
+            peak_bytes: ::std::option::Option::None,
+            limit_bytes: ::std::option::Option::None,
+            limited: ::std::option::Option::None,
+            kills: ::std::option::Option::None,
+            stats: ::std::vec::Vec::new(),
+            children: ::std::vec::Vec::new(),
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for CgroupMemory {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("CgroupMemory").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for CgroupMemory {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for CgroupMemory {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
+// @@protoc_insertion_point(message:coroner.agent.v1.ChildUsage)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct ChildUsage {
+    // message fields
+    // @@protoc_insertion_point(field:coroner.agent.v1.ChildUsage.path)
+    pub path: ::std::string::String,
+    // @@protoc_insertion_point(field:coroner.agent.v1.ChildUsage.usage_bytes)
+    pub usage_bytes: u64,
+    // special fields
+    // @@protoc_insertion_point(special_field:coroner.agent.v1.ChildUsage.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a ChildUsage {
+    fn default() -> &'a ChildUsage {
+        <ChildUsage as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl ChildUsage {
+    pub fn new() -> ChildUsage {
+        ::std::default::Default::default()
+    }
+
+    fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
+        let mut fields = ::std::vec::Vec::with_capacity(2);
+        let mut oneofs = ::std::vec::Vec::with_capacity(0);
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "path",
+            |m: &ChildUsage| { &m.path },
+            |m: &mut ChildUsage| { &mut m.path },
+        ));
+        fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
+            "usage_bytes",
+            |m: &ChildUsage| { &m.usage_bytes },
+            |m: &mut ChildUsage| { &mut m.usage_bytes },
+        ));
+        ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<ChildUsage>(
+            "ChildUsage",
+            fields,
+            oneofs,
+        )
+    }
+}
+
+impl ::protobuf::Message for ChildUsage {
+    const NAME: &'static str = "ChildUsage";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                10 => {
+                    self.path = is.read_string()?;
+                },
+                16 => {
+                    self.usage_bytes = is.read_uint64()?;
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if !self.path.is_empty() {
+            my_size += ::protobuf::rt::string_size(1, &self.path);
+        }
+        if self.usage_bytes != 0 {
+            my_size += ::protobuf::rt::uint64_size(2, self.usage_bytes);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if !self.path.is_empty() {
+            os.write_string(1, &self.path)?;
+        }
+        if self.usage_bytes != 0 {
+            os.write_uint64(2, self.usage_bytes)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> ChildUsage {
+        ChildUsage::new()
+    }
+
+    fn clear(&mut self) {
+        self.path.clear();
+        self.usage_bytes = 0;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static ChildUsage {
+        static instance: ChildUsage = ChildUsage {
+            path: ::std::string::String::new(),
+            usage_bytes: 0,
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+impl ::protobuf::MessageFull for ChildUsage {
+    fn descriptor() -> ::protobuf::reflect::MessageDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::MessageDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().message_by_package_relative_name("ChildUsage").unwrap()).clone()
+    }
+}
+
+impl ::std::fmt::Display for ChildUsage {
+    fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+        ::protobuf::text_format::fmt(self, f)
+    }
+}
+
+impl ::protobuf::reflect::ProtobufValue for ChildUsage {
+    type RuntimeType = ::protobuf::reflect::rt::RuntimeTypeMessage<Self>;
+}
+
 #[derive(Clone,Copy,PartialEq,Eq,Debug,Hash)]
 // @@protoc_insertion_point(enum:coroner.agent.v1.Level)
 pub enum Level {
@@ -3971,6 +6754,118 @@ impl Witness {
 }
 
 #[derive(Clone,Copy,PartialEq,Eq,Debug,Hash)]
+// @@protoc_insertion_point(enum:coroner.agent.v1.CauseKind)
+pub enum CauseKind {
+    // @@protoc_insertion_point(enum_value:coroner.agent.v1.CauseKind.CAUSE_UNKNOWN)
+    CAUSE_UNKNOWN = 0,
+    // @@protoc_insertion_point(enum_value:coroner.agent.v1.CauseKind.CAUSE_KERNEL_OOM)
+    CAUSE_KERNEL_OOM = 1,
+    // @@protoc_insertion_point(enum_value:coroner.agent.v1.CauseKind.CAUSE_CONTAINER_PROCESS)
+    CAUSE_CONTAINER_PROCESS = 2,
+    // @@protoc_insertion_point(enum_value:coroner.agent.v1.CauseKind.CAUSE_NODE_PROCESS)
+    CAUSE_NODE_PROCESS = 3,
+    // @@protoc_insertion_point(enum_value:coroner.agent.v1.CauseKind.CAUSE_RUNTIME)
+    CAUSE_RUNTIME = 4,
+    // @@protoc_insertion_point(enum_value:coroner.agent.v1.CauseKind.CAUSE_OOMD)
+    CAUSE_OOMD = 5,
+    // @@protoc_insertion_point(enum_value:coroner.agent.v1.CauseKind.CAUSE_OOM_POLICY)
+    CAUSE_OOM_POLICY = 6,
+    // @@protoc_insertion_point(enum_value:coroner.agent.v1.CauseKind.CAUSE_CGROUP_KILL)
+    CAUSE_CGROUP_KILL = 7,
+    // @@protoc_insertion_point(enum_value:coroner.agent.v1.CauseKind.CAUSE_SECCOMP)
+    CAUSE_SECCOMP = 8,
+    // @@protoc_insertion_point(enum_value:coroner.agent.v1.CauseKind.CAUSE_RESOURCE_LIMIT)
+    CAUSE_RESOURCE_LIMIT = 9,
+    // @@protoc_insertion_point(enum_value:coroner.agent.v1.CauseKind.CAUSE_CRASH)
+    CAUSE_CRASH = 10,
+    // @@protoc_insertion_point(enum_value:coroner.agent.v1.CauseKind.CAUSE_KERNEL)
+    CAUSE_KERNEL = 11,
+}
+
+impl ::protobuf::Enum for CauseKind {
+    const NAME: &'static str = "CauseKind";
+
+    fn value(&self) -> i32 {
+        *self as i32
+    }
+
+    fn from_i32(value: i32) -> ::std::option::Option<CauseKind> {
+        match value {
+            0 => ::std::option::Option::Some(CauseKind::CAUSE_UNKNOWN),
+            1 => ::std::option::Option::Some(CauseKind::CAUSE_KERNEL_OOM),
+            2 => ::std::option::Option::Some(CauseKind::CAUSE_CONTAINER_PROCESS),
+            3 => ::std::option::Option::Some(CauseKind::CAUSE_NODE_PROCESS),
+            4 => ::std::option::Option::Some(CauseKind::CAUSE_RUNTIME),
+            5 => ::std::option::Option::Some(CauseKind::CAUSE_OOMD),
+            6 => ::std::option::Option::Some(CauseKind::CAUSE_OOM_POLICY),
+            7 => ::std::option::Option::Some(CauseKind::CAUSE_CGROUP_KILL),
+            8 => ::std::option::Option::Some(CauseKind::CAUSE_SECCOMP),
+            9 => ::std::option::Option::Some(CauseKind::CAUSE_RESOURCE_LIMIT),
+            10 => ::std::option::Option::Some(CauseKind::CAUSE_CRASH),
+            11 => ::std::option::Option::Some(CauseKind::CAUSE_KERNEL),
+            _ => ::std::option::Option::None
+        }
+    }
+
+    fn from_str(str: &str) -> ::std::option::Option<CauseKind> {
+        match str {
+            "CAUSE_UNKNOWN" => ::std::option::Option::Some(CauseKind::CAUSE_UNKNOWN),
+            "CAUSE_KERNEL_OOM" => ::std::option::Option::Some(CauseKind::CAUSE_KERNEL_OOM),
+            "CAUSE_CONTAINER_PROCESS" => ::std::option::Option::Some(CauseKind::CAUSE_CONTAINER_PROCESS),
+            "CAUSE_NODE_PROCESS" => ::std::option::Option::Some(CauseKind::CAUSE_NODE_PROCESS),
+            "CAUSE_RUNTIME" => ::std::option::Option::Some(CauseKind::CAUSE_RUNTIME),
+            "CAUSE_OOMD" => ::std::option::Option::Some(CauseKind::CAUSE_OOMD),
+            "CAUSE_OOM_POLICY" => ::std::option::Option::Some(CauseKind::CAUSE_OOM_POLICY),
+            "CAUSE_CGROUP_KILL" => ::std::option::Option::Some(CauseKind::CAUSE_CGROUP_KILL),
+            "CAUSE_SECCOMP" => ::std::option::Option::Some(CauseKind::CAUSE_SECCOMP),
+            "CAUSE_RESOURCE_LIMIT" => ::std::option::Option::Some(CauseKind::CAUSE_RESOURCE_LIMIT),
+            "CAUSE_CRASH" => ::std::option::Option::Some(CauseKind::CAUSE_CRASH),
+            "CAUSE_KERNEL" => ::std::option::Option::Some(CauseKind::CAUSE_KERNEL),
+            _ => ::std::option::Option::None
+        }
+    }
+
+    const VALUES: &'static [CauseKind] = &[
+        CauseKind::CAUSE_UNKNOWN,
+        CauseKind::CAUSE_KERNEL_OOM,
+        CauseKind::CAUSE_CONTAINER_PROCESS,
+        CauseKind::CAUSE_NODE_PROCESS,
+        CauseKind::CAUSE_RUNTIME,
+        CauseKind::CAUSE_OOMD,
+        CauseKind::CAUSE_OOM_POLICY,
+        CauseKind::CAUSE_CGROUP_KILL,
+        CauseKind::CAUSE_SECCOMP,
+        CauseKind::CAUSE_RESOURCE_LIMIT,
+        CauseKind::CAUSE_CRASH,
+        CauseKind::CAUSE_KERNEL,
+    ];
+}
+
+impl ::protobuf::EnumFull for CauseKind {
+    fn enum_descriptor() -> ::protobuf::reflect::EnumDescriptor {
+        static descriptor: ::protobuf::rt::Lazy<::protobuf::reflect::EnumDescriptor> = ::protobuf::rt::Lazy::new();
+        descriptor.get(|| file_descriptor().enum_by_package_relative_name("CauseKind").unwrap()).clone()
+    }
+
+    fn descriptor(&self) -> ::protobuf::reflect::EnumValueDescriptor {
+        let index = *self as usize;
+        Self::enum_descriptor().value_by_index(index)
+    }
+}
+
+impl ::std::default::Default for CauseKind {
+    fn default() -> Self {
+        CauseKind::CAUSE_UNKNOWN
+    }
+}
+
+impl CauseKind {
+    fn generated_enum_descriptor_data() -> ::protobuf::reflect::GeneratedEnumDescriptorData {
+        ::protobuf::reflect::GeneratedEnumDescriptorData::new::<CauseKind>("CauseKind")
+    }
+}
+
+#[derive(Clone,Copy,PartialEq,Eq,Debug,Hash)]
 // @@protoc_insertion_point(enum:coroner.agent.v1.PressureOf)
 pub enum PressureOf {
     // @@protoc_insertion_point(enum_value:coroner.agent.v1.PressureOf.PRESSURE_OF_UNKNOWN)
@@ -4069,7 +6964,7 @@ static file_descriptor_proto_data: &'static [u8] = b"\
     dH\x01R\x06exited\x128\n\x08pressure\x18\x0c\x20\x01(\x0b2\x1a.coroner.a\
     gent.v1.PressureH\x01R\x08pressure\x12/\n\x05other\x18\x0f\x20\x01(\x0b2\
     \x17.coroner.agent.v1.OtherH\x01R\x05otherB\n\n\x08_exec_idB\x07\n\x05ev\
-    ent\"\xac\x03\n\x07OomKill\x12\x14\n\x05total\x18\x01\x20\x01(\x04R\x05t\
+    ent\"\x99\x04\n\x07OomKill\x12\x14\n\x05total\x18\x01\x20\x01(\x04R\x05t\
     otal\x12\x14\n\x05added\x18\x02\x20\x01(\x04R\x05added\x12\x19\n\x05grou\
     p\x18\x03\x20\x01(\x08H\0R\x05group\x88\x01\x01\x12-\n\x05level\x18\x04\
     \x20\x01(\x0e2\x17.coroner.agent.v1.LevelR\x05level\x12\x16\n\x06cgroup\
@@ -4078,73 +6973,159 @@ static file_descriptor_proto_data: &'static [u8] = b"\
     (\x04H\x02R\nusageBytes\x88\x01\x01\x125\n\x06victim\x18\x08\x20\x01(\
     \x0b2\x18.coroner.agent.v1.VictimH\x03R\x06victim\x88\x01\x01\x123\n\x07\
     witness\x18\t\x20\x01(\x0e2\x19.coroner.agent.v1.WitnessR\x07witness\x12\
-    \x1b\n\x06groups\x18\n\x20\x01(\x04H\x04R\x06groups\x88\x01\x01B\x08\n\
-    \x06_groupB\x0e\n\x0c_limit_bytesB\x0e\n\x0c_usage_bytesB\t\n\x07_victim\
-    B\t\n\x07_groups\"X\n\x06Victim\x12\x10\n\x03pid\x18\x01\x20\x01(\rR\x03\
-    pid\x12\x12\n\x04comm\x18\x02\x20\x01(\tR\x04comm\x12\x1c\n\x07is_init\
-    \x18\x03\x20\x01(\x08H\0R\x06isInit\x88\x01\x01B\n\n\x08_is_init\"\xa0\
-    \x02\n\x06Exited\x12\x15\n\x03pid\x18\x01\x20\x01(\rH\0R\x03pid\x88\x01\
-    \x01\x12\x1c\n\x07is_init\x18\x02\x20\x01(\x08H\x01R\x06isInit\x88\x01\
-    \x01\x12\x1b\n\x06status\x18\x03\x20\x01(\rH\x02R\x06status\x88\x01\x01\
-    \x12\x1b\n\x06signal\x18\x04\x20\x01(\rH\x03R\x06signal\x88\x01\x01\x12\
-    \x17\n\x04core\x18\x05\x20\x01(\x08H\x04R\x04core\x88\x01\x01\x12'\n\x0f\
-    unknown_because\x18\x06\x20\x01(\tR\x0eunknownBecause\x122\n\x15kills_un\
-    known_because\x18\x07\x20\x01(\tR\x13killsUnknownBecauseB\x06\n\x04_pidB\
-    \n\n\x08_is_initB\t\n\x07_statusB\t\n\x07_signalB\x07\n\x05_core\"\x92\
-    \x02\n\x08Pressure\x12,\n\x02of\x18\x01\x20\x01(\x0e2\x1c.coroner.agent.\
-    v1.PressureOfR\x02of\x12\x12\n\x04full\x18\x02\x20\x01(\x08R\x04full\x12\
-    \x1f\n\x0bavg10_centi\x18\x03\x20\x01(\rR\navg10Centi\x12\x1f\n\x0bavg60\
-    _centi\x18\x04\x20\x01(\rR\navg60Centi\x12\x19\n\x08total_us\x18\x05\x20\
-    \x01(\x04R\x07totalUs\x12\"\n\nstalled_us\x18\x06\x20\x01(\x04H\0R\tstal\
-    ledUs\x88\x01\x01\x12$\n\x0bhigh_events\x18\x07\x20\x01(\x04H\x01R\nhigh\
-    Events\x88\x01\x01B\r\n\x0b_stalled_usB\x0e\n\x0c_high_events\"\x8b\x01\
-    \n\x0fPressureTrigger\x12,\n\x02of\x18\x01\x20\x01(\x0e2\x1c.coroner.age\
-    nt.v1.PressureOfR\x02of\x12\x12\n\x04full\x18\x02\x20\x01(\x08R\x04full\
-    \x12\x19\n\x08stall_us\x18\x03\x20\x01(\rR\x07stallUs\x12\x1b\n\twindow_\
-    us\x18\x04\x20\x01(\rR\x08windowUs\"/\n\x05Other\x12\x12\n\x04kind\x18\
-    \x01\x20\x01(\tR\x04kind\x12\x12\n\x04json\x18\x02\x20\x01(\tR\x04json\"\
-    ?\n\x0fSnapshotRequest\x12,\n\x12after_container_id\x18\x01\x20\x01(\tR\
-    \x10afterContainerId\"\x7f\n\x10SnapshotResponse\x12;\n\ncontainers\x18\
-    \x01\x20\x03(\x0b2\x1b.coroner.agent.v1.ContainerR\ncontainers\x12\x1a\n\
-    \tas_of_seq\x18\x02\x20\x01(\x04R\x07asOfSeq\x12\x12\n\x04more\x18\x03\
-    \x20\x01(\x08R\x04more\"\xf7\x02\n\tContainer\x12\x0e\n\x02id\x18\x01\
-    \x20\x01(\tR\x02id\x12\x16\n\x06cgroup\x18\x02\x20\x01(\tR\x06cgroup\x12\
-    \x1e\n\x08init_pid\x18\x03\x20\x01(\rH\0R\x07initPid\x88\x01\x01\x12$\n\
-    \x0bkills_total\x18\x04\x20\x01(\x04H\x01R\nkillsTotal\x88\x01\x01\x121\
-    \n\x04exit\x18\x05\x20\x01(\x0b2\x18.coroner.agent.v1.ExitedH\x02R\x04ex\
-    it\x88\x01\x01\x12$\n\x0blimit_bytes\x18\x06\x20\x01(\x04H\x03R\nlimitBy\
-    tes\x88\x01\x01\x12$\n\x0busage_bytes\x18\x07\x20\x01(\x04H\x04R\nusageB\
-    ytes\x88\x01\x01\x12&\n\x0ckills_before\x18\x08\x20\x01(\x04H\x05R\x0bki\
-    llsBefore\x88\x01\x01B\x0b\n\t_init_pidB\x0e\n\x0c_kills_totalB\x07\n\
-    \x05_exitB\x0e\n\x0c_limit_bytesB\x0e\n\x0c_usage_bytesB\x0f\n\r_kills_b\
-    efore\"2\n\rSettleRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\tR\x0b\
-    containerId\"\x94\x01\n\x0eSettleResponse\x12\x10\n\x03seq\x18\x01\x20\
-    \x01(\x04R\x03seq\x12$\n\x0bkills_total\x18\x02\x20\x01(\x04H\0R\nkillsT\
-    otal\x88\x01\x01\x121\n\x04exit\x18\x03\x20\x01(\x0b2\x18.coroner.agent.\
-    v1.ExitedH\x01R\x04exit\x88\x01\x01B\x0e\n\x0c_kills_totalB\x07\n\x05_ex\
-    it\"\xdf\x01\n\x0cWatchRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\t\
-    R\x0bcontainerId\x12\x16\n\x06cgroup\x18\x02\x20\x01(\tR\x06cgroup\x12\
-    \x1e\n\x08init_pid\x18\x03\x20\x01(\rH\0R\x07initPid\x88\x01\x01\x12\x1c\
-    \n\x07exec_id\x18\x04\x20\x01(\tH\x01R\x06execId\x88\x01\x01\x12=\n\x08p\
-    ressure\x18\x05\x20\x03(\x0b2!.coroner.agent.v1.PressureTriggerR\x08pres\
-    sureB\x0b\n\t_init_pidB\n\n\x08_exec_id\"\x0f\n\rWatchResponse\"3\n\x0eU\
-    nwatchRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\tR\x0bcontainerId\
-    \"\x11\n\x0fUnwatchResponse*e\n\x05Level\x12\x11\n\rLEVEL_UNKNOWN\x10\0\
-    \x12\x13\n\x0fLEVEL_CONTAINER\x10\x01\x12\x0f\n\x0bLEVEL_CHILD\x10\x02\
-    \x12\x12\n\x0eLEVEL_ANCESTOR\x10\x03\x12\x0f\n\x0bLEVEL_GUEST\x10\x04*I\
-    \n\x07Witness\x12\x13\n\x0fWITNESS_COUNTER\x10\0\x12\x16\n\x12WITNESS_KE\
-    RNEL_LOG\x10\x01\x12\x11\n\rWITNESS_TRACE\x10\x02*f\n\nPressureOf\x12\
-    \x17\n\x13PRESSURE_OF_UNKNOWN\x10\0\x12\x16\n\x12PRESSURE_OF_MEMORY\x10\
-    \x01\x12\x13\n\x0fPRESSURE_OF_CPU\x10\x02\x12\x12\n\x0ePRESSURE_OF_IO\
-    \x10\x032\xe7\x03\n\x05Agent\x12H\n\x05Hello\x12\x1e.coroner.agent.v1.He\
-    lloRequest\x1a\x1f.coroner.agent.v1.HelloResponse\x12Z\n\x0bNextSignals\
+    \x1b\n\x06groups\x18\n\x20\x01(\x04H\x04R\x06groups\x88\x01\x01\x12!\n\
+    \x0climit_cgroup\x18\x0b\x20\x01(\tR\x0blimitCgroup\x121\n\x12limit_cgro\
+    up_bytes\x18\x0c\x20\x01(\x04H\x05R\x10limitCgroupBytes\x88\x01\x01B\x08\
+    \n\x06_groupB\x0e\n\x0c_limit_bytesB\x0e\n\x0c_usage_bytesB\t\n\x07_vict\
+    imB\t\n\x07_groupsB\x15\n\x13_limit_cgroup_bytes\"X\n\x06Victim\x12\x10\
+    \n\x03pid\x18\x01\x20\x01(\rR\x03pid\x12\x12\n\x04comm\x18\x02\x20\x01(\
+    \tR\x04comm\x12\x1c\n\x07is_init\x18\x03\x20\x01(\x08H\0R\x06isInit\x88\
+    \x01\x01B\n\n\x08_is_init\"\xff\x02\n\x06Exited\x12\x15\n\x03pid\x18\x01\
+    \x20\x01(\rH\0R\x03pid\x88\x01\x01\x12\x1c\n\x07is_init\x18\x02\x20\x01(\
+    \x08H\x01R\x06isInit\x88\x01\x01\x12\x1b\n\x06status\x18\x03\x20\x01(\rH\
+    \x02R\x06status\x88\x01\x01\x12\x1b\n\x06signal\x18\x04\x20\x01(\rH\x03R\
+    \x06signal\x88\x01\x01\x12\x17\n\x04core\x18\x05\x20\x01(\x08H\x04R\x04c\
+    ore\x88\x01\x01\x12'\n\x0funknown_because\x18\x06\x20\x01(\tR\x0eunknown\
+    Because\x122\n\x15kills_unknown_because\x18\x07\x20\x01(\tR\x13killsUnkn\
+    ownBecause\x12\x20\n\tby_signal\x18\x08\x20\x01(\x08H\x05R\x08bySignal\
+    \x88\x01\x01\x12-\n\x05cause\x18\t\x20\x01(\x0b2\x17.coroner.agent.v1.Ca\
+    useR\x05causeB\x06\n\x04_pidB\n\n\x08_is_initB\t\n\x07_statusB\t\n\x07_s\
+    ignalB\x07\n\x05_coreB\x0c\n\n_by_signal\"\x94\x01\n\x05Cause\x12/\n\x04\
+    kind\x18\x01\x20\x01(\x0e2\x1b.coroner.agent.v1.CauseKindR\x04kind\x125\
+    \n\x06sender\x18\x02\x20\x01(\x0b2\x18.coroner.agent.v1.SenderH\0R\x06se\
+    nder\x88\x01\x01\x12\x18\n\x07sources\x18\x03\x20\x03(\tR\x07sourcesB\t\
+    \n\x07_sender\"p\n\x06Sender\x12\x10\n\x03pid\x18\x01\x20\x01(\rR\x03pid\
+    \x12\x12\n\x04comm\x18\x02\x20\x01(\tR\x04comm\x12\x16\n\x06cgroup\x18\
+    \x03\x20\x01(\tR\x06cgroup\x12\x1c\n\x07exec_id\x18\x04\x20\x01(\tH\0R\
+    \x06execId\x88\x01\x01B\n\n\x08_exec_id\"\x92\x02\n\x08Pressure\x12,\n\
+    \x02of\x18\x01\x20\x01(\x0e2\x1c.coroner.agent.v1.PressureOfR\x02of\x12\
+    \x12\n\x04full\x18\x02\x20\x01(\x08R\x04full\x12\x1f\n\x0bavg10_centi\
+    \x18\x03\x20\x01(\rR\navg10Centi\x12\x1f\n\x0bavg60_centi\x18\x04\x20\
+    \x01(\rR\navg60Centi\x12\x19\n\x08total_us\x18\x05\x20\x01(\x04R\x07tota\
+    lUs\x12\"\n\nstalled_us\x18\x06\x20\x01(\x04H\0R\tstalledUs\x88\x01\x01\
+    \x12$\n\x0bhigh_events\x18\x07\x20\x01(\x04H\x01R\nhighEvents\x88\x01\
+    \x01B\r\n\x0b_stalled_usB\x0e\n\x0c_high_events\"\x8b\x01\n\x0fPressureT\
+    rigger\x12,\n\x02of\x18\x01\x20\x01(\x0e2\x1c.coroner.agent.v1.PressureO\
+    fR\x02of\x12\x12\n\x04full\x18\x02\x20\x01(\x08R\x04full\x12\x19\n\x08st\
+    all_us\x18\x03\x20\x01(\rR\x07stallUs\x12\x1b\n\twindow_us\x18\x04\x20\
+    \x01(\rR\x08windowUs\"/\n\x05Other\x12\x12\n\x04kind\x18\x01\x20\x01(\tR\
+    \x04kind\x12\x12\n\x04json\x18\x02\x20\x01(\tR\x04json\"?\n\x0fSnapshotR\
+    equest\x12,\n\x12after_container_id\x18\x01\x20\x01(\tR\x10afterContaine\
+    rId\"\x7f\n\x10SnapshotResponse\x12;\n\ncontainers\x18\x01\x20\x03(\x0b2\
+    \x1b.coroner.agent.v1.ContainerR\ncontainers\x12\x1a\n\tas_of_seq\x18\
+    \x02\x20\x01(\x04R\x07asOfSeq\x12\x12\n\x04more\x18\x03\x20\x01(\x08R\
+    \x04more\"\xf7\x02\n\tContainer\x12\x0e\n\x02id\x18\x01\x20\x01(\tR\x02i\
+    d\x12\x16\n\x06cgroup\x18\x02\x20\x01(\tR\x06cgroup\x12\x1e\n\x08init_pi\
+    d\x18\x03\x20\x01(\rH\0R\x07initPid\x88\x01\x01\x12$\n\x0bkills_total\
+    \x18\x04\x20\x01(\x04H\x01R\nkillsTotal\x88\x01\x01\x121\n\x04exit\x18\
+    \x05\x20\x01(\x0b2\x18.coroner.agent.v1.ExitedH\x02R\x04exit\x88\x01\x01\
+    \x12$\n\x0blimit_bytes\x18\x06\x20\x01(\x04H\x03R\nlimitBytes\x88\x01\
+    \x01\x12$\n\x0busage_bytes\x18\x07\x20\x01(\x04H\x04R\nusageBytes\x88\
+    \x01\x01\x12&\n\x0ckills_before\x18\x08\x20\x01(\x04H\x05R\x0bkillsBefor\
+    e\x88\x01\x01B\x0b\n\t_init_pidB\x0e\n\x0c_kills_totalB\x07\n\x05_exitB\
+    \x0e\n\x0c_limit_bytesB\x0e\n\x0c_usage_bytesB\x0f\n\r_kills_before\"2\n\
+    \rSettleRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\tR\x0bcontainerI\
+    d\"\x94\x01\n\x0eSettleResponse\x12\x10\n\x03seq\x18\x01\x20\x01(\x04R\
+    \x03seq\x12$\n\x0bkills_total\x18\x02\x20\x01(\x04H\0R\nkillsTotal\x88\
+    \x01\x01\x121\n\x04exit\x18\x03\x20\x01(\x0b2\x18.coroner.agent.v1.Exite\
+    dH\x01R\x04exit\x88\x01\x01B\x0e\n\x0c_kills_totalB\x07\n\x05_exit\"\xdf\
+    \x01\n\x0cWatchRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\tR\x0bcon\
+    tainerId\x12\x16\n\x06cgroup\x18\x02\x20\x01(\tR\x06cgroup\x12\x1e\n\x08\
+    init_pid\x18\x03\x20\x01(\rH\0R\x07initPid\x88\x01\x01\x12\x1c\n\x07exec\
+    _id\x18\x04\x20\x01(\tH\x01R\x06execId\x88\x01\x01\x12=\n\x08pressure\
+    \x18\x05\x20\x03(\x0b2!.coroner.agent.v1.PressureTriggerR\x08pressureB\
+    \x0b\n\t_init_pidB\n\n\x08_exec_id\"\x0f\n\rWatchResponse\"3\n\x0eUnwatc\
+    hRequest\x12!\n\x0ccontainer_id\x18\x01\x20\x01(\tR\x0bcontainerId\"\x11\
+    \n\x0fUnwatchResponse\"4\n\x0fEvidenceRequest\x12!\n\x0ccontainer_id\x18\
+    \x01\x20\x01(\tR\x0bcontainerId\"\\\n\x10EvidenceResponse\x12;\n\x08evid\
+    ence\x18\x01\x20\x01(\x0b2\x1a.coroner.agent.v1.EvidenceH\0R\x08evidence\
+    \x88\x01\x01B\x0b\n\t_evidence\"\xc2\x02\n\x08Evidence\x12\x10\n\x03seq\
+    \x18\x01\x20\x01(\x04R\x03seq\x12\x16\n\x06detail\x18\x02\x20\x01(\tR\
+    \x06detail\x12;\n\x06report\x18\x03\x20\x01(\x0b2\x1e.coroner.agent.v1.K\
+    ernelReportH\0R\x06report\x88\x01\x01\x128\n\x07cgroups\x18\x04\x20\x03(\
+    \x0b2\x1e.coroner.agent.v1.CgroupMemoryR\x07cgroups\x12\x19\n\x08left_ou\
+    t\x18\x05\x20\x01(\rR\x07leftOut\x128\n\x07samples\x18\x06\x20\x03(\x0b2\
+    \x1e.coroner.agent.v1.MemorySampleR\x07samples\x125\n\x06limits\x18\x07\
+    \x20\x03(\x0b2\x1d.coroner.agent.v1.LimitChangeR\x06limitsB\t\n\x07_repo\
+    rt\"\xd2\x01\n\x0cMemorySample\x12\x17\n\x07boot_ns\x18\x01\x20\x01(\x04\
+    R\x06bootNs\x12\x1f\n\x0busage_bytes\x18\x02\x20\x01(\x04R\nusageBytes\
+    \x12$\n\x0blimit_bytes\x18\x03\x20\x01(\x04H\0R\nlimitBytes\x88\x01\x01\
+    \x12\x1c\n\x07some_us\x18\x04\x20\x01(\x04H\x01R\x06someUs\x88\x01\x01\
+    \x12\x1c\n\x07full_us\x18\x05\x20\x01(\x04H\x02R\x06fullUs\x88\x01\x01B\
+    \x0e\n\x0c_limit_bytesB\n\n\x08_some_usB\n\n\x08_full_us\"\\\n\x0bLimitC\
+    hange\x12\x17\n\x07boot_ns\x18\x01\x20\x01(\x04R\x06bootNs\x12$\n\x0blim\
+    it_bytes\x18\x02\x20\x01(\x04H\0R\nlimitBytes\x88\x01\x01B\x0e\n\x0c_lim\
+    it_bytes\"\xfa\x03\n\x0cKernelReport\x12!\n\x0ctrigger_comm\x18\x01\x20\
+    \x01(\tR\x0btriggerComm\x12$\n\x0btrigger_pid\x18\x02\x20\x01(\rH\0R\ntr\
+    iggerPid\x88\x01\x01\x12/\n\x11trigger_score_adj\x18\x03\x20\x01(\x11H\
+    \x01R\x0ftriggerScoreAdj\x88\x01\x01\x12!\n\x0climit_cgroup\x18\x04\x20\
+    \x01(\tR\x0blimitCgroup\x125\n\x05usage\x18\x05\x20\x03(\x0b2\x1f.corone\
+    r.agent.v1.ResourceUsageR\x05usage\x122\n\x05stats\x18\x06\x20\x03(\x0b2\
+    \x1c.coroner.agent.v1.MemoryStatR\x05stats\x12=\n\tprocesses\x18\x07\x20\
+    \x03(\x0b2\x1f.coroner.agent.v1.ProcessMemoryR\tprocesses\x128\n\x07vict\
+    ims\x18\x08\x20\x03(\x0b2\x1e.coroner.agent.v1.VictimMemoryR\x07victims\
+    \x12\x19\n\x05group\x18\t\x20\x01(\x08H\x02R\x05group\x88\x01\x01\x12\
+    \x1e\n\nincomplete\x18\n\x20\x01(\x08R\nincompleteB\x0e\n\x0c_trigger_pi\
+    dB\x14\n\x12_trigger_score_adjB\x08\n\x06_group\"\xa8\x01\n\rResourceUsa\
+    ge\x12\x12\n\x04name\x18\x01\x20\x01(\tR\x04name\x12\x1f\n\x0busage_byte\
+    s\x18\x02\x20\x01(\x04R\nusageBytes\x12$\n\x0blimit_bytes\x18\x03\x20\
+    \x01(\x04H\0R\nlimitBytes\x88\x01\x01\x12\x1f\n\x08failures\x18\x04\x20\
+    \x01(\x04H\x01R\x08failures\x88\x01\x01B\x0e\n\x0c_limit_bytesB\x0b\n\t_\
+    failures\"6\n\nMemoryStat\x12\x12\n\x04name\x18\x01\x20\x01(\tR\x04name\
+    \x12\x14\n\x05bytes\x18\x02\x20\x01(\x04R\x05bytes\"\x8c\x03\n\rProcessM\
+    emory\x12\x10\n\x03pid\x18\x01\x20\x01(\rR\x03pid\x12\x10\n\x03uid\x18\
+    \x02\x20\x01(\rR\x03uid\x12$\n\x0etotal_vm_bytes\x18\x03\x20\x01(\x04R\
+    \x0ctotalVmBytes\x12\x1b\n\trss_bytes\x18\x04\x20\x01(\x04R\x08rssBytes\
+    \x12\"\n\nanon_bytes\x18\x05\x20\x01(\x04H\0R\tanonBytes\x88\x01\x01\x12\
+    \"\n\nfile_bytes\x18\x06\x20\x01(\x04H\x01R\tfileBytes\x88\x01\x01\x12$\
+    \n\x0bshmem_bytes\x18\x07\x20\x01(\x04H\x02R\nshmemBytes\x88\x01\x01\x12\
+    (\n\x10page_table_bytes\x18\x08\x20\x01(\x04R\x0epageTableBytes\x12\x1d\
+    \n\nswap_bytes\x18\t\x20\x01(\x04R\tswapBytes\x12\x1b\n\tscore_adj\x18\n\
+    \x20\x01(\x11R\x08scoreAdj\x12\x12\n\x04comm\x18\x0b\x20\x01(\tR\x04comm\
+    B\r\n\x0b_anon_bytesB\r\n\x0b_file_bytesB\x0e\n\x0c_shmem_bytes\"\xcc\
+    \x02\n\x0cVictimMemory\x12\x10\n\x03pid\x18\x01\x20\x01(\rR\x03pid\x12\
+    \x12\n\x04comm\x18\x02\x20\x01(\tR\x04comm\x12$\n\x0etotal_vm_bytes\x18\
+    \x03\x20\x01(\x04R\x0ctotalVmBytes\x12\x1d\n\nanon_bytes\x18\x04\x20\x01\
+    (\x04R\tanonBytes\x12\x1d\n\nfile_bytes\x18\x05\x20\x01(\x04R\tfileBytes\
+    \x12\x1f\n\x0bshmem_bytes\x18\x06\x20\x01(\x04R\nshmemBytes\x12\x15\n\
+    \x03uid\x18\x07\x20\x01(\rH\0R\x03uid\x88\x01\x01\x12-\n\x10page_table_b\
+    ytes\x18\x08\x20\x01(\x04H\x01R\x0epageTableBytes\x88\x01\x01\x12\x20\n\
+    \tscore_adj\x18\t\x20\x01(\x11H\x02R\x08scoreAdj\x88\x01\x01B\x06\n\x04_\
+    uidB\x13\n\x11_page_table_bytesB\x0c\n\n_score_adj\"\xff\x02\n\x0cCgroup\
+    Memory\x12\x12\n\x04path\x18\x01\x20\x01(\tR\x04path\x12$\n\x0busage_byt\
+    es\x18\x02\x20\x01(\x04H\0R\nusageBytes\x88\x01\x01\x12\"\n\npeak_bytes\
+    \x18\x03\x20\x01(\x04H\x01R\tpeakBytes\x88\x01\x01\x12$\n\x0blimit_bytes\
+    \x18\x04\x20\x01(\x04H\x02R\nlimitBytes\x88\x01\x01\x12\x1d\n\x07limited\
+    \x18\x05\x20\x01(\x08H\x03R\x07limited\x88\x01\x01\x12\x19\n\x05kills\
+    \x18\x06\x20\x01(\x04H\x04R\x05kills\x88\x01\x01\x122\n\x05stats\x18\x07\
+    \x20\x03(\x0b2\x1c.coroner.agent.v1.MemoryStatR\x05stats\x128\n\x08child\
+    ren\x18\x08\x20\x03(\x0b2\x1c.coroner.agent.v1.ChildUsageR\x08childrenB\
+    \x0e\n\x0c_usage_bytesB\r\n\x0b_peak_bytesB\x0e\n\x0c_limit_bytesB\n\n\
+    \x08_limitedB\x08\n\x06_kills\"A\n\nChildUsage\x12\x12\n\x04path\x18\x01\
+    \x20\x01(\tR\x04path\x12\x1f\n\x0busage_bytes\x18\x02\x20\x01(\x04R\nusa\
+    geBytes*e\n\x05Level\x12\x11\n\rLEVEL_UNKNOWN\x10\0\x12\x13\n\x0fLEVEL_C\
+    ONTAINER\x10\x01\x12\x0f\n\x0bLEVEL_CHILD\x10\x02\x12\x12\n\x0eLEVEL_ANC\
+    ESTOR\x10\x03\x12\x0f\n\x0bLEVEL_GUEST\x10\x04*I\n\x07Witness\x12\x13\n\
+    \x0fWITNESS_COUNTER\x10\0\x12\x16\n\x12WITNESS_KERNEL_LOG\x10\x01\x12\
+    \x11\n\rWITNESS_TRACE\x10\x02*\x89\x02\n\tCauseKind\x12\x11\n\rCAUSE_UNK\
+    NOWN\x10\0\x12\x14\n\x10CAUSE_KERNEL_OOM\x10\x01\x12\x1b\n\x17CAUSE_CONT\
+    AINER_PROCESS\x10\x02\x12\x16\n\x12CAUSE_NODE_PROCESS\x10\x03\x12\x11\n\
+    \rCAUSE_RUNTIME\x10\x04\x12\x0e\n\nCAUSE_OOMD\x10\x05\x12\x14\n\x10CAUSE\
+    _OOM_POLICY\x10\x06\x12\x15\n\x11CAUSE_CGROUP_KILL\x10\x07\x12\x11\n\rCA\
+    USE_SECCOMP\x10\x08\x12\x18\n\x14CAUSE_RESOURCE_LIMIT\x10\t\x12\x0f\n\
+    \x0bCAUSE_CRASH\x10\n\x12\x10\n\x0cCAUSE_KERNEL\x10\x0b*f\n\nPressureOf\
+    \x12\x17\n\x13PRESSURE_OF_UNKNOWN\x10\0\x12\x16\n\x12PRESSURE_OF_MEMORY\
+    \x10\x01\x12\x13\n\x0fPRESSURE_OF_CPU\x10\x02\x12\x12\n\x0ePRESSURE_OF_I\
+    O\x10\x032\xbd\x04\n\x05Agent\x12H\n\x05Hello\x12\x1e.coroner.agent.v1.H\
+    elloRequest\x1a\x1f.coroner.agent.v1.HelloResponse\x12Z\n\x0bNextSignals\
     \x12$.coroner.agent.v1.NextSignalsRequest\x1a%.coroner.agent.v1.NextSign\
     alsResponse\x12Q\n\x08Snapshot\x12!.coroner.agent.v1.SnapshotRequest\x1a\
     \".coroner.agent.v1.SnapshotResponse\x12K\n\x06Settle\x12\x1f.coroner.ag\
     ent.v1.SettleRequest\x1a\x20.coroner.agent.v1.SettleResponse\x12H\n\x05W\
     atch\x12\x1e.coroner.agent.v1.WatchRequest\x1a\x1f.coroner.agent.v1.Watc\
     hResponse\x12N\n\x07Unwatch\x12\x20.coroner.agent.v1.UnwatchRequest\x1a!\
-    .coroner.agent.v1.UnwatchResponseb\x06proto3\
+    .coroner.agent.v1.UnwatchResponse\x12T\n\x0bGetEvidence\x12!.coroner.age\
+    nt.v1.EvidenceRequest\x1a\".coroner.agent.v1.EvidenceResponseb\x06proto3\
 ";
 
 /// `FileDescriptorProto` object which was a source for this generated file
@@ -4162,7 +7143,7 @@ pub fn file_descriptor() -> &'static ::protobuf::reflect::FileDescriptor {
     file_descriptor.get(|| {
         let generated_file_descriptor = generated_file_descriptor_lazy.get(|| {
             let mut deps = ::std::vec::Vec::with_capacity(0);
-            let mut messages = ::std::vec::Vec::with_capacity(20);
+            let mut messages = ::std::vec::Vec::with_capacity(34);
             messages.push(HelloRequest::generated_message_descriptor_data());
             messages.push(HelloResponse::generated_message_descriptor_data());
             messages.push(NextSignalsRequest::generated_message_descriptor_data());
@@ -4171,6 +7152,8 @@ pub fn file_descriptor() -> &'static ::protobuf::reflect::FileDescriptor {
             messages.push(OomKill::generated_message_descriptor_data());
             messages.push(Victim::generated_message_descriptor_data());
             messages.push(Exited::generated_message_descriptor_data());
+            messages.push(Cause::generated_message_descriptor_data());
+            messages.push(Sender::generated_message_descriptor_data());
             messages.push(Pressure::generated_message_descriptor_data());
             messages.push(PressureTrigger::generated_message_descriptor_data());
             messages.push(Other::generated_message_descriptor_data());
@@ -4183,9 +7166,22 @@ pub fn file_descriptor() -> &'static ::protobuf::reflect::FileDescriptor {
             messages.push(WatchResponse::generated_message_descriptor_data());
             messages.push(UnwatchRequest::generated_message_descriptor_data());
             messages.push(UnwatchResponse::generated_message_descriptor_data());
-            let mut enums = ::std::vec::Vec::with_capacity(3);
+            messages.push(EvidenceRequest::generated_message_descriptor_data());
+            messages.push(EvidenceResponse::generated_message_descriptor_data());
+            messages.push(Evidence::generated_message_descriptor_data());
+            messages.push(MemorySample::generated_message_descriptor_data());
+            messages.push(LimitChange::generated_message_descriptor_data());
+            messages.push(KernelReport::generated_message_descriptor_data());
+            messages.push(ResourceUsage::generated_message_descriptor_data());
+            messages.push(MemoryStat::generated_message_descriptor_data());
+            messages.push(ProcessMemory::generated_message_descriptor_data());
+            messages.push(VictimMemory::generated_message_descriptor_data());
+            messages.push(CgroupMemory::generated_message_descriptor_data());
+            messages.push(ChildUsage::generated_message_descriptor_data());
+            let mut enums = ::std::vec::Vec::with_capacity(4);
             enums.push(Level::generated_enum_descriptor_data());
             enums.push(Witness::generated_enum_descriptor_data());
+            enums.push(CauseKind::generated_enum_descriptor_data());
             enums.push(PressureOf::generated_enum_descriptor_data());
             ::protobuf::reflect::GeneratedFileDescriptor::new_generated(
                 file_descriptor_proto(),

@@ -60,6 +60,11 @@ impl AgentClient {
         let mut cres = super::agent::UnwatchResponse::new();
         ::ttrpc::async_client_request!(self, ctx, req, "coroner.agent.v1.Agent", "Unwatch", cres);
     }
+
+    pub async fn get_evidence(&self, ctx: ttrpc::context::Context, req: &super::agent::EvidenceRequest) -> ::ttrpc::Result<super::agent::EvidenceResponse> {
+        let mut cres = super::agent::EvidenceResponse::new();
+        ::ttrpc::async_client_request!(self, ctx, req, "coroner.agent.v1.Agent", "GetEvidence", cres);
+    }
 }
 
 struct HelloMethod {
@@ -128,6 +133,17 @@ impl ::ttrpc::r#async::MethodHandler for UnwatchMethod {
     }
 }
 
+struct GetEvidenceMethod {
+    service: Arc<dyn Agent + Send + Sync>,
+}
+
+#[async_trait]
+impl ::ttrpc::r#async::MethodHandler for GetEvidenceMethod {
+    async fn handler(&self, ctx: ::ttrpc::r#async::TtrpcContext, req: ::ttrpc::Request) -> ::ttrpc::Result<::ttrpc::Response> {
+        ::ttrpc::async_request_handler!(self, ctx, req, agent, EvidenceRequest, get_evidence);
+    }
+}
+
 #[async_trait]
 pub trait Agent: Sync {
     async fn hello(&self, _ctx: &::ttrpc::r#async::TtrpcContext, _: super::agent::HelloRequest) -> ::ttrpc::Result<super::agent::HelloResponse> {
@@ -147,6 +163,9 @@ pub trait Agent: Sync {
     }
     async fn unwatch(&self, _ctx: &::ttrpc::r#async::TtrpcContext, _: super::agent::UnwatchRequest) -> ::ttrpc::Result<super::agent::UnwatchResponse> {
         Err(::ttrpc::Error::RpcStatus(::ttrpc::get_status(::ttrpc::Code::NOT_FOUND, "/coroner.agent.v1.Agent/Unwatch is not supported".to_string())))
+    }
+    async fn get_evidence(&self, _ctx: &::ttrpc::r#async::TtrpcContext, _: super::agent::EvidenceRequest) -> ::ttrpc::Result<super::agent::EvidenceResponse> {
+        Err(::ttrpc::Error::RpcStatus(::ttrpc::get_status(::ttrpc::Code::NOT_FOUND, "/coroner.agent.v1.Agent/GetEvidence is not supported".to_string())))
     }
 }
 
@@ -172,6 +191,9 @@ pub fn create_agent(service: Arc<dyn Agent + Send + Sync>) -> HashMap<String, ::
 
     methods.insert("Unwatch".to_string(),
                     Box::new(UnwatchMethod{service: service.clone()}) as Box<dyn ::ttrpc::r#async::MethodHandler + Send + Sync>);
+
+    methods.insert("GetEvidence".to_string(),
+                    Box::new(GetEvidenceMethod{service: service.clone()}) as Box<dyn ::ttrpc::r#async::MethodHandler + Send + Sync>);
 
     ret.insert("coroner.agent.v1.Agent".to_string(), ::ttrpc::r#async::Service{ methods, streams });
     ret

@@ -4,7 +4,7 @@
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use coroner_proto::agent::{HelloResponse, NextSignalsResponse, SnapshotResponse};
+use coroner_proto::agent::{EvidenceResponse, HelloResponse, NextSignalsResponse, SnapshotResponse};
 use coroner_proto::kata::OOMEvent;
 use coroner_transport::Guard;
 use coroner_transport::limits::{MAX_FRAME, valid_container_id};
@@ -12,7 +12,7 @@ use protobuf::Message as _;
 use tokio::io::AsyncReadExt as _;
 use ttrpc::proto::Response;
 
-#[path = "../../router/sources/src/decode.rs"]
+#[path = "../../router/sources/src/decode/mod.rs"]
 mod decode;
 #[path = "../../router/sources/src/agent_client/handshake.rs"]
 mod handshake;
@@ -32,6 +32,9 @@ const HEADER: usize = 10;
 /// More than every text of a signal together may have.
 const SIGNAL: usize = 8 << 10;
 
+/// More than the audit record of any evidence has: a process of two bytes has 200 there.
+const EVIDENCE: usize = 4 << 20;
+
 /// A link's bytes, and the bytes of an answer with signals.
 pub fn signals(bytes: &[u8]) {
     for payload in answers(bytes).iter().map(Vec::as_slice).chain([bytes]) {
@@ -42,6 +45,14 @@ pub fn signals(bytes: &[u8]) {
                     check(&signal);
                 }
             }
+        }
+        if payload.len() <= decode::evidence::MAX_BYTES
+            && let Ok(answer) = EvidenceResponse::parse_from_bytes(payload)
+            && let Some(evidence) = answer.evidence.into_option()
+            && let Ok(evidence) = decode::evidence::decode(evidence, "c", "k".to_owned())
+        {
+            let size = serde_json::to_string(&evidence).map(|json| json.len());
+            assert!(size.is_ok_and(|bytes| bytes <= EVIDENCE), "{evidence:?}");
         }
         if let Ok(event) = OOMEvent::parse_from_bytes(payload) {
             let id = event.container_id;
@@ -61,7 +72,7 @@ pub fn hello(bytes: &[u8]) {
         let plain = |text: &str| text.chars().count() <= 64 && !text.chars().any(char::is_control);
         assert!(plain(&agent.stream) && plain(&agent.version) && plain(&agent.placement), "{agent:?}");
         assert!(
-            !agent.stream.is_empty() && !agent.stream.contains(':') && agent.known.len() <= 5,
+            !agent.stream.is_empty() && !agent.stream.contains(':') && agent.known.len() <= 6,
             "{agent:?}"
         );
     }
@@ -122,13 +133,21 @@ fn check(signal: &Signal) {
     texts += match &signal.event {
         Event::OomKill(kill) => {
             let victim = kill.victim.as_ref().map_or(0, |victim| victim.comm.len());
-            victim + kill.cgroup.as_ref().map_or(0, String::len)
+            let cgroups = [&kill.cgroup, &kill.limit_cgroup];
+            victim + cgroups.into_iter().flatten().map(String::len).sum::<usize>()
         }
         Event::Exited(exited) => {
             assert!(exited.status.is_none_or(|status| status <= 255), "{signal:?}");
             assert!(exited.signal.is_none_or(|number| number <= 127), "{signal:?}");
-            0
+            exited.cause.as_ref().map_or(0, |cause| {
+                let sender = cause.sender.as_ref().map_or(0, |sender| {
+                    let more = [&sender.cgroup, &sender.exec_id].into_iter().flatten();
+                    sender.comm.len() + more.map(String::len).sum::<usize>()
+                });
+                sender + cause.sources.iter().map(String::len).sum::<usize>()
+            })
         }
+        Event::Evidence(_) => panic!("agents send it only when it is requested: {signal:?}"),
         Event::Other(other) => other.kind.len() + other.json.len(),
         Event::Forwarded(_) => 0,
         Event::GuestLost(lost) => lost.reason.len(),

@@ -15,7 +15,7 @@ pub use self::held::UnruledSignal;
 
 use self::held::HeldRulings;
 use crate::counts::Count;
-use crate::worker::{Verdict, WorkerOutput};
+use crate::worker::{RuledSignal, WorkerOutput};
 use coroner_containerd::holds::{Holds, Input};
 use coroner_core::audit::{Planned, PlannedState, Record, Resumed, Ruled};
 use coroner_core::case::Case;
@@ -96,7 +96,7 @@ pub struct Delivery {
 }
 
 /// A ruling, the events of its lifecycle, and its deliveries to other sinks.
-type PlannedRuling = (Box<Verdict>, Vec<TaskEvent>, Vec<PlannedDelivery>);
+type PlannedRuling = (Box<RuledSignal>, Vec<TaskEvent>, Vec<PlannedDelivery>);
 
 /// A worker's output, in order.
 enum Carried {
@@ -117,7 +117,7 @@ impl Delivery {
             let mut planned = Vec::with_capacity(outputs.len());
             for output in outputs.drain(..) {
                 planned.push(match output {
-                    WorkerOutput::Ruled(verdict) => Carried::Ruled(self.planned(verdict, &mut lines)),
+                    WorkerOutput::Ruled(ruled) => Carried::Ruled(self.planned(ruled, &mut lines)),
                     WorkerOutput::Skipped { container, id } => Carried::Skipped(container, id),
                 });
             }
@@ -125,10 +125,10 @@ impl Delivery {
             for carried in planned {
                 let (container, id) = match carried {
                     Carried::Skipped(container, id) => (container, id),
-                    Carried::Ruled((verdict, events, beside)) => {
-                        let Signal { id, target, .. } = &verdict.record.signal;
+                    Carried::Ruled((ruled, events, beside)) => {
+                        let Signal { id, target, .. } = &ruled.record.signal;
                         let of = (target.container_id.clone(), id.clone());
-                        if !self.carry_out(*verdict, events, beside).await {
+                        if !self.carry_out(*ruled, events, beside).await {
                             return;
                         }
                         of
@@ -143,14 +143,14 @@ impl Delivery {
     }
 
     /// Plans a ruling's deliveries, and adds its line to those to be written.
-    fn planned(&self, mut verdict: Box<Verdict>, lines: &mut Accepting) -> PlannedRuling {
-        if matches!(&verdict.record.signal.event, Event::OomKill(kill) if kill.late) {
+    fn planned(&self, mut ruled: Box<RuledSignal>, lines: &mut Accepting) -> PlannedRuling {
+        if matches!(&ruled.record.signal.event, Event::OomKill(kill) if kill.late) {
             self.late_kills.one();
         }
-        let bundle = bundle(&verdict.case, Some(&verdict.record.signal)).map(str::to_owned);
-        let (events, beside) = self.plan(&mut verdict.record, bundle.as_deref());
-        self.write_down(&verdict, &events, lines);
-        (verdict, events, beside)
+        let bundle = bundle(&ruled.case, Some(&ruled.record.signal)).map(str::to_owned);
+        let (events, beside) = self.plan(&mut ruled.record, bundle.as_deref());
+        self.write_down(&ruled, &events, lines);
+        (ruled, events, beside)
     }
 
     async fn write(&self, lines: Accepting, planned: &[Carried]) {
@@ -158,10 +158,10 @@ impl Delivery {
         // An unwritten ruling is counted there and delivered all the same.
         let written = journal.write(lines).await;
         for carried in planned {
-            let Carried::Ruled((verdict, ..)) = carried else { continue };
+            let Carried::Ruled((ruled, ..)) = carried else { continue };
             // Otherwise recovery would take it for a container that has not ended.
-            if verdict.ended() && !(written && verdict.ack.number().is_some()) {
-                journal.gone(verdict.record.signal.target.container_id.clone());
+            if ruled.ended() && !(written && ruled.ack.number().is_some()) {
+                journal.gone(ruled.record.signal.target.container_id.clone());
             }
         }
     }
@@ -176,19 +176,19 @@ impl Delivery {
         true
     }
 
-    fn write_down(&self, verdict: &Verdict, events: &[TaskEvent], lines: &mut Accepting) {
-        let (Some(journal), Some(n)) = (&self.journal, verdict.ack.number()) else { return };
-        let signal = &verdict.record.signal;
+    fn write_down(&self, ruled: &RuledSignal, events: &[TaskEvent], lines: &mut Accepting) {
+        let (Some(journal), Some(n)) = (&self.journal, ruled.ack.number()) else { return };
+        let signal = &ruled.record.signal;
         let namespace = self.lifecycle.as_ref().map_or("", |lifecycle| lifecycle.namespace(signal));
         let ruled = coroner_journal::RulingRecord {
             n,
             id: Cow::Borrowed(&signal.id),
-            source: Cow::Borrowed(&verdict.record.source),
+            source: Cow::Borrowed(&ruled.record.source),
             container: Cow::Borrowed(&signal.target.container_id),
             namespace: Cow::Borrowed(namespace),
             at_ms: signal.at.received_ms,
             events: Cow::Borrowed(events),
-            case: Cow::Borrowed(&verdict.case),
+            case: Cow::Borrowed(&ruled.case),
         };
         journal.rule(lines, ruled);
     }
@@ -196,12 +196,12 @@ impl Delivery {
     /// False: the lane is gone, which ends the router.
     async fn carry_out(
         &self,
-        verdict: Verdict,
+        ruled: RuledSignal,
         events: Vec<TaskEvent>,
         beside: Vec<PlannedDelivery>,
     ) -> bool {
-        let ended = verdict.case.oom_sent && verdict.ended();
-        let Verdict { record, ack, case } = verdict;
+        let ended = ruled.case.oom_sent && ruled.ended();
+        let RuledSignal { record, ack, case } = ruled;
         let bundle = bundle(&case, Some(&record.signal));
         let publish = |event| Some(self.lifecycle.as_ref()?.publish(&record.signal, bundle, event));
         let publishes: VecDeque<Publish> = events.into_iter().filter_map(publish).collect();
@@ -376,6 +376,7 @@ fn event(action: &Action, signal: &Signal, mode: Mode) -> Result<Option<TaskEven
                 | Event::Pressure(_)
                 | Event::KillRequest(_)
                 | Event::GuestLost(_)
+                | Event::Evidence(_)
                 | Event::Other(_)
                 | Event::Forwarded(_) => (None, None, None),
             };

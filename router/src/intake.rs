@@ -11,10 +11,10 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::seen_exits::SeenExits;
 use coroner_containerd::{Identities, Identity, LookupResult};
-use coroner_core::mode::Known;
-use coroner_core::mode::Mode;
-use coroner_core::signal::{ContainerId, Event};
+use coroner_core::mode::{Known, Mode};
+use coroner_core::signal::{ContainerId, Event, Exited, Signal};
 use coroner_journal::{AcceptedSignal, Accepting, Journal};
 use coroner_sources::envelope::{Envelope, Origin};
 use coroner_sources::ownership::{Authority, NotOwner, Ownership, SignalReporter};
@@ -36,6 +36,8 @@ pub struct NamedSignal {
     pub known: Vec<Known>,
     /// Bytes, from the OCI spec.
     pub memory_limit: Option<u64>,
+    /// The same exit as an agent reported it beside the shim.
+    pub seen_exit: Option<Box<Exited>>,
 }
 
 /// A message for a worker.
@@ -66,6 +68,7 @@ pub struct Intake {
     recovery: IntakeRecovery,
     identities: Identities,
     unmanaged: UnmanagedPods,
+    seen_exits: SeenExits,
     workers: Vec<mpsc::Sender<WorkerTask>>,
     /// Signals that wait for the look-up of their container, in order, and their number. Other
     /// signals pass meanwhile: otherwise a guest that makes up names would block all sources.
@@ -89,8 +92,19 @@ impl Intake {
         recovery: IntakeRecovery,
     ) -> Self {
         let (waiting, lookups) = (HashMap::new(), JoinSet::new());
-        let held = 0;
-        Self { envelopes, ownership, recovery, identities, unmanaged, workers, waiting, held, lookups }
+        let (held, seen_exits) = (0, SeenExits::new());
+        Self {
+            envelopes,
+            ownership,
+            recovery,
+            identities,
+            unmanaged,
+            seen_exits,
+            workers,
+            waiting,
+            held,
+            lookups,
+        }
     }
 
     /// Runs until every source has ended.
@@ -146,7 +160,10 @@ impl Intake {
             let mode = match (authority, &envelope.signal.event) {
                 _ if is_known => None,
                 (Authority::Own, _) => Some(envelope.origin.mode),
-                (Authority::BesideShim(_), Event::Exited(_)) => None,
+                (Authority::BesideShim(_), Event::Exited(_)) => {
+                    self.seen_exits.add(&envelope);
+                    None
+                }
                 // The shim reports that end too.
                 (Authority::BesideShim(_), Event::GuestLost(_)) => Some(Mode::Beside),
                 // Kills are published in the shim's mode, as everything its shim reports.
@@ -163,11 +180,15 @@ impl Intake {
         }
         let Some(journal) = &self.recovery.journal else { return kept };
         let mut lines = Accepting::default();
-        let numbers: Vec<u64> =
-            kept.iter().map(|envelope| journal.accept(&mut lines, |n| accepted(n, envelope))).collect();
+        let numbers: Vec<Option<u64>> = kept
+            .iter()
+            .map(|it| is_journaled(&it.signal).then(|| journal.accept(&mut lines, |n| accepted(n, it))))
+            .collect();
         if journal.write(lines).await {
             for (envelope, n) in kept.iter_mut().zip(numbers) {
-                envelope.ack.journaled(n, journal.clone());
+                if let Some(n) = n {
+                    envelope.ack.journaled(n, journal.clone());
+                }
             }
         }
         kept
@@ -207,7 +228,7 @@ impl Intake {
         Ok(())
     }
 
-    async fn dispatch(&self, mut envelope: Envelope, identity: &Identity) -> Result<(), Ended> {
+    async fn dispatch(&mut self, mut envelope: Envelope, identity: &Identity) -> Result<(), Ended> {
         let target = &mut envelope.signal.target;
         let mut known = envelope.origin.known.clone();
         known.extend_from_slice(envelope.origin.mode.writable());
@@ -226,7 +247,10 @@ impl Intake {
         }
         let worker = &self.workers[shard(&envelope.signal.target.container_id, self.workers.len())];
         let memory_limit = envelope.memory_limit.or(identity.memory_limit);
-        let named = NamedSignal { envelope, known, memory_limit };
+        let seen_exit = self.seen_exits.take(&envelope.signal);
+        known.extend(seen_exit.iter().filter(|it| it.sees_cause).map(|_| Known::Cause));
+        let seen_exit = seen_exit.map(|it| Box::new(it.exited));
+        let named = NamedSignal { envelope, known, memory_limit, seen_exit };
         worker.send(WorkerTask::Rule(Box::new(named))).await.map_err(|_| Ended)
     }
 }
@@ -234,6 +258,11 @@ impl Intake {
 /// Whether a watcher of the node itself reports: no shim, and no guest.
 fn is_of_node(origin: &Origin) -> bool {
     !origin.shim && origin.guest.is_none()
+}
+
+/// Evidence is not: it is a hundred times a signal's size, and what it proves is the kill's signal.
+fn is_journaled(signal: &Signal) -> bool {
+    !matches!(signal.event, Event::Evidence(_))
 }
 
 fn accepted(n: u64, envelope: &Envelope) -> AcceptedSignal<'_> {
@@ -272,7 +301,7 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
-    use coroner_core::signal::{Moment, Other, Signal, Target};
+    use coroner_core::signal::{Moment, Other, Target};
     use coroner_sources::envelope::Ack;
     use coroner_sources::ownership::Registered;
 

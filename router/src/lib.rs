@@ -45,6 +45,7 @@
 mod config;
 mod source_factory;
 mod intake;
+mod seen_exits;
 mod worker;
 mod delivery;
 mod counts;

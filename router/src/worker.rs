@@ -10,10 +10,13 @@ use tokio::sync::mpsc;
 use crate::intake::{NamedSignal, WorkerTask};
 use coroner_core::audit::Ruled;
 use coroner_core::case::Case;
+use coroner_core::cause;
 use coroner_core::fair_map::FairMap;
 use coroner_core::mode::Known;
 use coroner_core::ruling::Outcome;
-use coroner_core::signal::{ContainerId, Event, Evidence, KILLS_UNKNOWN, OomKilled, SAME_KILL, Signal};
+use coroner_core::signal::{
+    ContainerId, Event, Evidence, Exited, KILLS_UNKNOWN, OomKilled, SAME_KILL, Signal,
+};
 use coroner_policy::{ActiveChain, Chain, Host};
 use coroner_sources::envelope::{Ack, Envelope};
 
@@ -27,7 +30,7 @@ const CASES: usize = 16_384;
 
 /// A ruled signal, for delivery.
 #[derive(Debug)]
-pub struct Verdict {
+pub struct RuledSignal {
     /// The audit record, without its deliveries.
     pub record: Ruled,
     /// The container's case after the ruling.
@@ -36,7 +39,7 @@ pub struct Verdict {
     pub ack: Ack,
 }
 
-impl Verdict {
+impl RuledSignal {
     /// Whether the signal ended its container.
     pub fn ended(&self) -> bool {
         self.record.case.exit.is_none() && self.case.exit.is_some()
@@ -47,7 +50,7 @@ impl Verdict {
 #[derive(Debug)]
 pub enum WorkerOutput {
     /// It was ruled.
-    Ruled(Box<Verdict>),
+    Ruled(Box<RuledSignal>),
     /// It is a duplicate, and is not ruled again.
     Skipped {
         /// The signal's container.
@@ -67,8 +70,8 @@ pub struct Worker {
     chain: Chain,
     active_chain: ActiveChain,
     cases: HashMap<ContainerId, Case>,
-    /// Containers whose case comes from the journal and has had no kill since: a crash may have
-    /// lost the ruling of its last one.
+    /// Containers with a case from the journal that has had no kill since: a crash may have lost
+    /// the ruling of its last one.
     recovered: HashSet<ContainerId>,
     by_owner: FairMap,
     departed: FairMap,
@@ -120,7 +123,7 @@ impl Worker {
     }
 
     /// Deduplicates kills: an agent and a shim's source may read the same counter. Not after the
-    /// container's end: a restart begins a new counter. Nor a kill whose ruling a crash lost.
+    /// container's end: a restart begins a new counter. Nor after a crash that lost the ruling.
     fn has_ruled(&self, signal: &Signal) -> bool {
         match (&signal.event, self.cases.get(&signal.target.container_id)) {
             (Event::OomKill(kill), Some(case)) if case.exit.is_none() => {
@@ -131,8 +134,8 @@ impl Worker {
     }
 
     /// Rules on one signal and updates its case.
-    pub fn rule(&mut self, named: NamedSignal) -> Verdict {
-        let NamedSignal { envelope, known, memory_limit } = named;
+    pub fn rule(&mut self, named: NamedSignal) -> RuledSignal {
+        let NamedSignal { envelope, known, memory_limit, seen_exit } = named;
         let mut signal = envelope.signal;
         let id = signal.target.container_id.clone();
         let source = &envelope.origin.source;
@@ -155,13 +158,15 @@ impl Worker {
             case.known.push(Known::KillCount);
         }
         case.set_known(&known);
-        case.memory_limit = case.memory_limit.or(memory_limit);
+        if let Some(limit) = memory_limit.filter(|_| case.memory_limit.is_none()) {
+            case.learn_limit(signal.at, limit);
+        }
         case.memory_last = envelope.usage_bytes.or(case.memory_last);
         case.describe(&envelope.attributes);
         if is_exit && uncounted {
             case.forget_kill_count();
         }
-        relate(&mut signal, case);
+        relate(&mut signal, seen_exit.as_deref(), case);
         // A recording has the attribute as it was ruled then.
         signal.attributes.retain(|(key, _)| key != SAME_KILL);
         let is_step = is_step(&self.recovered, case, &signal);
@@ -206,7 +211,7 @@ impl Worker {
             illegal: outcome.illegal,
             delivery: Vec::new(),
         };
-        Verdict { record, case: after, ack: envelope.ack }
+        RuledSignal { record, case: after, ack: envelope.ack }
     }
 }
 
@@ -243,9 +248,12 @@ fn is_step(recovered: &HashSet<ContainerId>, case: &Case, signal: &Signal) -> bo
     case.exit.is_none() && is_ruled && case.is_step_of_last_kill(signal)
 }
 
-/// Adds what only the case knows: the counter's increase since the last ruling, and whether the
-/// kill is late.
-fn relate(signal: &mut Signal, case: &Case) {
+/// Adds what only the case knows: the counter's increase since the last ruling, whether the kill
+/// is late, and what ended the container.
+fn relate(signal: &mut Signal, seen_exit: Option<&Exited>, case: &Case) {
+    if let Some(exited) = signal.exit_of_init_mut() {
+        cause::complete(exited, seen_exit, case);
+    }
     if let Event::OomKill(kill) = &mut signal.event {
         if let (Some(total), Some(before)) = (kill.total, case.kills_total())
             && total > before
@@ -299,13 +307,13 @@ mod tests {
             attributes: Vec::new(),
             ack: Ack::none(),
         };
-        WorkerTask::Rule(Box::new(NamedSignal { envelope, known, memory_limit: None }))
+        WorkerTask::Rule(Box::new(NamedSignal { envelope, known, memory_limit: None, seen_exit: None }))
     }
 
-    /// The verdict; `None` where the signal is skipped.
-    fn ruled(worker: &mut Worker, task: WorkerTask) -> Option<Verdict> {
+    /// The ruled signal; `None` where it is skipped.
+    fn ruled(worker: &mut Worker, task: WorkerTask) -> Option<RuledSignal> {
         match worker.step(task).unwrap() {
-            WorkerOutput::Ruled(verdict) => Some(*verdict),
+            WorkerOutput::Ruled(ruled) => Some(*ruled),
             WorkerOutput::Skipped { .. } => None,
         }
     }

@@ -1,7 +1,8 @@
-//! The generated Rust types of `wit/policy.wit`, apart because the lints do not apply to them.
+//! The generated Rust types of `wit/0.2.0/policy.wit`, apart because the lints do not apply to
+//! them.
 
 wit_bindgen::generate!({
-    path: "wit",
+    path: "wit/0.2.0",
     world: "policy",
     generate_all,
     additional_derives: [PartialEq, Eq],

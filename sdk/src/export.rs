@@ -56,10 +56,15 @@ pub fn describe<P: Policy>(version: &str) -> Description {
     Description {
         name: P::NAME.to_owned(),
         version: version.to_owned(),
-        wants: P::wants(),
-        needs: P::needs(),
+        wants: P::wants().names(),
+        needs: P::needs().iter_names().map(|(name, _)| contract_name(name)).collect(),
         config_schema: P::config_schema(),
     }
+}
+
+/// The contract's name of a fact: `KILL_COUNT` is `kill-count`.
+fn contract_name(flag: &str) -> String {
+    flag.to_ascii_lowercase().replace('_', "-")
 }
 
 /// The second, once.
@@ -102,11 +107,14 @@ mod tests {
         let description = Description {
             name: "passes".to_owned(),
             version: "1.2.3".to_owned(),
-            wants: Kinds::all(),
-            needs: Known::empty(),
+            wants: Kinds::all().names(),
+            needs: vec![],
             config_schema: None,
         };
         assert_eq!(describe::<Passes>("1.2.3"), description);
+        let known = Known::KILL_COUNT | Known::OOM_WRITABLE;
+        let names: Vec<String> = known.iter_names().map(|(name, _)| contract_name(name)).collect();
+        assert_eq!(names, ["kill-count", "oom-writable"]);
     }
 
     #[test]

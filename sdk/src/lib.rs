@@ -45,11 +45,13 @@
 //! ```
 //!
 //! Its `Cargo.toml` has `crate-type = ["cdylib", "rlib"]`, for the `.wasm` and the tests. It is
-//! built for `wasm32-unknown-unknown`, as a component that imports only `coroner:policy/log`.
+//! built for `wasm32-unknown-unknown`, as a component that imports only
+//! `coroner:policy/log`, and `coroner:policy/evidence` if it reads evidence.
 //!
 //! In the order a policy meets them: [`Policy`] is what it implements, [`export_policy!`] what
-//! makes a component of it, `config` reads its `[config]` table, [`log`] writes to the router's
-//! log, [`time`] measures between moments, and [`testing`] makes signals for its tests.
+//! makes a component of it, `config` reads its `[config]` table, [`evidence`] reads what the kernel
+//! recorded of an OOM kill, [`log`] writes to the router's log, [`time`] measures between moments,
+//! and [`testing`] makes signals for its tests.
 //!
 //! **Unknown is not zero.** `None` in any field means "not seen", or "cannot be known here", never
 //! 0, false or empty; [`CaseFile::known`] lists what can be known at all.
@@ -57,8 +59,10 @@
 #[doc(hidden)]
 pub mod bindings;
 pub mod config;
+pub mod evidence;
 #[macro_use]
 mod export;
+mod kinds;
 pub mod log;
 mod policy;
 mod ruling;
@@ -68,9 +72,11 @@ pub mod testing;
 pub mod time;
 
 pub use bindings::coroner::policy::types::{
-    Action, CaseFile, Decision, Description, Event, Evidence, Exited, GuestLost, KillRequest, Kinds, Known,
-    Level, Moment, OomKill, Other, Owner, Pressure, PressureOf, Report, Ruling, Signal, Target, Victim,
+    Action, CaseFile, Cause, CauseKind, Decision, Description, Event, ExitSignal, Exited, Gathered,
+    GuestLost, KillRequest, Known, Level, LimitHit, Memory, Moment, OomKill, Other, Owner, Pressure,
+    PressureOf, Report, Ruling, Sender, Signal, Target, Victim, Witnesses,
 };
+pub use kinds::Kinds;
 pub use policy::{Mistakes, Policy};
 
 /// Everything a policy names, for `use coroner_sdk::prelude::*`.
@@ -78,9 +84,10 @@ pub mod prelude {
     #[cfg(not(target_family = "wasm"))]
     pub use crate::testing;
     pub use crate::{
-        Action, CaseFile, Decision, Description, Event, Evidence, Exited, GuestLost, KillRequest, Kinds,
-        Known, Level, Mistakes, Moment, OomKill, Other, Owner, Policy, Pressure, PressureOf, Report, Ruling,
-        Signal, Target, Victim, config, export_policy, log, time,
+        Action, CaseFile, Cause, CauseKind, Decision, Description, Event, ExitSignal, Exited, Gathered,
+        GuestLost, KillRequest, Kinds, Known, Level, LimitHit, Memory, Mistakes, Moment, OomKill, Other,
+        Owner, Policy, Pressure, PressureOf, Report, Ruling, Sender, Signal, Target, Victim, Witnesses,
+        config, evidence, export_policy, log, time,
     };
 }
 

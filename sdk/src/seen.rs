@@ -1,10 +1,12 @@
 //! Queries on signals and case files that distinguish unknown from no.
 
-use crate::{CaseFile, Event, Evidence, Exited, Moment, OomKill, Signal};
+use crate::{CaseFile, CauseKind, Event, ExitSignal, Exited, Moment, OomKill, Signal, Witnesses};
 
 /// Kill requests the router keeps of one container.
 const REQUESTS_KEPT: usize = 16;
 
+/// Witnesses that have a count of the kills.
+const COUNTED: Witnesses = Witnesses::COUNTER.union(Witnesses::INFERRED);
 /// What the kernel's OOM killer sends.
 const SIGKILL: u8 = 9;
 
@@ -27,31 +29,52 @@ impl OomKill {
     #[must_use]
     pub fn hit_init(&self, exited: &Exited) -> Option<bool> {
         let alone = self.added == Some(1) && self.group != Some(true);
-        match self.victim.as_ref().and_then(|victim| victim.is_init) {
-            Some(true) => Some(true),
-            // Of several victims one is named.
-            Some(false) if alone => Some(false),
-            Some(false) | None => exited.ended_by(SIGKILL),
+        if self.named_init() {
+            return Some(true);
         }
+        match exited.cause.as_ref().map(|cause| cause.kind) {
+            Some(CauseKind::KernelOom) => return Some(true),
+            Some(CauseKind::Unknown | CauseKind::Other) | None => {}
+            Some(_) => return Some(false),
+        }
+        let other_named = self.victims.iter().any(|victim| victim.is_init == Some(false));
+        // Of several victims one is named.
+        if alone && other_named { Some(false) } else { exited.ended_by(SIGKILL) }
+    }
+
+    /// Whether the kernel named the container's init as its victim.
+    #[must_use]
+    pub fn named_init(&self) -> bool {
+        self.victims.iter().any(|victim| victim.is_init == Some(true))
     }
 }
 
 impl Exited {
     /// Whether a signal ended it, as far as that is known: from the signal, else from a status of
-    /// 128 + signal, as which a shell also reports its child's end. `None` where neither was seen.
+    /// 128 + signal, with which a program may also exit by itself. `None` where neither was seen.
     #[must_use]
     pub fn ended_by(&self, signal: u8) -> Option<bool> {
-        match (self.signal, self.status) {
-            (Some(seen), _) => Some(seen == signal),
-            (None, Some(status)) => Some(status == 128 + u32::from(signal)),
-            (None, None) => None,
+        match self.signal {
+            ExitSignal::None => Some(false),
+            ExitSignal::Some(seen) => Some(seen == signal),
+            ExitSignal::Unknown => self.status.map(|status| status == 128 + u32::from(signal)),
         }
     }
 
     /// Its status as containerd counts: as seen, else 128 + signal. `None`: neither was seen.
     #[must_use]
     pub fn code(&self) -> Option<u32> {
-        self.status.or(self.signal.map(|signal| 128 + u32::from(signal)))
+        self.status.or(match self.signal {
+            ExitSignal::Some(signal) => Some(128 + u32::from(signal)),
+            ExitSignal::None | ExitSignal::Unknown => None,
+        })
+    }
+
+    /// What sent the signal that ended it, where that is proven.
+    #[must_use]
+    pub fn proven_cause(&self) -> Option<CauseKind> {
+        let kind = self.cause.as_ref()?.kind;
+        (kind != CauseKind::Unknown).then_some(kind)
     }
 }
 
@@ -63,7 +86,7 @@ impl CaseFile {
         let (at, kill) = self.last_kill.as_ref()?;
         let proven = match kill.added {
             Some(added) => added > 0,
-            None => kill.evidence == Evidence::Announced && self.kills != Some(0),
+            None => !COUNTED.contains(kill.witnesses) && self.kills != Some(0),
         };
         proven.then_some((at, kill))
     }
@@ -88,18 +111,20 @@ impl CaseFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{GuestLost, KillRequest, Victim, testing};
+    use crate::{Cause, GuestLost, KillRequest, Victim, testing};
 
     #[test]
     fn end_by_signal_read_from_signal_or_else_status() {
+        let (unknown, by) = (ExitSignal::Unknown, ExitSignal::Some);
         let cases = [
-            (Some(9), Some(137), Some(true)),
-            (Some(9), None, Some(true)),
-            (Some(15), Some(137), Some(false)),
-            (None, Some(137), Some(true)),
-            (None, Some(9), Some(false)),
-            (None, Some(0), Some(false)),
-            (None, None, None),
+            (by(9), Some(137), Some(true)),
+            (by(9), None, Some(true)),
+            (by(15), Some(137), Some(false)),
+            (ExitSignal::None, Some(137), Some(false)),
+            (unknown, Some(137), Some(true)),
+            (unknown, Some(9), Some(false)),
+            (unknown, Some(0), Some(false)),
+            (unknown, None, None),
         ];
         for (signal, status, expect) in cases {
             let exited = Exited { signal, status, ..testing::exited() };
@@ -153,20 +178,36 @@ mod tests {
             (None, Some(1), None, None, None),
         ];
         for (is_init, added, group, status, expect) in cases {
-            let victim = Some(Victim { pid: 1, comm: "a".to_owned(), is_init });
-            let kill = OomKill { added, group, victim, ..testing::oom_kill() };
+            let victims = vec![Victim { pid: 1, comm: "a".to_owned(), is_init }];
+            let kill = OomKill { added, group, victims, ..testing::oom_kill() };
             let exited = Exited { status, ..testing::exited() };
             assert_eq!(kill.hit_init(&exited), expect, "{is_init:?} {added:?} {group:?} {status:?}");
         }
     }
 
     #[test]
+    fn kill_hit_init_by_the_cause_of_its_exit() {
+        let cases = [
+            (CauseKind::KernelOom, Some(true)),
+            (CauseKind::Runtime, Some(false)),
+            (CauseKind::Unknown, Some(true)),
+            (CauseKind::Other, Some(true)),
+        ];
+        for (kind, expect) in cases {
+            let cause = Cause { kind, name: String::new(), sender: None, sources: vec![] };
+            let exited = Exited { status: Some(137), cause: Some(cause), ..testing::exited() };
+            let kill = OomKill { added: Some(1), ..testing::oom_kill() };
+            assert_eq!(kill.hit_init(&exited), expect, "{kind:?}");
+        }
+    }
+
+    #[test]
     fn code_is_status_or_else_from_signal() {
         let cases = [
-            (Some(1), Some(9), Some(1)),
-            (None, Some(9), Some(137)),
-            (Some(0), None, Some(0)),
-            (None, None, None),
+            (Some(1), ExitSignal::Some(9), Some(1)),
+            (None, ExitSignal::Some(9), Some(137)),
+            (Some(0), ExitSignal::None, Some(0)),
+            (None, ExitSignal::Unknown, None),
         ];
         for (status, signal, expect) in cases {
             assert_eq!(Exited { status, signal, ..testing::exited() }.code(), expect);
@@ -176,19 +217,20 @@ mod tests {
     #[test]
     fn kill_proven_by_counter_or_by_announcement_without_counter() {
         let cases = [
-            (Some(1), Evidence::Counter, Some(1), true),
-            (Some(1), Evidence::Inferred, None, true),
-            (Some(0), Evidence::Announced, None, false),
-            (None, Evidence::Announced, None, true),
-            (None, Evidence::Announced, Some(2), true),
-            (None, Evidence::Announced, Some(0), false),
-            (None, Evidence::Counter, Some(1), false),
-            (None, Evidence::Inferred, None, false),
+            (Some(1), Witnesses::COUNTER, Some(1), true),
+            (Some(1), Witnesses::INFERRED, None, true),
+            (Some(0), Witnesses::ANNOUNCED, None, false),
+            (None, Witnesses::ANNOUNCED, None, true),
+            (None, Witnesses::TRACE, None, true),
+            (None, Witnesses::ANNOUNCED, Some(2), true),
+            (None, Witnesses::ANNOUNCED, Some(0), false),
+            (None, Witnesses::COUNTER, Some(1), false),
+            (None, Witnesses::INFERRED, None, false),
         ];
-        for (added, evidence, kills, expect) in cases {
-            let kill = OomKill { added, evidence, ..testing::oom_kill() };
+        for (added, witnesses, kills, expect) in cases {
+            let kill = OomKill { added, witnesses, ..testing::oom_kill() };
             let case = CaseFile { kills, last_kill: Some((testing::moment(), kill)), ..testing::case() };
-            assert_eq!(case.proven_kill().is_some(), expect, "{added:?} {evidence:?} {kills:?}");
+            assert_eq!(case.proven_kill().is_some(), expect, "{added:?} {witnesses:?} {kills:?}");
         }
         assert_eq!(testing::case().proven_kill(), None);
     }

@@ -3,12 +3,19 @@
 //! ```
 //! use coroner_sdk::prelude::*;
 //!
-//! let exit = testing::signal(Event::Exited(Exited { signal: Some(9), ..testing::exited() }));
+//! let killed = Exited { signal: ExitSignal::Some(9), ..testing::exited() };
+//! let exit = testing::signal(Event::Exited(killed));
 //! let case = CaseFile { oom_sent: true, ..testing::case() };
 //! # assert!(exit.attributes.is_empty() && case.oom_sent);
 //! ```
 
-use crate::{CaseFile, Event, Evidence, Exited, Known, Level, Moment, OomKill, Signal, Target};
+use std::cell::RefCell;
+
+use crate::evidence::KillEvidence;
+use crate::{
+    CaseFile, Event, ExitSignal, Exited, Known, Level, LimitHit, Memory, Moment, OomKill, Signal, Target,
+    Witnesses,
+};
 
 /// A signal about the container `container` on the node `node`.
 #[must_use]
@@ -31,14 +38,14 @@ pub fn case() -> CaseFile {
     CaseFile {
         known: Known::empty(),
         started: None,
-        memory_limit: None,
-        memory_last: None,
+        memory: Memory { limit: None, limits: vec![], last: None },
         kills: None,
         first_kill: None,
         last_kill: None,
         requests: None,
         last_pressure: None,
         exit: None,
+        guest_lost: None,
         oom_sent: false,
         exit_sent: false,
         attributes: vec![],
@@ -48,7 +55,15 @@ pub fn case() -> CaseFile {
 /// An exit of which nothing else is known.
 #[must_use]
 pub fn exited() -> Exited {
-    Exited { pid: None, is_init: None, status: None, signal: None, core: None, reconciled: false }
+    Exited {
+        pid: None,
+        is_init: None,
+        status: None,
+        signal: ExitSignal::Unknown,
+        core: None,
+        cause: None,
+        reconciled: false,
+    }
 }
 
 /// An OOM kill that the router only concluded.
@@ -57,12 +72,10 @@ pub fn oom_kill() -> OomKill {
     OomKill {
         added: None,
         total: None,
-        evidence: Evidence::Inferred,
+        witnesses: Witnesses::INFERRED,
         group: None,
-        level: Level::Unknown,
-        cgroup: None,
-        limit_bytes: None,
-        victim: None,
+        limit: LimitHit { level: Level::Unknown, cgroup: None, bytes: None },
+        victims: vec![],
         late: false,
     }
 }
@@ -71,4 +84,34 @@ pub fn oom_kill() -> OomKill {
 #[must_use]
 pub fn moment() -> Moment {
     Moment { boot_ns: None, wall_ms: None, received_ms: 0 }
+}
+
+thread_local! {
+    static EVIDENCE: RefCell<Option<KillEvidence>> = const { RefCell::new(None) };
+}
+
+/// Calls `call` with this evidence: [`evidence::get`](crate::evidence::get) returns it meanwhile.
+pub fn with_evidence<R>(evidence: KillEvidence, call: impl FnOnce() -> R) -> R {
+    let before = EVIDENCE.replace(Some(evidence));
+    let result = call();
+    EVIDENCE.replace(before);
+    result
+}
+
+pub(crate) fn evidence_of_test() -> Option<KillEvidence> {
+    EVIDENCE.with_borrow(Clone::clone)
+}
+
+/// Evidence without a report and without a cgroup.
+#[must_use]
+pub fn evidence() -> KillEvidence {
+    KillEvidence {
+        kill: "node:stream:container:1".to_owned(),
+        has_names: true,
+        report: None,
+        cgroups: vec![],
+        samples: vec![],
+        limits: vec![],
+        left_out: 0,
+    }
 }

@@ -149,8 +149,7 @@ fn exit() -> Signal {
         status: Some(137),
         signal: Some(9),
         core: Some(false),
-        at_ns: None,
-        reconciled: false,
+        ..Exited::unknown()
     }))
 }
 

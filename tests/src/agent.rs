@@ -1,6 +1,7 @@
 //! The real `coroner-agent`, on a socket of its own, watching one cgroup.
 
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ pub struct Agent {
     scratch: Scratch,
     root: String,
     more: Vec<String>,
+    traced: bool,
 }
 
 impl Agent {
@@ -33,14 +35,32 @@ impl Agent {
     /// The same with more arguments.
     pub async fn start_with(root: &str, more: &[&str]) -> Result<Self> {
         let more = more.iter().map(|&it| it.to_owned()).collect();
-        let mut agent = Self { process: None, scratch: Scratch::new()?, root: root.to_owned(), more };
-        agent.start_again().await?;
-        Ok(agent)
+        Self { process: None, scratch: Scratch::new()?, root: root.to_owned(), more, traced: false }
+            .started()
+            .await
+    }
+
+    /// The same with tracefs, which only this agent sees: systemd mounts it on a node, and a
+    /// container may have none.
+    pub async fn start_traced(root: &str) -> Result<Self> {
+        Self { process: None, scratch: Scratch::new()?, root: root.to_owned(), more: vec![], traced: true }
+            .started()
+            .await
+    }
+
+    async fn started(mut self) -> Result<Self> {
+        self.start_again().await?;
+        Ok(self)
     }
 
     /// Starts it again after `stop`, on the same socket.
     pub async fn start_again(&mut self) -> Result<()> {
-        let mut command = Command::new(binary::find("coroner-agent", "coroner-agent")?);
+        let agent = binary::find("coroner-agent", "coroner-agent")?;
+        let mut command = Command::new(if self.traced { Path::new("unshare") } else { &agent });
+        if self.traced {
+            let script = "mount -t tracefs none /sys/kernel/tracing && exec \"$0\" \"$@\"";
+            command.args(["--mount", "sh", "-c", script]).arg(&agent);
+        }
         command.args(["run", "--listen", &self.address(), "--root", &self.root]).args(&self.more);
         let process = Process::start("coroner-agent", &mut command, &self.scratch.path("agent.log"))?;
         let process = self.process.insert(process);

@@ -85,6 +85,16 @@ pub fn bomb() -> anyhow::Result<Vec<u8>> {
     encode(&module("", &own)?, World::Policy)
 }
 
+/// A good policy of contract 0.2.0 that names kinds and facts of a later router.
+pub fn later_kinds() -> anyhow::Result<Vec<u8>> {
+    let prelude = text("prelude.wat")?;
+    let (shared, _) =
+        prelude.split_once("(func (export \"coroner:policy/rules@0.1.0#describe").unwrap_or_default();
+    let own = text("contract-0.2/later-kinds.wat")?;
+    let rest = [shared, &text("configure.wat")?, &text("passer.wat")?].concat().replace("@0.1.0", "@0.2.0");
+    encode_as("0.2.0", &wat::parse_str(format!("(module {rest} {own})"))?, World::Policy)
+}
+
 /// A component that exports something else.
 pub fn wrong_world() -> anyhow::Result<Vec<u8>> {
     let text = r#"(component (core module $m (func (export "f"))) (core instance $i (instantiate $m))
@@ -117,13 +127,19 @@ enum World {
 }
 
 fn encode(core: &[u8], beyond: World) -> anyhow::Result<Vec<u8>> {
+    encode_as("0.1.0", core, beyond)
+}
+
+/// `contract`: the version of the policy contract.
+fn encode_as(contract: &str, core: &[u8], beyond: World) -> anyhow::Result<Vec<u8>> {
     const SOCKETS: &str =
         "package wasi:sockets@0.2.0; interface instance-network { instance-network: func() -> u32; }";
     const GREEDY: &str = "package a:greedy; world policy { include coroner:policy/policy@0.1.0; \
                           import wasi:sockets/instance-network@0.2.0; }";
     let mut core = core.to_vec();
     let mut resolve = Resolve::default();
-    let (mut package, _) = resolve.push_path(Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdk/wit"))?;
+    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdk/wit").join(contract);
+    let (mut package, _) = resolve.push_path(wit)?;
     if beyond == World::Sockets {
         resolve.push_str("sockets.wit", SOCKETS)?;
         package = resolve.push_str("greedy.wit", GREEDY)?;
@@ -155,6 +171,7 @@ mod tests {
         }
         sockets_component().unwrap();
         wrong_world().unwrap();
+        later_kinds().unwrap();
     }
 
     #[test]

@@ -329,6 +329,9 @@ fn printing(folder: &Path) -> Vec<(Command, i32)> {
             commands.push((command, code));
         }
     }
+    let mut page = coroner();
+    page.args(["explain", "0000", "--html", "-", "--file", &recording]);
+    commands.push((page, 0));
     commands
 }
 

@@ -6,7 +6,8 @@
 //!
 //! 1. The status is not 0: an init container that succeeded stays `Completed`.
 //! 2. The last kill lies at most `window` before the exit.
-//! 3. It was not a stop: the SIGTERM or SIGKILL that ended init was not requested through the runtime. A kill that hit init
+//! 3. It was not a stop: the SIGTERM or SIGKILL that ended init was not requested through the
+//!    runtime, and neither the runtime nor another process of the node sent it. A kill that hit init
 //!    itself counts nevertheless.
 //! 4. The status is 137, or among `statuses`, or not known; or the kernel's log names init as the victim.
 //!
@@ -80,7 +81,7 @@ impl Policy for CausalOom {
         Ok(match &signal.event {
             Event::OomKill(kill) => self.killed(signal, kill, case, draft),
             Event::Exited(_) | Event::GuestLost(_) => self.ended(signal, case, draft),
-            Event::Pressure(_) | Event::KillRequest(_) | Event::Other(_) => Ruling::Pass,
+            Event::Pressure(_) | Event::KillRequest(_) | Event::Evidence(_) | Event::Other(_) => Ruling::Pass,
         })
     }
 }
@@ -148,11 +149,42 @@ impl CausalOom {
         if code == 0 {
             return Err((format!("{when}, but the status is 0"), "success"));
         }
-        if kill.what.victim.as_ref().and_then(|victim| victim.is_init) == Some(true) {
+        if kill.what.named_init() {
             return Ok(format!("{when}, which hit init; status {code}"));
         }
+        match exited.proven_cause() {
+            Some(CauseKind::KernelOom) => return Ok(format!("{when}, which ended init; status {code}")),
+            Some(CauseKind::OomPolicy) => {
+                return Ok(format!("{when}, after which systemd ended the rest; status {code}"));
+            }
+            Some(CauseKind::Runtime) => {
+                return Err((format!("{when}, but the container runtime ended it"), "stop"));
+            }
+            Some(CauseKind::NodeProcess) => {
+                return Err((format!("{when}, but {} ended it", sender(exited)), "sender"));
+            }
+            Some(CauseKind::CgroupKill) => {
+                return Err((format!("{when}, but a write to cgroup.kill ended it"), "sender"));
+            }
+            // The container may have ended itself because of the kill. systemd-oomd may have been
+            // called for by the same shortage.
+            Some(
+                CauseKind::ContainerProcess
+                | CauseKind::Crash
+                | CauseKind::Oomd
+                | CauseKind::Seccomp
+                | CauseKind::ResourceLimit
+                | CauseKind::Kernel
+                | CauseKind::Unknown
+                | CauseKind::Other,
+            )
+            | None => {}
+        }
         if let Some(name) = stop(kill, exited, case) {
-            return Err((format!("{when}, but the runtime was asked for the {name} that ended it"), "stop"));
+            return Err((
+                format!("{when}, but {name}, which ended it, was requested through the runtime"),
+                "stop",
+            ));
         }
         let listed = |statuses: &Vec<u8>| statuses.iter().any(|status| u32::from(*status) == code);
         if exited.ended_by(SIGKILL) == Some(true) || self.statuses.as_ref().is_none_or(listed) {
@@ -180,6 +212,12 @@ fn stop(kill: &Kill<'_>, exited: &Exited, case: &CaseFile) -> Option<&'static st
     let requested = case.last_request(signal)?;
     let faster = kill.what.hit_init(exited) == Some(true) && kill.at.since(requested).is_some();
     (!faster).then_some(name)
+}
+
+/// What sent the signal that ended it, for the reason.
+fn sender(exited: &Exited) -> String {
+    let comm = exited.cause.as_ref().and_then(|cause| cause.sender.as_ref()).map(|it| it.comm.as_str());
+    comm.map_or_else(|| "a process of the node".to_owned(), |comm| format!("{comm}, a process of the node,"))
 }
 
 /// The draft of the policies before this one, without TaskOOM.

@@ -8,11 +8,11 @@ fn at(ms: u64) -> Moment {
 }
 
 fn counted() -> OomKill {
-    OomKill { added: Some(1), evidence: Evidence::Counter, ..testing::oom_kill() }
+    OomKill { added: Some(1), witnesses: Witnesses::COUNTER, ..testing::oom_kill() }
 }
 
 fn victim(is_init: Option<bool>) -> OomKill {
-    OomKill { victim: Some(Victim { pid: 7, comm: "java".to_owned(), is_init }), ..counted() }
+    OomKill { victims: vec![Victim { pid: 7, comm: "java".to_owned(), is_init }], ..counted() }
 }
 
 /// A case with a kill at a moment, in a mode that sees everything.
@@ -64,7 +64,7 @@ fn exit_is_oom_when_kill_can_be_its_cause() {
     let child = || case(victim(Some(false)), 99_000);
     let init = || case(victim(Some(true)), 99_000);
     let unseen = || case(counted(), 99_000);
-    let announced = OomKill { evidence: Evidence::Announced, ..testing::oom_kill() };
+    let announced = OomKill { witnesses: Witnesses::ANNOUNCED, ..testing::oom_kill() };
     let uncounted = CaseFile { kills: None, ..case(announced.clone(), 99_000) };
     let blind = CaseFile { requests: None, ..child() };
     let cases = [
@@ -101,6 +101,40 @@ fn exit_is_oom_when_kill_can_be_its_cause() {
     for (name, signal, case, expect) in cases {
         check(&CausalOom::default(), name, &signal, &case, expect);
     }
+}
+
+#[test]
+fn proven_cause_of_the_exit_decides() {
+    let ended_by = |kind, sender: Option<&str>| {
+        let sender = sender.map(|comm| Sender { pid: 7, comm: comm.to_owned(), cgroup: None, exec_id: None });
+        let cause = Cause { kind, name: String::new(), sender, sources: vec![] };
+        let exited =
+            Exited { is_init: Some(true), status: Some(137), cause: Some(cause), ..testing::exited() };
+        Signal { at: at(100_000), ..testing::signal(Event::Exited(exited)) }
+    };
+    let child = || case(victim(Some(false)), 99_000);
+    let unnamed = || case(counted(), 99_000);
+    let (oom, sender) = (Some("kill-before-end"), Some("sender"));
+    let cases = [
+        ("the OOM killer", ended_by(CauseKind::KernelOom, None), requested(9, 98_000, unnamed()), oom),
+        ("systemd after the kill", ended_by(CauseKind::OomPolicy, None), child(), oom),
+        ("a process of the node", ended_by(CauseKind::NodeProcess, Some("bash")), child(), sender),
+        ("a write to cgroup.kill", ended_by(CauseKind::CgroupKill, None), child(), sender),
+        (
+            "the runtime, requests not seen",
+            ended_by(CauseKind::Runtime, None),
+            CaseFile { requests: None, ..child() },
+            Some("stop"),
+        ),
+        ("the container itself, after the kill", ended_by(CauseKind::ContainerProcess, None), child(), oom),
+        ("not proven", ended_by(CauseKind::Unknown, None), child(), oom),
+    ];
+    for (name, signal, case, expect) in cases {
+        check(&CausalOom::default(), name, &signal, &case, expect);
+    }
+    let by_bash = ended_by(CauseKind::NodeProcess, Some("bash"));
+    let decision = decide(&CausalOom::default(), &by_bash, &child(), &[EXIT]).unwrap();
+    assert_eq!(decision.because, "a kill 1.0 s before the end, but bash, a process of the node, ended it");
 }
 
 #[test]

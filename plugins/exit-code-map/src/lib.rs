@@ -204,7 +204,6 @@ mod tests {
             namespace: namespace.map(str::to_owned),
             pod_uid: None,
             container: container.map(str::to_owned),
-            init_container: None,
             image: None,
         });
         signal
@@ -225,8 +224,8 @@ mod tests {
     #[test]
     fn first_matching_entry_replaces_status() {
         let after_oom = CaseFile { oom_sent: true, ..ours() };
-        let by_signal = Exited { signal: Some(9), ..testing::exited() };
-        let nameless = Signal { target: testing::signal(Event::Exited(by_signal)).target, ..exit(3) };
+        let by_signal = Exited { signal: ExitSignal::Some(9), ..testing::exited() };
+        let nameless = Signal { target: testing::signal(Event::Exited(by_signal.clone())).target, ..exit(3) };
         let cases = [
             ("both names", exit(3), ours(), vec![EXIT], Some(0)),
             ("another namespace", owned(Some("batch"), Some("sync"), exit(3)), ours(), vec![EXIT], None),

@@ -3,12 +3,15 @@
 //! The statuses 143 and 137 do not show the sender: the kubelet, the kernel's OOM killer, or the
 //! application itself. The policy adds a report to such an exit of init. Its `reason` is one of:
 //!
-//! | reason | when |
-//! |---|---|
-//! | `oom` | a kill for memory lies at most `window` before the exit, and hit init: by the kernel's log, or, if the victim was not seen, by status 137 |
-//! | `requested` | the signal that ended it was requested through the runtime |
-//! | `self` | it was not requested, and no kill was counted: a process of the container or of the machine sent it |
-//! | `unknown` | otherwise: the message names what is not known, or what does not explain the exit |
+//! - `oom`: the kernel's OOM killer sent it, or systemd after an OOM kill; or, where the sender was
+//!   not seen: a kill for memory lies at most `window` before the exit, and hit init.
+//! - `requested`: it was requested through the runtime, or the runtime sent it.
+//! - `self`: a process of the container sent it; or, where the sender was not seen: it was not
+//!   requested, and no kill was counted.
+//! - `node`: another process outside of the container sent it.
+//! - `cgroup-kill`: a write to `cgroup.kill` that was not requested.
+//! - `oomd`: systemd-oomd sent it.
+//! - `unknown`: otherwise. The message names what is not known, or what does not explain the exit.
 //!
 //! Messages: `requested: SIGTERM, then SIGKILL 2.0 s later`. Fields, where known: `attribution`,
 //! `signal`, `kills`; in ms `kill-to-exit-ms`, `request-to-exit-ms`, `term-to-kill-ms`.
@@ -84,7 +87,7 @@ impl Policy for KillAttribution {
         if reports >= MAX_REPORTS {
             return Ok(Ruling::Pass);
         }
-        let (reason, detail) = self.attribute(&end, exited, case);
+        let (reason, detail) = proven(&end, exited).unwrap_or_else(|| self.attribute(&end, exited, case));
         let message = format!("{reason}: {detail}");
         let mut actions = draft.to_vec();
         actions.push(Action::Report(Report {
@@ -153,7 +156,7 @@ impl KillAttribution {
     fn attribute(&self, end: &End<'_>, exited: &Exited, case: &CaseFile) -> (&'static str, String) {
         let name = end.name;
         if let Some((at, kill, before)) = end.kill {
-            let named = kill.victim.as_ref().and_then(|victim| victim.is_init) == Some(true);
+            let named = kill.named_init();
             // An init killed before the request cannot receive it: an earlier kill hit another
             // process. A later one was faster. If the log names init, the kill ended it.
             let faster = named || end.request.is_none_or(|(requested, _)| at.since(requested).is_some());
@@ -169,16 +172,42 @@ impl KillAttribution {
             return ("requested", detail);
         }
         match doubt(end, exited, case) {
-            None => ("self", format!("{name}, and neither was the runtime asked for it nor a kill counted")),
+            None => {
+                ("self", format!("{name}, and neither a request to the runtime was seen nor a kill counted"))
+            }
             Some(doubt) => ("unknown", format!("{name}, and {doubt}")),
         }
     }
 }
 
+/// The reason, where what sent the signal is proven and needs no request to explain it.
+fn proven(end: &End<'_>, exited: &Exited) -> Option<(&'static str, String)> {
+    let cause = exited.cause.as_ref()?;
+    let name = end.name;
+    let sender = match &cause.sender {
+        Some(sender) => format!("{} (pid {})", sender.comm, sender.pid),
+        None => "a process".to_owned(),
+    };
+    Some(match cause.kind {
+        CauseKind::ContainerProcess => ("self", format!("{name}, sent by {sender} of the container")),
+        CauseKind::NodeProcess => ("node", format!("{name}, sent by {sender} outside of the container")),
+        CauseKind::Oomd => ("oomd", format!("{name}, by systemd-oomd")),
+        CauseKind::OomPolicy => ("oom", format!("{name}, by systemd after an OOM kill in the unit")),
+        CauseKind::KernelOom => ("oom", format!("{name}, by the kernel's OOM killer")),
+        CauseKind::CgroupKill if end.request.is_none() => {
+            ("cgroup-kill", format!("{name}, by {sender} through cgroup.kill"))
+        }
+        CauseKind::Runtime if end.request.is_none() => {
+            ("requested", format!("{name}, sent by {sender} of the container runtime"))
+        }
+        _ => return None,
+    })
+}
+
 /// Why it is uncertain that the signal came from the container itself; none if it is certain.
 fn doubt(end: &End<'_>, exited: &Exited, case: &CaseFile) -> Option<String> {
     if exited.reconciled {
-        return Some("nobody watched when it ended".to_owned());
+        return Some("nothing watched when it ended".to_owned());
     }
     if !case.known.contains(Known::KILL_REQUESTS) {
         return Some("kill requests are not seen here".to_owned());

@@ -27,8 +27,9 @@ fn case(requests: &[(u8, u64)]) -> CaseFile {
 }
 
 fn killed(is_init: Option<bool>, ms: u64, case: CaseFile) -> CaseFile {
-    let victim = is_init.map(|is_init| Victim { pid: 7, comm: "java".to_owned(), is_init: Some(is_init) });
-    let kill = OomKill { added: Some(1), evidence: Evidence::Counter, victim, ..testing::oom_kill() };
+    let victim = |is_init| Victim { pid: 7, comm: "java".to_owned(), is_init: Some(is_init) };
+    let victims = is_init.map(victim).into_iter().collect();
+    let kill = OomKill { added: Some(1), witnesses: Witnesses::COUNTER, victims, ..testing::oom_kill() };
     CaseFile { kills: Some(1), last_kill: Some((at(ms), kill)), ..case }
 }
 
@@ -87,8 +88,12 @@ fn end_by_signal_attributed_in_one_sentence() {
         (143, case(&[(15, 99_600)]), "requested: SIGTERM, 400 ms before the exit"),
         (143, case(&both), "requested: SIGTERM, 2.1 s before the exit"),
         (143, killed(None, 99_800, case(&[(15, 99_600)])), "requested: SIGTERM, 400 ms before the exit"),
-        (137, case(&[]), "self: SIGKILL, and neither was the runtime asked for it nor a kill counted"),
-        (143, case(&[(9, 1)]), "self: SIGTERM, and neither was the runtime asked for it nor a kill counted"),
+        (137, case(&[]), "self: SIGKILL, and neither a request to the runtime was seen nor a kill counted"),
+        (
+            143,
+            case(&[(9, 1)]),
+            "self: SIGTERM, and neither a request to the runtime was seen nor a kill counted",
+        ),
         (137, case(&[(1, 1); 16]), "unknown: SIGKILL, and so many requests were made that not all are kept"),
         (137, blind, "unknown: SIGKILL, and kill requests are not seen here"),
         (
@@ -115,7 +120,7 @@ fn end_by_signal_attributed_in_one_sentence() {
     }
     let unseen = Exited { reconciled: true, ..exit(Some(137)) };
     let message = report(&KillAttribution::default(), unseen, &case(&[])).map(|it| it.message);
-    assert_eq!(message.as_deref(), Some("unknown: SIGKILL, and nobody watched when it ended"));
+    assert_eq!(message.as_deref(), Some("unknown: SIGKILL, and nothing watched when it ended"));
 }
 
 #[test]
@@ -143,17 +148,45 @@ fn fields_hold_what_is_known_and_nothing_else() {
 }
 
 #[test]
+fn sender_that_was_seen_is_named() {
+    let cases = [
+        (CauseKind::ContainerProcess, "self: SIGKILL, sent by sh (pid 7) of the container"),
+        (CauseKind::NodeProcess, "node: SIGKILL, sent by sh (pid 7) outside of the container"),
+        (CauseKind::Runtime, "requested: SIGKILL, sent by sh (pid 7) of the container runtime"),
+        (CauseKind::Oomd, "oomd: SIGKILL, by systemd-oomd"),
+        (CauseKind::CgroupKill, "cgroup-kill: SIGKILL, by sh (pid 7) through cgroup.kill"),
+        (CauseKind::KernelOom, "oom: SIGKILL, by the kernel's OOM killer"),
+        (
+            CauseKind::Unknown,
+            "self: SIGKILL, and neither a request to the runtime was seen nor a kill counted",
+        ),
+    ];
+    for (kind, expect) in cases {
+        let sender = Some(Sender { pid: 7, comm: "sh".to_owned(), cgroup: None, exec_id: None });
+        let cause = Cause { kind, name: String::new(), sender, sources: vec![] };
+        let exited = Exited { cause: Some(cause), ..exit(Some(137)) };
+        let message = report(&KillAttribution::default(), exited, &case(&[])).map(|it| it.message);
+        assert_eq!(message.as_deref(), Some(expect), "{kind:?}");
+    }
+    let cause = Cause { kind: CauseKind::NodeProcess, name: String::new(), sender: None, sources: vec![] };
+    let unnamed = Exited { cause: Some(cause), ..exit(Some(137)) };
+    let message = report(&KillAttribution::default(), unnamed, &case(&[])).map(|it| it.message);
+    assert_eq!(message.as_deref(), Some("node: SIGKILL, sent by a process outside of the container"));
+}
+
+#[test]
 fn other_ends_are_not_reported() {
     let cases = [
         exit(Some(1)),
         exit(Some(0)),
         exit(None),
         exit(Some(134)),
-        Exited { signal: Some(6), ..exit(Some(137)) },
+        Exited { signal: ExitSignal::Some(6), ..exit(Some(137)) },
+        Exited { signal: ExitSignal::None, ..exit(Some(137)) },
         Exited { is_init: Some(false), ..exit(Some(137)) },
     ];
     for exited in cases {
-        assert_eq!(report(&KillAttribution::default(), exited, &case(&[])), None, "{exited:?}");
+        assert_eq!(report(&KillAttribution::default(), exited.clone(), &case(&[])), None, "{exited:?}");
     }
 }
 

@@ -16,7 +16,7 @@ impl Policy for Kubernetes {
         Ok(match &signal.event {
             Event::OomKill(kill) => oom_kill(kill),
             Event::Exited(_) | Event::GuestLost(_) => end(case),
-            Event::Pressure(_) | Event::KillRequest(_) | Event::Other(_) => {
+            Event::Pressure(_) | Event::KillRequest(_) | Event::Evidence(_) | Event::Other(_) => {
                 Ruling::decide([], "nothing is published for this kind").by_rule("no-action")
             }
         })
@@ -28,22 +28,23 @@ export_policy!(Kubernetes);
 /// A counter proves a kill, as does another witness where the counter is gone; an announcement
 /// counts only where kills are not counted.
 fn oom_kill(kill: &OomKill) -> Ruling {
-    match (kill.added, kill.evidence) {
+    let counted = kill.witnesses.intersects(Witnesses::COUNTER | Witnesses::INFERRED);
+    match (kill.added, counted) {
         (Some(0), _) => Ruling::decide([], "memory ran out, nothing was killed").by_rule("oom-without-kill"),
-        (Some(added), Evidence::Counter | Evidence::Inferred) => {
+        (Some(added), true) => {
             Ruling::decide([Action::TaskOom], format!("the kernel's OOM kill counter rose by {added}"))
                 .by_rule("oom-kill-counter")
         }
-        (Some(added), Evidence::Announced) => Ruling::decide(
+        (Some(added), false) => Ruling::decide(
             [Action::TaskOom],
             format!("OOM kills reported without the container's counter: {added}"),
         )
         .by_rule("oom-kill-reported"),
-        (None, Evidence::Announced) => {
+        (None, false) => {
             Ruling::decide([Action::TaskOom], "an OOM was announced, and nothing counts kills here")
                 .by_rule("oom-announced")
         }
-        (None, Evidence::Counter | Evidence::Inferred) => {
+        (None, true) => {
             Ruling::decide([], "no kill counter rose, and nobody announced an OOM").by_rule("oom-unproven")
         }
     }
@@ -73,17 +74,18 @@ mod tests {
 
     #[test]
     fn kill_is_oom_by_counter_or_by_announcement_without_counter() {
-        let cases: [(Option<u64>, Evidence, &[Action], &str); 7] = [
-            (Some(1), Evidence::Counter, &[Action::TaskOom], "oom-kill-counter"),
-            (Some(3), Evidence::Announced, &[Action::TaskOom], "oom-kill-reported"),
-            (Some(0), Evidence::Counter, &[], "oom-without-kill"),
-            (Some(0), Evidence::Announced, &[], "oom-without-kill"),
-            (None, Evidence::Announced, &[Action::TaskOom], "oom-announced"),
-            (None, Evidence::Counter, &[], "oom-unproven"),
-            (None, Evidence::Inferred, &[], "oom-unproven"),
+        let cases: [(Option<u64>, Witnesses, &[Action], &str); 8] = [
+            (Some(1), Witnesses::COUNTER, &[Action::TaskOom], "oom-kill-counter"),
+            (Some(3), Witnesses::ANNOUNCED, &[Action::TaskOom], "oom-kill-reported"),
+            (Some(1), Witnesses::TRACE, &[Action::TaskOom], "oom-kill-reported"),
+            (Some(0), Witnesses::COUNTER, &[], "oom-without-kill"),
+            (Some(0), Witnesses::ANNOUNCED, &[], "oom-without-kill"),
+            (None, Witnesses::ANNOUNCED, &[Action::TaskOom], "oom-announced"),
+            (None, Witnesses::COUNTER, &[], "oom-unproven"),
+            (None, Witnesses::INFERRED, &[], "oom-unproven"),
         ];
-        for (added, evidence, actions, rule) in cases {
-            let event = Event::OomKill(OomKill { added, evidence, ..testing::oom_kill() });
+        for (added, witnesses, actions, rule) in cases {
+            let event = Event::OomKill(OomKill { added, witnesses, ..testing::oom_kill() });
             check(event.clone(), Known::empty(), actions, rule);
             check(event, Known::all(), actions, rule);
         }
@@ -120,8 +122,8 @@ mod tests {
 
     #[test]
     fn reason_names_the_counter() {
-        let event =
-            Event::OomKill(OomKill { added: Some(2), evidence: Evidence::Counter, ..testing::oom_kill() });
+        let kill = OomKill { added: Some(2), witnesses: Witnesses::COUNTER, ..testing::oom_kill() };
+        let event = Event::OomKill(kill);
         let ruling = Kubernetes.rule(&testing::signal(event), &testing::case(), &[]);
         let expect = Ruling::decide([Action::TaskOom], "the kernel's OOM kill counter rose by 2");
         assert_eq!(ruling, Ok(expect.by_rule("oom-kill-counter")));

@@ -74,6 +74,9 @@ pub(crate) enum Command {
         /// Print JSON instead of text
         #[arg(long)]
         json: bool,
+        /// Write a page for a browser instead, with charts; `-` is standard output
+        #[arg(long, value_name = "FILE", conflicts_with = "json")]
+        html: Option<PathBuf>,
     },
     /// List, inspect, reload and promote the policies of a running router
     #[command(after_help = POLICY_EXAMPLES)]
@@ -156,6 +159,7 @@ const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   coroner explain shop/web-1/app                   the latest container of that name
   coroner explain 4f2a                             the one with an id that begins so
+  coroner explain shop/web-1/app --html death.html    the same as a page, with charts
   coroner demo --json > demo.jsonl; coroner explain --file demo.jsonl 0000";
 
 /// The records to show: those that fit every filter.

@@ -52,7 +52,7 @@ pub(crate) fn run(path: &Path, json: bool) -> ExitCode {
     };
     let mut screen = Screen::new();
     if json {
-        screen.json(&serde_json::to_string(&report).expect("its keys are strings"));
+        screen.verbatim(&serde_json::to_string(&report).expect("its keys are strings"));
     } else {
         show(path, &report, &mut screen);
     }

@@ -29,8 +29,13 @@ fn main() -> ExitCode {
         args::Command::Run { config, shadow_all } => serve::run(&config, shadow_all),
         args::Command::Status { query } => client::status(&query),
         args::Command::Tap { filter, query } => client::tap(&filter, &query),
-        args::Command::Explain { container, config, files, json } => {
-            explain::run(&container, &config, &files, json)
+        args::Command::Explain { container, config, files, json, html } => {
+            let output = match html {
+                Some(file) => explain::ExplainOutput::Html(file),
+                None if json => explain::ExplainOutput::Json,
+                None => explain::ExplainOutput::Text,
+            };
+            explain::run(&container, &config, &files, &output)
         }
         args::Command::Guest { command } => client::guest(command),
         args::Command::Policy { command } => match command {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use coroner_policy::{Checked, CompileSettings, Host, Settings, check};
 
 use crate::args::{FAILED, WRONG};
-use crate::render::{Screen, fail};
+use crate::render::{Screen, fail, on_failure};
 use crate::serve::this_program;
 
 /// Columns of a field's name.
@@ -24,7 +24,7 @@ pub(crate) fn run(file: &Path, config: Option<&Path>, json: bool) -> ExitCode {
     let checked = check(&host, file, config);
     let mut screen = Screen::new();
     if json {
-        screen.json(&serde_json::to_string(&checked).expect("its keys are strings"));
+        screen.verbatim(&serde_json::to_string(&checked).expect("its keys are strings"));
     } else {
         show(file, &checked, &mut screen);
     }
@@ -50,6 +50,7 @@ fn show(file: &Path, checked: &Checked, screen: &mut Screen) {
         screen.field(NAME, "needs", joined(&checked.needs));
         let schema = checked.config_schema.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
         screen.field(NAME, "config schema", schema);
+        screen.field(NAME, "on failure", on_failure(checked.on_failure.unwrap_or_default()));
     }
     if let Some(call) = &checked.call {
         let of = call.signals;

@@ -10,7 +10,7 @@ use crate::ruling::{Action, Opinion, Shadow};
 use crate::signal::Signal;
 
 /// The version of the line format.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// The versions that can be read.
 pub const READ: std::ops::RangeInclusive<u32> = 1..=VERSION;
 

@@ -4,11 +4,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::mode::Known;
 use crate::ruling::Action;
-use crate::signal::{Event, Exited, KillRequest, Level, Moment, OomKilled, Pressure, Signal};
+use crate::signal::{Event, Exited, GuestLost, KillRequest, Level, Moment, OomKilled, Pressure, Signal};
 
 /// Kill requests kept. A pod that ignores SIGTERM is signalled for as long as it runs; without a
 /// bound its case would grow with each one.
 const REQUESTS: usize = 16;
+/// Memory limits kept. An autoscaler resizes a pod for as long as it runs.
+const LIMITS: usize = 8;
+/// Bytes of a page.
+const PAGE: u64 = 4096;
 
 /// What the router knows of one container from the signals before the current one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,8 +22,11 @@ pub struct Case {
     pub known: Vec<Known>,
     /// When the container started.
     pub started: Option<Moment>,
-    /// The memory limit in bytes.
+    /// The memory limit in bytes, as last read.
     pub memory_limit: Option<u64>,
+    /// Limits as they were read, oldest first; empty: none was recorded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<(Moment, u64)>,
     /// Memory usage in bytes, at the last report.
     pub memory_last: Option<u64>,
     /// Kills seen; `None` where they are not counted.
@@ -34,6 +41,9 @@ pub struct Case {
     pub last_pressure: Option<(Moment, Pressure)>,
     /// The init's exit.
     pub exit: Option<Exited>,
+    /// When its guest was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_lost: Option<(Moment, GuestLost)>,
     /// A task-oom was ruled before.
     pub oom_sent: bool,
     /// A task-exit was ruled before.
@@ -84,11 +94,7 @@ impl Case {
     pub fn update(&mut self, signal: &Signal, actions: &[Action]) {
         match &signal.event {
             Event::OomKill(kill) => self.learn_kill(signal.at, kill),
-            Event::Exited(exited) => {
-                if signal.target.exec_id.is_none() && exited.is_init != Some(false) {
-                    self.exit = Some(exited.clone());
-                }
-            }
+            Event::Exited(_) => self.exit = signal.exit_of_init().cloned().or_else(|| self.exit.take()),
             Event::Pressure(pressure) => self.last_pressure = Some((signal.at, *pressure)),
             // A signal to an exec, for example a slow probe, is not a signal to the container.
             Event::KillRequest(_) if signal.target.exec_id.is_some() => {}
@@ -102,7 +108,8 @@ impl Case {
             }
             // A container's creation, with its shim's attributes.
             Event::Forwarded(_) => self.describe(&signal.attributes),
-            Event::GuestLost(_) | Event::Other(_) => {}
+            Event::GuestLost(lost) => self.guest_lost = Some((signal.at, lost.clone())),
+            Event::Evidence(_) | Event::Other(_) => {}
         }
         for action in actions {
             match action {
@@ -168,9 +175,21 @@ impl Case {
         }
     }
 
+    /// Adds a memory limit that was read at this moment, in bytes.
+    pub fn learn_limit(&mut self, at: Moment, limit: u64) {
+        // The kernel rounds a limit down to whole pages; the specification has it as it was given.
+        if self.memory_limit.replace(limit).map(|before| before / PAGE) == Some(limit / PAGE) {
+            return;
+        }
+        if self.limits.len() == LIMITS {
+            self.limits.remove(0);
+        }
+        self.limits.push((at, limit));
+    }
+
     fn learn_kill(&mut self, at: Moment, kill: &OomKilled) {
-        if kill.limit_bytes.is_some() {
-            self.memory_limit = kill.limit_bytes;
+        if let Some(limit) = kill.limit_bytes {
+            self.learn_limit(at, limit);
         }
         if kill.added == Some(0) {
             return;
@@ -216,15 +235,7 @@ mod tests {
     #[test]
     fn kills_are_unknown_after_an_exit_without_counter_unless_seen() {
         let mut exit = request();
-        exit.event = Event::Exited(Exited {
-            pid: None,
-            is_init: Some(true),
-            status: Some(137),
-            signal: None,
-            core: None,
-            at_ns: None,
-            reconciled: false,
-        });
+        exit.event = Event::Exited(Exited { is_init: Some(true), status: Some(137), ..Exited::unknown() });
         let mut case = Case::new(&[Known::KillCount]);
         case.forget_kill_count();
         assert_eq!((case.kills, case.knows(Known::KillCount)), (None, false));
@@ -235,6 +246,44 @@ mod tests {
         case.kills = Some(1);
         case.forget_kill_count();
         assert_eq!((case.kills, case.knows(Known::KillCount)), (Some(1), true));
+    }
+
+    #[test]
+    fn case_of_an_exit_has_the_loss_of_its_guest() {
+        let mut lost = request();
+        lost.event = Event::GuestLost(GuestLost { reason: "its monitor has ended".to_owned() });
+        let mut case = Case::new(&[Known::ExitStatus]);
+        assert_eq!(case.guest_lost, None);
+        case.update(&lost, &[]);
+        let mut exit = request();
+        exit.event = Event::Exited(Exited { status: Some(0), ..Exited::unknown() });
+        case.update(&exit, &[]);
+        let reason = case.guest_lost.as_ref().map(|(_, lost)| lost.reason.as_str());
+        assert_eq!((reason, case.exit.is_some()), (Some("its monitor has ended"), true));
+    }
+
+    #[test]
+    fn limit_at_a_kill_is_todays_and_those_before_it_are_kept() {
+        let mut case = Case::new(&[Known::KillCount]);
+        case.learn_limit(request().at, 300 * PAGE);
+        for (total, limit) in [(1, 300 * PAGE), (2, 200 * PAGE), (3, 200 * PAGE)] {
+            let mut signal = kill(total, total, None, false);
+            if let Event::OomKill(kill) = &mut signal.event {
+                kill.limit_bytes = Some(limit);
+            }
+            case.update(&signal, &[]);
+        }
+        let limits: Vec<u64> = case.limits.iter().map(|(_, limit)| *limit).collect();
+        assert_eq!((case.memory_limit, limits), (Some(200 * PAGE), vec![300 * PAGE, 200 * PAGE]));
+        for limit in 0..100 {
+            case.learn_limit(request().at, limit * PAGE);
+        }
+        assert_eq!((case.limits.len(), case.memory_limit), (LIMITS, Some(99 * PAGE)));
+        let mut rounded = Case::new(&[]);
+        for limit in [100_000_000, 99_999_744, 100_000_000] {
+            rounded.learn_limit(request().at, limit);
+        }
+        assert_eq!(rounded.limits.len(), 1);
     }
 
     /// The report of a kill that raised the counter to `total`, and that of groups to `groups`.

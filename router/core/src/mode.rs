@@ -12,6 +12,8 @@ pub enum Known {
     Victim,
     /// Exits carry status or signal.
     ExitStatus,
+    /// What sent the signal that ended a process is seen.
+    Cause,
     /// Kill requests made through the runtime are seen.
     KillRequests,
     /// Pressure stall information is read.
@@ -40,6 +42,7 @@ impl Known {
             Self::KillCount => "kill-count",
             Self::Victim => "victim",
             Self::ExitStatus => "exit-status",
+            Self::Cause => "cause",
             Self::KillRequests => "kill-requests",
             Self::Pressure => "pressure",
             Self::Memory => "memory",
@@ -96,16 +99,25 @@ impl Mode {
             Known::KillCount,
             Known::Victim,
             Known::ExitStatus,
+            Known::Cause,
             Known::Pressure,
             Known::Memory,
             Known::Owner,
         ];
         let read = match self {
             Self::Beside | Self::Sole => read.to_vec(),
-            Self::Wrapped => vec![Known::KillCount, Known::ExitStatus, Known::Memory, Known::Owner],
-            Self::Proxy => {
-                vec![Known::KillCount, Known::ExitStatus, Known::KillRequests, Known::Memory, Known::Owner]
+            // The cause is of an agent beside the shim.
+            Self::Wrapped => {
+                vec![Known::KillCount, Known::ExitStatus, Known::Cause, Known::Memory, Known::Owner]
             }
+            Self::Proxy => vec![
+                Known::KillCount,
+                Known::ExitStatus,
+                Known::Cause,
+                Known::KillRequests,
+                Known::Memory,
+                Known::Owner,
+            ],
         };
         read.into_iter().chain(self.writable().iter().copied()).collect()
     }

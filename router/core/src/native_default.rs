@@ -37,9 +37,11 @@ pub fn default_ruling(signal: &Signal, case: &Case) -> Decision {
                 (vec![], "the shim tells this exit itself".to_owned(), "exit-not-ours")
             }
         }
-        Event::Pressure(_) | Event::KillRequest(_) | Event::Other(_) | Event::Forwarded(_) => {
-            (vec![], "nothing is published for this kind".to_owned(), "no-action")
-        }
+        Event::Pressure(_)
+        | Event::KillRequest(_)
+        | Event::Evidence(_)
+        | Event::Other(_)
+        | Event::Forwarded(_) => (vec![], "nothing is published for this kind".to_owned(), "no-action"),
     };
     Decision { actions, because, rule: Some(rule.to_owned()) }
 }

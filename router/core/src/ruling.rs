@@ -133,13 +133,15 @@ pub enum FaultKind {
     Log,
     /// It was skipped: the chain's timeout for this signal had passed.
     ChainTime,
+    /// It was skipped or stopped: the policies before it used the chain's fuel for this signal.
+    ChainFuel,
     /// It was skipped: it is quarantined.
     Quarantined,
 }
 
 impl FaultKind {
     /// Every kind, in the order of [`FaultKind::index`].
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Trap,
         Self::Fuel,
         Self::Memory,
@@ -150,6 +152,7 @@ impl FaultKind {
         Self::Time,
         Self::Log,
         Self::ChainTime,
+        Self::ChainFuel,
         Self::Quarantined,
     ];
 
@@ -171,6 +174,7 @@ impl FaultKind {
             Self::Time => "time",
             Self::Log => "log",
             Self::ChainTime => "chain-time",
+            Self::ChainFuel => "chain-fuel",
             Self::Quarantined => "quarantined",
         }
     }
@@ -202,6 +206,19 @@ pub struct Opinion {
     pub fuel: u64,
     /// Why there is no ruling.
     pub fault: Option<Fault>,
+    /// What the key `on_failure` of its file made of a fault; `None`: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_failure: Option<FailureHandled>,
+}
+
+/// What the key `on_failure` of a policy's file made of a fault.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureHandled {
+    /// The first call had this fault, and the policy was called once more on a new instance.
+    Retried(Fault),
+    /// The fixed ruling made this of the draft.
+    Fixed(Vec<Action>),
 }
 
 /// The result of a chain for one signal.

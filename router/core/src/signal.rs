@@ -1,15 +1,23 @@
 //! One raw fact about one container, checked at the border: after decoding, the types carry the
 //! proof.
 //!
-//! The serde names are those of the audit record and of `sdk/wit/policy.wit`.
+//! The serde names are those of the audit record and of `sdk/wit`.
 
+mod exited;
 mod kill;
+mod kill_evidence;
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use kill::{Evidence, Level, OomKilled, Victim};
+pub use exited::{Cause, CauseKind, ExitSignal, Exited, Sender};
+pub use kill::{Evidence, Level, OomKilled, Victim, Witness};
+pub use kill_evidence::{
+    CgroupMemory, KernelReport, KillEvidence, LimitChange, MemoryLimit, MemorySample, ProcessMemory,
+    ResourceUsage, VictimMemory,
+};
 
 /// Bytes of a container id. containerd's own limit is 76; without one a guest could fill the
 /// router's maps, event ids and audit records with names a frame long.
@@ -159,27 +167,6 @@ pub struct Target {
     pub owner: Option<Owner>,
 }
 
-/// The end of a process of a container: its init, or an exec.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Exited {
-    /// Process id in the source's pid namespace.
-    pub pid: Option<u32>,
-    /// Whether it is the container's init.
-    pub is_init: Option<bool>,
-    /// Exit code, or 128 + signal.
-    pub status: Option<u32>,
-    /// The signal that ended it.
-    pub signal: Option<u8>,
-    /// Whether it dumped core.
-    pub core: Option<bool>,
-    /// Time of the exit from its shim, unix nanoseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub at_ns: Option<u64>,
-    /// Found at the start, after a time in which the container was not watched.
-    pub reconciled: bool,
-}
-
 /// The resource that is short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -278,6 +265,8 @@ pub enum Event {
     KillRequest(KillRequest),
     /// The guest is gone.
     GuestLost(GuestLost),
+    /// The evidence of an OOM kill, which was reported before.
+    Evidence(Arc<KillEvidence>),
     /// Anything newer.
     Other(Other),
     /// A shim's event that is published unchanged: without a ruling and without an audit record.
@@ -285,7 +274,8 @@ pub enum Event {
 }
 
 /// The names of all kinds in the contracts.
-pub const KINDS: [&str; 6] = ["oom-kill", "exited", "pressure", "kill-request", "guest-lost", "other"];
+pub const KINDS: [&str; 7] =
+    ["oom-kill", "exited", "pressure", "kill-request", "guest-lost", "evidence", "other"];
 
 impl Event {
     /// The kind's name in the contracts, one of [`KINDS`].
@@ -296,6 +286,7 @@ impl Event {
             Self::Pressure(_) => "pressure",
             Self::KillRequest(_) => "kill-request",
             Self::GuestLost(_) => "guest-lost",
+            Self::Evidence(_) => "evidence",
             Self::Other(_) => "other",
             Self::Forwarded(_) => "forwarded",
         }
@@ -315,6 +306,31 @@ pub const KERNEL_LOG: &str = "kernel-log";
 pub const OOM_TRACE: &str = "trace";
 /// The witness: the counter of the pod's cgroup rose by more than its containers' counters.
 pub const POD_COUNTER: &str = "pod-counter";
+
+impl Signal {
+    /// The exit of the container itself: of its init, and not of an exec. Most exits of which that
+    /// is not known are of init.
+    pub fn exit_of_init(&self) -> Option<&Exited> {
+        match &self.event {
+            Event::Exited(exited) if self.is_exit_of_init() => Some(exited),
+            _ => None,
+        }
+    }
+
+    /// The same, to be completed.
+    pub fn exit_of_init_mut(&mut self) -> Option<&mut Exited> {
+        let is_of_init = self.is_exit_of_init();
+        match &mut self.event {
+            Event::Exited(exited) if is_of_init => Some(exited),
+            _ => None,
+        }
+    }
+
+    fn is_exit_of_init(&self) -> bool {
+        matches!(&self.event, Event::Exited(exited) if exited.is_init != Some(false))
+            && self.target.exec_id.is_none()
+    }
+}
 
 /// One raw fact about one container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,6 +16,7 @@ pub(super) const VERSION: u32 = 1;
 /// One record: one line of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[expect(clippy::large_enum_variant, reason = "records are written and read one at a time, never kept")]
 pub enum JournalRecord<'a> {
     /// The header: the first record of each segment.
     Segment(SegmentHeader),

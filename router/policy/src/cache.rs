@@ -59,7 +59,7 @@ impl Bytes {
     }
 
     /// Opens the bytes as a file, at its start.
-    fn open(&self) -> io::Result<File> {
+    pub(super) fn open(&self) -> io::Result<File> {
         File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }
 }

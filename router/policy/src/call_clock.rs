@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Elapsed time per limit of processor time. Without it a call could hold its worker for as long as
-/// its thread does not run, and the exits behind it.
-const STARVED: u32 = 5;
+/// Elapsed time that ends a call whatever its limit of processor time: it detects hangs. Under a
+/// CPU quota of 5 % a call still has 3 s of processor time. Without it a call could hold its
+/// worker, and the exits behind it, for as long as its thread does not run.
+const HUNG: Duration = Duration::from_secs(60);
 
 /// The clock of one call, or of several by one thread.
 #[derive(Clone, Copy, Debug)]
@@ -21,12 +22,17 @@ pub(super) struct CallClock {
 impl CallClock {
     /// Starts it for the calling thread.
     pub(super) fn start(limit: Duration) -> Self {
-        Self { started: thread_time(), limit, until: Instant::now() + limit * STARVED }
+        Self { started: thread_time(), limit, until: Instant::now() + limit.max(HUNG) }
     }
 
     /// Processor time left; zero if it or the elapsed time is over.
     pub(super) fn left(&self) -> Duration {
         self.left_at(Instant::now(), thread_time())
+    }
+
+    /// Processor time used so far.
+    pub(super) fn used(&self) -> Duration {
+        thread_time().saturating_sub(self.started)
     }
 
     fn left_at(&self, now: Instant, thread: Duration) -> Duration {
@@ -55,7 +61,7 @@ mod tests {
         let tick = Duration::from_millis(1);
         assert_eq!(left(tick, tick), LIMIT - tick);
         assert_eq!(left(LIMIT + tick, tick), LIMIT - tick, "elapsed time alone");
-        assert_eq!(left(LIMIT * STARVED - tick, tick), LIMIT - tick);
+        assert_eq!(left(HUNG - tick, tick), LIMIT - tick);
         assert_eq!(left(LIMIT, LIMIT), Duration::ZERO);
         assert_eq!(left(clock.until - now, tick), Duration::ZERO);
     }

@@ -2,19 +2,20 @@
 //! (fail open).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::bindings;
 use super::call_clock::CallClock;
 use super::chain_snapshot::ChainSnapshot;
 use super::host::{Host, Instance};
+use super::limits::CallBudget;
+use super::on_failure::OnFailure;
 use super::policy::Policy;
 use super::quarantine::{Admission, Called};
 use coroner_core::case::Case;
 use coroner_core::legality::legal;
 use coroner_core::mode::PolicyMode;
 use coroner_core::native_default::default_ruling;
-use coroner_core::ruling::{Action, Fault, FaultKind, Opinion, Outcome, Ruling, Shadow};
+use coroner_core::ruling::{Action, FailureHandled, Fault, FaultKind, Opinion, Outcome, Ruling, Shadow};
 use coroner_core::signal::Signal;
 
 /// The policies of one worker, each with its own instance, in file-name order.
@@ -41,6 +42,9 @@ impl std::fmt::Debug for Chain {
 struct Draft {
     actions: Vec<Action>,
     opinions: Vec<Opinion>,
+    /// wasm fuel left for the policies that follow. The draft of the shadow policies has its own:
+    /// they change nothing that is enforced.
+    fuel: u64,
 }
 
 impl Chain {
@@ -74,24 +78,31 @@ impl Chain {
     /// draft that breaks the contract becomes the native default (the fallback).
     pub fn rule(&mut self, signal: &Signal, case: &Case) -> Outcome {
         let native = default_ruling(signal, case).actions;
-        let mut enforced =
-            Draft { actions: native.clone(), opinions: Vec::with_capacity(self.entries.len()) };
+        let mut enforced = Draft {
+            actions: native.clone(),
+            opinions: Vec::with_capacity(self.entries.len()),
+            fuel: self.host.settings().signal_fuel,
+        };
         // The draft as if every shadow policy were enforced; set once a shadow policy was called.
         let mut would: Option<Draft> = None;
         let clock = CallClock::start(self.host.settings().signal);
         for entry in &mut self.entries {
-            if !bindings::wanted(entry.policy.description.wants, &signal.event) {
+            if !entry.policy.description.wants.include(&signal.event) {
                 continue;
             }
             match entry.policy.mode {
                 PolicyMode::Off => {}
                 PolicyMode::Enforce => {
                     let diverged = would.as_ref().is_some_and(|would| would.actions != enforced.actions);
+                    let before = enforced.fuel;
                     entry.rule(&self.host, clock, signal, case, &mut enforced);
                     match &mut would {
                         // Policies are pure: a second call with another draft has no side effect.
                         Some(would) if diverged => entry.rule(&self.host, clock, signal, case, would),
-                        Some(would) => would.actions.clone_from(&enforced.actions),
+                        Some(would) => {
+                            would.actions.clone_from(&enforced.actions);
+                            would.fuel = would.fuel.saturating_sub(before - enforced.fuel);
+                        }
                         None => {}
                     }
                 }
@@ -99,6 +110,7 @@ impl Chain {
                     let would = would.get_or_insert_with(|| Draft {
                         actions: enforced.actions.clone(),
                         opinions: Vec::new(),
+                        fuel: enforced.fuel,
                     });
                     entry.rule(&self.host, clock, signal, case, would);
                 }
@@ -143,48 +155,75 @@ impl Draft {
 impl ChainEntry {
     /// Calls the policy with a draft and records its opinion.
     fn rule(&mut self, host: &Host, clock: CallClock, signal: &Signal, case: &Case, draft: &mut Draft) {
-        let (answer, fuel) = self.admit_and_call(host, clock, signal, case, &draft.actions);
+        let on_failure = self.policy.own.on_failure;
+        let (mut answer, mut fuel) = self.admit_and_call(host, clock, signal, case, draft);
+        let mut handled = None;
+        match (&answer, on_failure) {
+            (Err(fault), OnFailure::Hold) if was_called(fault.kind) && draft.fuel > 0 => {
+                handled = Some(FailureHandled::Retried(fault.clone()));
+                let (again, more) = self.admit_and_call(host, clock, signal, case, draft);
+                (answer, fuel) = (again, fuel + more);
+            }
+            (Err(_), OnFailure::Fixed(fixed)) => {
+                draft.actions = fixed.apply(&signal.event, &draft.actions);
+                handled = Some(FailureHandled::Fixed(draft.actions.clone()));
+            }
+            (Ok(_), _) | (Err(_), OnFailure::Draft | OnFailure::Hold) => {}
+        }
         if let Ok(Ruling::Decide(decision)) = &answer {
             draft.actions.clone_from(&decision.actions);
         }
-        let opinion = self.opinion(answer, fuel);
+        let opinion = self.opinion(answer, fuel, handled);
         self.policy.counts.opinion(signal, &opinion);
         draft.opinions.push(opinion);
     }
 
+    /// One call, or why there is none. Its fuel is taken from the draft's.
     fn admit_and_call(
         &mut self,
         host: &Host,
         clock: CallClock,
         signal: &Signal,
         case: &Case,
-        draft: &[Action],
+        draft: &mut Draft,
     ) -> (Result<Ruling, Fault>, u64) {
-        let begun = Instant::now();
-        let left = clock.left();
-        if left.is_zero() {
+        let allowed = CallBudget { fuel: draft.fuel, time: clock.left() };
+        let (begun, clock) = (Instant::now(), CallClock::start(allowed.time));
+        if allowed.fuel == 0 {
+            return (Err(chain_fuel(host)), 0);
+        }
+        if allowed.time.is_zero() {
             let message =
                 format!("not called: the chain's {:?} for this signal are over", host.settings().signal);
             return (Err(Fault { kind: FaultKind::ChainTime, message }), 0);
         }
-        let admission = self.policy.breaker.admit();
-        if admission == Admission::Quarantined {
-            let message = "not called: it is quarantined".to_owned();
-            return (Err(Fault { kind: FaultKind::Quarantined, message }), 0);
+        let admission = match (self.policy.breaker.admit(), self.policy.own.on_failure) {
+            // The policy must not be skipped.
+            (Admission::Quarantined, OnFailure::Hold) => Admission::Call,
+            (Admission::Quarantined, OnFailure::Draft | OnFailure::Fixed(_)) => {
+                let message = "not called: it is quarantined".to_owned();
+                return (Err(Fault { kind: FaultKind::Quarantined, message }), 0);
+            }
+            (admission @ (Admission::Call | Admission::Trial), _) => admission,
+        };
+        let (mut answer, fuel) = self.call(host, allowed, signal, case, &draft.actions);
+        draft.fuel = draft.fuel.saturating_sub(fuel);
+        self.policy.counts.call(begun.elapsed());
+        if let Err(fault) = &mut answer
+            && fault.kind == FaultKind::Fuel
+            && allowed.fuel < self.policy.own.limits.fuel
+        {
+            *fault = chain_fuel(host);
         }
-        let (answer, fuel) = self.call(host, left, signal, case, draft);
-        let took = begun.elapsed();
-        self.policy.counts.call(took);
         let fault = answer.as_ref().err().map(|fault| fault.kind);
-        let limit = self.policy.own.limits.call;
-        self.policy.breaker.called(Called { admission, fault, took, limit, fuel });
+        self.policy.breaker.called(Called { admission, fault, used: clock.used(), fuel });
         (answer, fuel)
     }
 
     fn call(
         &mut self,
         host: &Host,
-        left: Duration,
+        allowed: CallBudget,
         signal: &Signal,
         case: &Case,
         draft: &[Action],
@@ -193,7 +232,7 @@ impl ChainEntry {
             Ok(instance) => instance,
             Err(fault) => return (Err(fault), 0),
         };
-        let (answer, fuel) = instance.rule(host, left, signal, case, draft);
+        let (answer, fuel) = instance.rule(host, allowed, signal, case, draft);
         // The instance is dropped after a refusal or an invalid answer too: its state may be
         // broken.
         if answer.is_ok() {
@@ -202,7 +241,12 @@ impl ChainEntry {
         (answer, fuel)
     }
 
-    fn opinion(&self, answer: Result<Ruling, Fault>, fuel: u64) -> Opinion {
+    fn opinion(
+        &self,
+        answer: Result<Ruling, Fault>,
+        fuel: u64,
+        on_failure: Option<FailureHandled>,
+    ) -> Opinion {
         let (ruling, fault) = match answer {
             Ok(ruling) => (Some(ruling), None),
             Err(fault) => (None, Some(fault)),
@@ -214,6 +258,19 @@ impl ChainEntry {
             ruling,
             fuel,
             fault,
+            on_failure,
         }
     }
+}
+
+/// Whether the policy itself failed: another call can end otherwise.
+fn was_called(kind: FaultKind) -> bool {
+    !matches!(kind, FaultKind::ChainTime | FaultKind::ChainFuel | FaultKind::Quarantined)
+}
+
+/// The policies before it used the chain's fuel for this signal.
+fn chain_fuel(host: &Host) -> Fault {
+    let message =
+        format!("the chain's {} units of fuel for this signal are used up", host.settings().signal_fuel);
+    Fault { kind: FaultKind::ChainFuel, message }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 
 use super::policy::Policy;
+use coroner_core::audit::Refused;
 
 /// The policies of one generation, the same for every worker.
 #[derive(Debug)]
@@ -25,6 +26,7 @@ pub struct ActiveChain(Arc<ArcSwap<ChainSnapshot>>, Arc<Reading>);
 #[derive(Debug, Default)]
 pub struct Reading {
     refused: AtomicU64,
+    kept: AtomicU64,
     failed: AtomicBool,
     loaded: AtomicBool,
 }
@@ -33,6 +35,11 @@ impl Reading {
     /// Policies and files that were refused.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Policies that run in place of a refused file of their name.
+    pub fn kept(&self) -> u64 {
+        self.kept.load(Ordering::Relaxed)
     }
 
     /// Whether the directory could not be read: the last good chain keeps running.
@@ -45,8 +52,10 @@ impl Reading {
         self.loaded.load(Ordering::Relaxed)
     }
 
-    pub(super) fn record(&self, refused: usize, failed: bool) {
-        self.refused.store(refused as u64, Ordering::Relaxed);
+    pub(super) fn record(&self, refused: &[Refused], failed: bool) {
+        let kept = refused.iter().filter(|it| it.kept.is_some()).count();
+        self.refused.store(refused.len() as u64, Ordering::Relaxed);
+        self.kept.store(kept as u64, Ordering::Relaxed);
         self.failed.store(failed, Ordering::Relaxed);
         self.loaded.fetch_or(!failed, Ordering::Relaxed);
     }
@@ -57,7 +66,7 @@ impl ActiveChain {
     pub fn fixed(policies: Vec<Arc<Policy>>) -> Self {
         let snapshot = ChainSnapshot { generation: 1, policies };
         let chain = Self(Arc::new(ArcSwap::from_pointee(snapshot)), Arc::default());
-        chain.1.record(0, false);
+        chain.1.record(&[], false);
         chain
     }
 

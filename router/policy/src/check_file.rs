@@ -7,13 +7,14 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::bindings;
 use super::cache::Cache;
 use super::counts::PolicyCounts;
 use super::directory;
 use super::host::Host;
+use super::limits::CallBudget;
 use super::load::prepare;
 use super::load_error::LoadError;
+use super::on_failure::OnFailure;
 use super::policy::Policy;
 use super::pure;
 use super::quarantine::CircuitBreaker;
@@ -43,6 +44,8 @@ pub struct Checked {
     pub needs: Vec<String>,
     /// JSON Schema of its configuration.
     pub config_schema: Option<serde_json::Value>,
+    /// What rules where it fails: the key of its file.
+    pub on_failure: Option<OnFailure>,
     /// Size in bytes.
     pub size: Option<u64>,
     /// Compile time in milliseconds.
@@ -84,15 +87,16 @@ impl Checked {
         let compiled = Cache::open(None).compile(host, &found.bytes);
         let component = compiled.map_err(|reason| LoadError::Compile { policy: name.clone(), reason })?;
         self.compile_ms = Some(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
-        self.wit_version = Some(bindings::VERSION);
         self.imports = host.imports(&component);
         let breaker = Arc::new(CircuitBreaker::new(name, host.settings().quarantine));
         let policy = prepare(host, &found, &component, breaker, Arc::new(PolicyCounts::default()))?;
+        self.wit_version = Some(policy.pre.contract().version());
         self.policy = Some(policy.description.name.clone());
         self.version = Some(policy.version().to_owned());
-        self.wants = bindings::kinds(policy.description.wants);
+        self.wants = policy.description.wants.names();
         self.needs = policy.needs().iter().map(|it| it.name().to_owned()).collect();
         self.config_schema = policy.schema();
+        self.on_failure = Some(policy.own.on_failure);
         self.call = cost(host, &policy);
         Ok(())
     }
@@ -102,13 +106,13 @@ impl Checked {
 fn cost(host: &Host, policy: &Policy) -> Option<CallCost> {
     let vectors = pure::bundled();
     let wants = policy.description.wants;
-    let wanted: Vec<_> = vectors.iter().filter(|it| bindings::wanted(wants, &it.signal.event)).collect();
+    let wanted: Vec<_> = vectors.iter().filter(|it| wants.include(&it.signal.event)).collect();
     let mut instance = policy.start(host).ok()?;
     let (mut fuels, mut times) = (Vec::new(), Vec::new());
     for vector in wanted.iter().cycle().take(ROUNDS * wanted.len()) {
         let begun = Instant::now();
         let (answer, fuel) =
-            instance.rule(host, host.settings().signal, &vector.signal, &vector.case, &vector.draft);
+            instance.rule(host, CallBudget::OWN, &vector.signal, &vector.case, &vector.draft);
         times.push(begun.elapsed());
         fuels.push(fuel);
         if answer.is_err() {

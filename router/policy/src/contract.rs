@@ -7,7 +7,7 @@ use wasmparser_engine::component_types::ComponentEntityType;
 use wasmparser_engine::types::{Types, TypesRef};
 use wasmparser_engine::{Encoding, Parser, Payload, Validator, WasmFeatures};
 
-use super::bindings::{PACKAGE, VERSION};
+use super::bindings::{Contract, PACKAGE};
 use super::policy_log::shortened;
 
 /// Why a component does not keep the contract.
@@ -21,7 +21,7 @@ pub enum ContractError {
     #[error("{0}")]
     World(String),
     /// It imports more than a policy gets.
-    #[error("imports {}, which is not allowed: a policy may import coroner:policy/log, and the clocks, random numbers and output of WASI 0.2", .0.join(", "))]
+    #[error("imports {}, which is not allowed: a policy may import coroner:policy/log and coroner:policy/evidence, and the clocks, random numbers and output of WASI 0.2", .0.join(", "))]
     Imports(Vec<String>),
 }
 
@@ -61,7 +61,11 @@ const WASI: [&str; 6] = [
 ];
 
 fn allowance(import: &str) -> Allowance {
-    if ["log", "types"].iter().any(|it| import == format!("{PACKAGE}/{it}@{VERSION}")) {
+    let ours = |contract: Contract| {
+        let is = |it: &&str| import == format!("{PACKAGE}/{it}@{}", contract.version());
+        contract.imports().iter().any(is)
+    };
+    if Contract::ALL.into_iter().any(ours) {
         return Allowance::All;
     }
     // A program's standard library imports the filesystem interface for its output alone.
@@ -83,15 +87,15 @@ fn opening(types: TypesRef<'_>, import: &str) -> Vec<String> {
 }
 
 fn exported(exports: &[String]) -> Result<(), ContractError> {
-    let rules = format!("{PACKAGE}/rules");
-    let wanted = format!("{rules}@{VERSION}");
-    if exports.contains(&wanted) {
+    let served = Contract::ALL.map(Contract::rules);
+    if served.iter().any(|rules| exports.contains(rules)) {
         return Ok(());
     }
-    let other = exports.iter().find(|name| name.starts_with(&rules));
+    let other = exports.iter().find(|name| name.starts_with(&format!("{PACKAGE}/rules")));
+    let served = served.join(" or ");
     Err(ContractError::World(match other {
-        Some(other) => format!("is built for {other}; this router serves {wanted}"),
-        None => format!("does not export {wanted}: {}", list(exports)),
+        Some(other) => format!("is built for {other}; this router serves {served}"),
+        None => format!("does not export {served}: {}", list(exports)),
     }))
 }
 

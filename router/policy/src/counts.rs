@@ -6,10 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::report::{CallTime, Difference, Example, LastFault};
-use coroner_core::ruling::{Action, FaultKind, Opinion, Ruling};
+use coroner_core::ruling::{Action, FailureHandled, Fault, FaultKind, Opinion, Ruling};
 use coroner_core::signal::Signal;
 
-/// Upper bounds of the call-time buckets, in microseconds: 5 us is a warm call, 20,000 the limit.
+/// Upper bounds of the call-time buckets, in microseconds: 5 us is a warm call.
 pub(super) const BUCKETS: [u64; 12] = [2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 20_000, 100_000];
 /// Recent faults and examples kept: as many as fit on a screen.
 const LAST: usize = 16;
@@ -44,7 +44,15 @@ impl PolicyCounts {
         if let Some(Ruling::Decide(_)) = opinion.ruling {
             self.decided.fetch_add(1, Ordering::Relaxed);
         }
-        let Some(fault) = &opinion.fault else { return };
+        if let Some(FailureHandled::Retried(first)) = &opinion.on_failure {
+            self.fault(signal, first);
+        }
+        if let Some(fault) = &opinion.fault {
+            self.fault(signal, fault);
+        }
+    }
+
+    fn fault(&self, signal: &Signal, fault: &Fault) {
         self.faults[fault.kind.index()].fetch_add(1, Ordering::Relaxed);
         if fault.kind == FaultKind::Quarantined {
             return;

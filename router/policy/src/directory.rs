@@ -24,6 +24,8 @@ pub(super) struct FoundPolicy {
     pub(super) name: String,
     pub(super) bytes: Bytes,
     pub(super) own: PolicyConfig,
+    /// Text of `NN-name.toml`, from which `own` was read.
+    pub(super) toml: Option<String>,
     /// `NN-name.jsonl`, the operator's test vectors.
     pub(super) vectors: Option<String>,
 }
@@ -61,9 +63,9 @@ pub(super) fn single(
     toml: Option<&Path>,
     settings: &Settings,
 ) -> Result<FoundPolicy, LoadError> {
-    let own = policy_config(name, toml, settings)?;
-    let found = FoundPolicy { name: name.to_owned(), bytes: copy(wasm, settings)?, own, vectors: None };
-    pinned(found)
+    let (own, toml) = policy_config(name, toml, settings)?;
+    let bytes = copy(wasm, settings)?;
+    pinned(FoundPolicy { name: name.to_owned(), bytes, own, toml, vectors: None })
 }
 
 #[derive(Default)]
@@ -130,23 +132,29 @@ fn read_policy(name: &str, files: PolicyFiles, settings: &Settings) -> Result<Fo
             .map_err(|reason| LoadError::Trust { subject: file_name(path), reason })?;
     }
     let Some(wasm) = &files.wasm else { return built_in(settings, files.toml.as_deref()) };
-    let own = policy_config(name, files.toml.as_deref(), settings)?;
+    let (own, toml) = policy_config(name, files.toml.as_deref(), settings)?;
     let vectors = files.vectors.as_deref().map(|path| text(path, MAX_SIDE)).transpose()?;
-    pinned(FoundPolicy { name: name.to_owned(), bytes: copy(wasm, settings)?, own, vectors })
+    pinned(FoundPolicy { name: name.to_owned(), bytes: copy(wasm, settings)?, own, toml, vectors })
 }
 
 fn built_in(settings: &Settings, toml: Option<&Path>) -> Result<FoundPolicy, LoadError> {
-    let own = policy_config(BUILT_IN, toml, settings)?;
+    let (own, toml) = policy_config(BUILT_IN, toml, settings)?;
     let failed = |source| LoadError::Read { file: BUILT_IN.to_owned(), source };
     let bytes = Bytes::copy(BUILT_IN_WASM, u64::MAX - 1).map_err(failed)?.expect("there is no limit");
-    pinned(FoundPolicy { name: BUILT_IN.to_owned(), bytes, own, vectors: None })
+    pinned(FoundPolicy { name: BUILT_IN.to_owned(), bytes, own, toml, vectors: None })
 }
 
-fn policy_config(name: &str, toml: Option<&Path>, settings: &Settings) -> Result<PolicyConfig, LoadError> {
-    let Some(path) = toml else { return Ok(PolicyConfig::absent(settings)) };
+/// The configuration file, parsed and as it is.
+fn policy_config(
+    name: &str,
+    toml: Option<&Path>,
+    settings: &Settings,
+) -> Result<(PolicyConfig, Option<String>), LoadError> {
+    let Some(path) = toml else { return Ok((PolicyConfig::absent(settings), None)) };
     let text = text(path, MAX_SIDE)?;
-    PolicyConfig::parse(text.as_bytes(), settings)
-        .map_err(|reason| LoadError::Toml { file: format!("{name}.toml"), reason })
+    let own = PolicyConfig::parse(text.as_bytes(), settings)
+        .map_err(|reason| LoadError::Toml { file: format!("{name}.toml"), reason })?;
+    Ok((own, Some(text)))
 }
 
 fn pinned(found: FoundPolicy) -> Result<FoundPolicy, LoadError> {

@@ -4,6 +4,7 @@ use coroner_core::ruling::FaultKind;
 use wasmtime::Trap;
 use wasmtime_wasi::I32Exit;
 
+use super::call_evidence::EvidenceFlood;
 use super::limits::Meter;
 use super::policy_log::Flood;
 use super::wasi::Waited;
@@ -16,7 +17,7 @@ pub(super) fn fault_kind(error: &wasmtime::Error, meter: &Meter) -> FaultKind {
     if error.is::<Flood>() {
         return FaultKind::Log;
     }
-    if error.is::<Waited>() || error.is::<I32Exit>() {
+    if error.is::<Waited>() || error.is::<I32Exit>() || error.is::<EvidenceFlood>() {
         return FaultKind::Trap;
     }
     match error.downcast_ref::<Trap>() {

@@ -9,11 +9,12 @@ use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Config, Engine, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::{WasiCtxView, WasiView};
 
-use super::bindings::{self, Bindings, BindingsPre, Rules, log, wit};
+use super::bindings::{Contract, Description, Exports, PolicyPre, kill_evidence, v0_1, v0_2};
 use super::call_clock::CallClock;
+use super::call_evidence::CallEvidence;
 use super::fault_kind::fault_kind;
-use super::limits::{self, Limits, Meter};
-use super::policy_log::{CallLog, PolicyLog, shortened};
+use super::limits::{self, CallBudget, Limits, Meter};
+use super::policy_log::{CallLog, LogLevel, PolicyLog, shortened};
 use super::settings::Settings;
 use super::ticker::Ticker;
 use super::wasi::{self, Wasi};
@@ -80,7 +81,9 @@ impl Host {
         config.max_wasm_stack(settings.stack);
         let engine = Engine::new(&config).map_err(HostError::Engine)?;
         let mut linker = Linker::new(&engine);
-        log::add_to_linker::<StoreData, HasSelf<StoreData>>(&mut linker, |state| state)
+        v0_1::log::add_to_linker::<StoreData, HasSelf<StoreData>>(&mut linker, |state| state)
+            .and_then(|()| v0_2::log::add_to_linker::<_, HasSelf<StoreData>>(&mut linker, |state| state))
+            .and_then(|()| v0_2::evidence::add_to_linker::<_, HasSelf<StoreData>>(&mut linker, |state| state))
             .map_err(HostError::Engine)?;
         let ticker = Ticker::start(&engine).map_err(HostError::Ticker)?;
         Ok(Self { engine, linker, settings, ticker })
@@ -101,9 +104,17 @@ impl Host {
         imports.imports(&self.engine).map(|(name, _)| name.to_owned()).collect()
     }
 
+    /// The newest version of the contract that a component exports. One that exports none was
+    /// refused before it was compiled; here it does not fit the oldest.
+    fn contract(&self, component: &Component) -> Contract {
+        let exports = component.component_type();
+        let has = |contract: &&Contract| exports.exports(&self.engine).any(|(it, _)| it == contract.rules());
+        Contract::ALL.iter().rev().find(has).copied().unwrap_or(Contract::V0_1)
+    }
+
     /// Prepares a component for instantiation. WASI is linked only for components that import it:
     /// most do not, and it takes half a megabyte.
-    pub(super) fn link(&self, component: &Component, wasi: bool) -> wasmtime::Result<BindingsPre<StoreData>> {
+    pub(super) fn link(&self, component: &Component, wasi: bool) -> wasmtime::Result<PolicyPre<StoreData>> {
         let pre = if wasi {
             let mut linker = self.linker.clone();
             wasi::link(&mut linker)?;
@@ -111,13 +122,13 @@ impl Host {
         } else {
             self.linker.instantiate_pre(component)?
         };
-        BindingsPre::new(pre)
+        PolicyPre::new(self.contract(component), pre)
     }
 
     /// A new instance, not yet configured.
     pub(super) fn start(
         &self,
-        pre: &BindingsPre<StoreData>,
+        pre: &PolicyPre<StoreData>,
         policy_log: &Arc<PolicyLog>,
         limits: Limits,
         wasi: bool,
@@ -126,7 +137,8 @@ impl Host {
         let clock = CallClock::start(limits.configure);
         let lines = Arc::new(Mutex::new(CallLog::new(Arc::clone(policy_log))));
         let wasi = wasi.then(|| Wasi::new(Arc::clone(&lines)));
-        let state = StoreData { lines, meter: Meter::new(limits, self.settings.instances), wasi, clock };
+        let meter = Meter::new(limits, self.settings.instances);
+        let state = StoreData { lines, meter, wasi, clock, evidence: CallEvidence::default() };
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.meter);
         store.set_hostcall_fuel(limits::ANSWER);
@@ -137,24 +149,24 @@ impl Host {
             Duration::ZERO => Err(Trap::Interrupt.into()),
             left => Ok(UpdateDeadline::Continue(Ticker::ticks(left))),
         });
-        let bindings = pre.instantiate(&mut store).map_err(|error| fault(&error, store.data()))?;
-        Ok(Instance { store, bindings, limits, start: clock })
+        let exports = pre.instantiate(&mut store).map_err(|error| fault(&error, store.data()))?;
+        Ok(Instance { store, exports, limits, start: clock })
     }
 }
 
 /// One running policy. After a fault it is dropped, so that broken state is never reused.
 pub(super) struct Instance {
     store: Store<StoreData>,
-    bindings: Bindings,
+    exports: Exports,
     limits: Limits,
     /// The time of the start, `describe` and `configure` together.
     start: CallClock,
 }
 
 impl Instance {
-    pub(super) fn describe(&mut self, host: &Host) -> Result<wit::Description, Fault> {
+    pub(super) fn describe(&mut self, host: &Host) -> Result<Description, Fault> {
         let (fuel, time) = (self.limits.start_fuel(), self.start.left());
-        self.call(host, fuel, time, None, |rules, store| rules.call_describe(store)).0
+        self.call(host, fuel, time, None, |exports, store| exports.describe(store)).0
     }
 
     /// Passes the configuration. The inner error is the policy's: keys and messages.
@@ -164,26 +176,24 @@ impl Instance {
         json: &str,
     ) -> Result<Result<(), Vec<(String, String)>>, Fault> {
         let (fuel, time) = (self.limits.start_fuel(), self.start.left());
-        self.call(host, fuel, time, None, |rules, store| rules.call_configure(store, json)).0
+        self.call(host, fuel, time, None, |exports, store| exports.configure(store, json)).0
     }
 
-    /// Rules once and returns the fuel burnt. The timeout is `time` or the policy's own limit,
-    /// whichever is shorter.
+    /// Rules once and returns the fuel burnt. The limits are those of `allowed` or the policy's
+    /// own, whichever are lower.
     pub(super) fn rule(
         &mut self,
         host: &Host,
-        time: Duration,
+        allowed: CallBudget,
         signal: &Signal,
         case: &Case,
         draft: &[Action],
     ) -> (Result<Ruling, Fault>, u64) {
-        let (fuel, time) = (self.limits.fuel, time.min(self.limits.call));
+        let (fuel, time) = (allowed.fuel.min(self.limits.fuel), allowed.time.min(self.limits.call));
         let world = Some((signal.at, signal.id.as_str()));
-        let (answer, fuel) = self.call(host, fuel, time, world, |rules, store| {
-            bindings::lowered(signal, case, draft, |signal, case, draft| {
-                rules.call_rule(store, signal, case, draft)
-            })
-        });
+        self.store.data_mut().evidence = CallEvidence::of(signal);
+        let (answer, fuel) =
+            self.call(host, fuel, time, world, |exports, store| exports.rule(store, signal, case, draft));
         (answer.and_then(checked), fuel)
     }
 
@@ -193,7 +203,7 @@ impl Instance {
         fuel: u64,
         time: Duration,
         world: Option<(Moment, &str)>,
-        call: impl FnOnce(&Rules, &mut Store<StoreData>) -> wasmtime::Result<R>,
+        call: impl FnOnce(&Exports, &mut Store<StoreData>) -> wasmtime::Result<R>,
     ) -> (Result<R, Fault>, u64) {
         let _running = host.ticker.running();
         self.store.set_fuel(fuel).expect("fuel is enabled in Host::new");
@@ -204,7 +214,7 @@ impl Instance {
         if let Some(wasi) = &mut state.wasi {
             wasi.begin(world);
         }
-        let answer = call(self.bindings.coroner_policy_rules(), &mut self.store);
+        let answer = call(&self.exports, &mut self.store);
         let left = self.store.get_fuel().expect("fuel is enabled in Host::new");
         let state = self.store.data();
         if let Some(wasi) = &state.wasi {
@@ -214,10 +224,9 @@ impl Instance {
     }
 }
 
-fn checked(answer: Result<wit::Ruling, String>) -> Result<Ruling, Fault> {
-    let ruling = answer
-        .map(Ruling::from)
-        .map_err(|message| Fault { kind: FaultKind::Refused, message: shortened(&message) })?;
+fn checked(answer: Result<Ruling, String>) -> Result<Ruling, Fault> {
+    let ruling =
+        answer.map_err(|message| Fault { kind: FaultKind::Refused, message: shortened(&message) })?;
     if let Ruling::Decide(decision) = &ruling {
         within_limits(decision).map_err(|message| Fault { kind: FaultKind::Answer, message })?;
     }
@@ -242,6 +251,7 @@ pub(super) struct StoreData {
     meter: Meter,
     wasi: Option<Wasi>,
     clock: CallClock,
+    evidence: CallEvidence,
 }
 
 impl StoreData {
@@ -257,8 +267,28 @@ impl WasiView for StoreData {
     }
 }
 
-impl log::Host for StoreData {
-    fn log(&mut self, severity: log::Severity, text: String) -> wasmtime::Result<()> {
-        Ok(self.lines().write(severity, &text)?)
+impl StoreData {
+    fn log_line(&self, severity: LogLevel, text: &str) -> wasmtime::Result<()> {
+        let mut lines = self.lines();
+        lines.count(text.len())?;
+        Ok(lines.write(severity, text)?)
+    }
+}
+
+impl v0_1::log::Host for StoreData {
+    fn log(&mut self, severity: v0_1::log::Severity, text: String) -> wasmtime::Result<()> {
+        self.log_line(severity.into(), &text)
+    }
+}
+
+impl v0_2::log::Host for StoreData {
+    fn log(&mut self, severity: v0_2::log::Severity, text: String) -> wasmtime::Result<()> {
+        self.log_line(severity.into(), &text)
+    }
+}
+
+impl v0_2::evidence::Host for StoreData {
+    fn get(&mut self) -> wasmtime::Result<Option<v0_2::evidence::KillEvidence>> {
+        Ok(self.evidence.read()?.map(kill_evidence))
     }
 }

@@ -34,6 +34,7 @@ pub fn compiled_in_process(
         name: name.to_owned(),
         bytes: bytes.ok_or_else(|| text(&"the component is too large"))?,
         own: PolicyConfig::parse(file.as_bytes(), settings)?,
+        toml: None,
         vectors: None,
     };
     let breaker = Arc::new(CircuitBreaker::new(name.to_owned(), settings.quarantine));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use coroner_core::ruling::Fault;
 use wasmtime::component::Component;
 
-use super::bindings::wit;
+use super::bindings::Description;
 use super::compile::CompileError;
 use super::contract::ContractError;
 use super::counts::PolicyCounts;
@@ -52,6 +52,14 @@ pub(super) fn prepare(
         .configure(host, &found.own.config)
         .map_err(failed("configure"))?
         .map_err(|mistakes| LoadError::Configure { policy: name.clone(), mistakes })?;
+    if !description.unknown.is_empty() {
+        // A policy for a later router: it runs without them.
+        tracing::warn!(
+            policy = name,
+            unknown = shortened(&description.unknown.join(",")),
+            "the policy names kinds or facts that this router does not know; they are ignored"
+        );
+    }
     let policy = Policy {
         name: name.clone(),
         digest: format!("sha256:{}", found.bytes.digest),
@@ -75,7 +83,7 @@ pub(super) fn prepare(
     Ok(policy)
 }
 
-fn described(description: &wit::Description) -> Result<(), String> {
+fn described(description: &Description) -> Result<(), String> {
     for (what, text) in [("name", &description.name), ("version", &description.version)] {
         if text.is_empty() || text.len() > MAX_NAME {
             return Err(format!("a {what} of {} bytes, not 1 to {MAX_NAME}", text.len()));

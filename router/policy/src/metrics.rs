@@ -41,6 +41,11 @@ impl PolicyMetrics {
         encoder
             .encode_descriptor("coroner_policies_refused", help, None, MetricType::Gauge)?
             .encode_gauge(&refused)?;
+        let help = "Policies that run as their last good version, in place of a refused file";
+        let kept = i64::try_from(reading.kept()).unwrap_or(i64::MAX);
+        encoder
+            .encode_descriptor("coroner_policies_kept", help, None, MetricType::Gauge)?
+            .encode_gauge(&kept)?;
         let help = "1 while the policy directory cannot be read, and the last good chain runs";
         encoder
             .encode_descriptor("coroner_policy_directory_failed", help, None, MetricType::Gauge)?

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use coroner_core::mode::{Known, PolicyMode};
 use coroner_core::ruling::{Fault, FaultKind};
 
-use super::bindings::{BindingsPre, wit};
+use super::bindings::{Description, PolicyPre};
 use super::counts::PolicyCounts;
 use super::host::{Host, Instance, StoreData};
 use super::policy_config::{PolicyConfig, keys};
@@ -25,14 +25,14 @@ pub struct Policy {
     /// Interfaces it imports.
     pub(super) imports: Vec<String>,
     /// Its description.
-    pub(super) description: wit::Description,
+    pub(super) description: Description,
     pub(super) own: PolicyConfig,
     pub(super) vectors: Option<String>,
     pub(super) breaker: Arc<CircuitBreaker>,
     pub(super) counts: Arc<PolicyCounts>,
     pub(super) policy_log: Arc<PolicyLog>,
     pub(super) wasi: bool,
-    pub(super) pre: BindingsPre<StoreData>,
+    pub(super) pre: PolicyPre<StoreData>,
 }
 
 impl std::fmt::Debug for Policy {
@@ -53,7 +53,7 @@ impl Policy {
 
     /// Facts it needs.
     pub fn needs(&self) -> Vec<Known> {
-        super::bindings::lifted_known(self.description.needs)
+        self.description.needs.clone()
     }
 
     /// Starts a configured instance.

@@ -1,13 +1,13 @@
 //! A policy's configuration file, `NN-name.toml`: mode, pinned digest, limits, configuration.
 
-use std::time::Duration;
-
-use serde::Deserialize;
-
 use super::limits::Limits;
+use super::on_failure::OnFailure;
 use super::settings::Settings;
 use coroner_core::mode::PolicyMode;
-use coroner_core::quantity::size;
+use coroner_core::table::{Mistakes, Table};
+
+const MODES: [(&str, PolicyMode); 3] =
+    [("enforce", PolicyMode::Enforce), ("shadow", PolicyMode::Shadow), ("off", PolicyMode::Off)];
 
 /// The checked content of the file; without a file, the defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +18,8 @@ pub(super) struct PolicyConfig {
     pub(super) sha256: Option<String>,
     /// Its limits.
     pub(super) limits: Limits,
+    /// What rules where it fails.
+    pub(super) on_failure: OnFailure,
     /// `[config]` as JSON.
     pub(super) config: String,
 }
@@ -26,86 +28,64 @@ impl PolicyConfig {
     /// The defaults for a policy without a file.
     pub(super) fn absent(settings: &Settings) -> Self {
         let mode = if settings.shadow_all { PolicyMode::Shadow } else { PolicyMode::Enforce };
-        Self { mode, sha256: None, limits: settings.limits, config: "{}".to_owned() }
+        let on_failure = OnFailure::default();
+        Self { mode, sha256: None, limits: settings.limits, on_failure, config: "{}".to_owned() }
     }
 
-    /// Parses a file. The error names the key and its mistake.
+    /// Parses a file. The error names every mistake with its key.
     pub(super) fn parse(bytes: &[u8], settings: &Settings) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
-        let raw: Raw = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let values: toml::Table =
+            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let mistakes = Mistakes::default();
+        let file = Self::read(values, settings, &mistakes);
+        mistakes.none(Some(file)).map_err(|mistakes| {
+            let texts: Vec<String> =
+                mistakes.iter().map(|it| format!("{}: {}", it.key, it.message)).collect();
+            texts.join("; ")
+        })
+    }
+
+    fn read(mut values: toml::Table, settings: &Settings, mistakes: &Mistakes) -> Self {
         let mut file = Self::absent(settings);
-        match raw.mode {
+        file.on_failure = OnFailure::read(values.remove("on_failure"), mistakes);
+        match values.remove("config").unwrap_or_else(|| toml::Table::new().into()) {
+            config @ toml::Value::Table(_) => file.config = plain(config).to_string(),
+            other => mistakes.add("config", format_args!("is a {}, not a table", other.type_str())),
+        }
+        let mut table = Table::new("", values, mistakes);
+        match table.choice("mode", &MODES) {
             // A dry run of the whole node enforces nothing, whatever a policy's file sets.
             Some(PolicyMode::Enforce) if settings.shadow_all => {}
             Some(mode) => file.mode = mode,
             None => {}
         }
-        if let Some(pin) = &raw.sha256 {
-            let hex = pin.strip_prefix("sha256:").unwrap_or(pin).to_ascii_lowercase();
-            if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-                return Err(format!("sha256: `{pin}` is not 64 hexadecimal digits"));
-            }
-            file.sha256 = Some(hex);
-        }
-        raw.limits.apply(&mut file.limits)?;
-        file.config = serde_json::to_string(&plain(toml::Value::Table(raw.config)))
-            .map_err(|error| format!("config: {error}"))?;
-        Ok(file)
+        file.sha256 = table.parsed("sha256", pin);
+        file.limits = limits(table.table("limits"), file.limits);
+        table.end();
+        file
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Raw {
-    mode: Option<PolicyMode>,
-    sha256: Option<String>,
-    #[serde(default)]
-    limits: RawLimits,
-    #[serde(default)]
-    config: toml::Table,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawLimits {
-    fuel: Option<u64>,
-    memory: Option<String>,
-    call: Option<String>,
-    configure: Option<String>,
-    table_elements: Option<usize>,
-    log_rate: Option<u32>,
-}
-
-impl RawLimits {
-    fn apply(self, limits: &mut Limits) -> Result<(), String> {
-        let positive =
-            |key: &str, is: bool| if is { Ok(()) } else { Err(format!("limits.{key}: is not above 0")) };
-        if let Some(fuel) = self.fuel {
-            positive("fuel", fuel > 0)?;
-            limits.fuel = fuel;
-        }
-        if let Some(text) = self.memory {
-            limits.memory = size(&text).map_err(|error| format!("limits.memory: {error}"))?;
-        }
-        if let Some(text) = self.call {
-            limits.call = time("call", &text)?;
-        }
-        if let Some(text) = self.configure {
-            limits.configure = time("configure", &text)?;
-        }
-        if let Some(elements) = self.table_elements {
-            limits.table_elements = elements;
-        }
-        if let Some(rate) = self.log_rate {
-            positive("log_rate", rate > 0)?;
-            limits.log_rate = rate;
-        }
-        Ok(())
+fn pin(text: &str) -> Result<String, String> {
+    let hex = text.strip_prefix("sha256:").unwrap_or(text).to_ascii_lowercase();
+    match hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+        true => Ok(hex),
+        false => Err(format!("`{text}` is not 64 hexadecimal digits")),
     }
 }
 
-fn time(key: &str, text: &str) -> Result<Duration, String> {
-    coroner_core::quantity::time(text).map_err(|error| format!("limits.{key}: {error}"))
+fn limits(mut table: Table<'_>, default: Limits) -> Limits {
+    let limits = Limits {
+        fuel: table.number("fuel").unwrap_or(default.fuel),
+        memory: table.size("memory").unwrap_or(default.memory),
+        call: table.time("call").unwrap_or(default.call),
+        configure: table.time("configure").unwrap_or(default.configure),
+        table_elements: table.number("table_elements").unwrap_or(default.table_elements),
+        log_rate: table.number("log_rate").unwrap_or(default.log_rate),
+    };
+    table.end();
+    limits
 }
 
 /// Converts TOML to JSON; dates become strings.
@@ -130,13 +110,15 @@ pub(super) fn keys(mistakes: &[(String, String)]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn every_key_is_parsed() {
         let settings = Settings::default();
         let text = format!(
-            "mode = 'shadow'\nsha256 = 'sha256:{}'\n[limits]\nfuel = 5\nmemory = '1MiB'\ncall = '3ms'\n\
+            "mode = 'shadow'\non_failure = 'hold'\nsha256 = 'sha256:{}'\n[limits]\nfuel = 5\nmemory = '1MiB'\ncall = '3ms'\n\
              configure = '2s'\ntable_elements = 7\nlog_rate = 1\n[config]\nx = 1\nat = 2026-11-24",
             "Ab".repeat(32)
         );
@@ -153,6 +135,7 @@ mod tests {
             mode: PolicyMode::Shadow,
             sha256: Some("ab".repeat(32)),
             limits,
+            on_failure: OnFailure::Hold,
             config: r#"{"at":"2026-11-24","x":1}"#.to_owned(),
         };
         assert_eq!(file, expect);
@@ -160,17 +143,22 @@ mod tests {
     }
 
     #[test]
-    fn mistake_names_its_key() {
+    fn every_mistake_is_reported_with_its_key() {
         let check = |text: &str, expect: &str| {
             let error = PolicyConfig::parse(text.as_bytes(), &Settings::default()).unwrap_err();
             assert!(error.contains(expect), "{error}");
         };
         check("mode = 'on'", "on");
-        check("mod = 'off'", "unknown field `mod`");
+        check("mod = 'off'", "mod: is not a key");
         check("sha256 = 'x'", "64 hexadecimal digits");
         check("[limits]\nfuel = 0", "limits.fuel");
         check("[limits]\nmemory = '1'", "limits.memory");
         check("[limits]\ncall = 'soon'", "limits.call");
+        check("config = 3", "config: is a integer, not a table");
+        let all = "mod = 1\nsha256 = 'x'\non_failure = 'x'\n[limits]\nfuel = 0\nfool = 1\ncall = 'soon'";
+        for key in ["mod:", "sha256:", "on_failure:", "limits.fuel:", "limits.fool:", "limits.call:"] {
+            check(all, key);
+        }
     }
 
     #[test]

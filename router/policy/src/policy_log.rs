@@ -4,19 +4,31 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::bindings::log::Severity;
-use super::limits::LOG_LINE;
+use super::limits::{LOG_LINE, OUTPUT};
 
 /// Burst of the rate limit, in seconds of lines.
 const BURST: u32 = 5;
 /// Lines of one call. Fuel does not count the host's work: without this limit a policy that only
-/// logs would hold its worker for the whole timeout of a call.
+/// logs would hold its worker until its time is over.
 const LINES: u32 = 1000;
 
-/// Too many lines in one call.
-#[derive(Debug, thiserror::Error)]
-#[error("more than {LINES} log lines in one call")]
-pub(super) struct Flood;
+/// The severity of a log line, in every version of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+/// Too much output in one call.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Flood {
+    #[error("more than {LINES} log lines in one call")]
+    Lines,
+    #[error("more than {OUTPUT} bytes of log output in one call")]
+    Bytes,
+}
 
 /// The log of one policy, shared by all workers.
 #[derive(Debug)]
@@ -41,17 +53,17 @@ impl PolicyLog {
         Self { policy, gap: Duration::from_secs(1) / rate, bucket: Mutex::new(bucket) }
     }
 
-    fn emit(&self, severity: Severity, text: &str) {
+    fn emit(&self, severity: LogLevel, text: &str) {
         let Some(dropped) = self.take(Instant::now()) else { return };
         let policy = self.policy.as_str();
         if dropped > 0 {
             tracing::warn!(policy, dropped, "log rate limit reached: lines of the policy dropped");
         }
         match severity {
-            Severity::Error => tracing::error!(policy, text, "policy log"),
-            Severity::Warn => tracing::warn!(policy, text, "policy log"),
-            Severity::Info => tracing::info!(policy, text, "policy log"),
-            Severity::Debug => tracing::debug!(policy, text, "policy log"),
+            LogLevel::Error => tracing::error!(policy, text, "policy log"),
+            LogLevel::Warn => tracing::warn!(policy, text, "policy log"),
+            LogLevel::Info => tracing::info!(policy, text, "policy log"),
+            LogLevel::Debug => tracing::debug!(policy, text, "policy log"),
         }
     }
 
@@ -79,6 +91,7 @@ impl PolicyLog {
 pub(super) struct CallLog {
     policy_log: std::sync::Arc<PolicyLog>,
     written: u32,
+    bytes: usize,
     /// The last line of severity error: the text of a policy's panic, which it logs before it
     /// traps.
     pub(super) last_error: Option<String>,
@@ -86,24 +99,31 @@ pub(super) struct CallLog {
 
 impl CallLog {
     pub(super) fn new(policy_log: std::sync::Arc<PolicyLog>) -> Self {
-        Self { policy_log, written: 0, last_error: None }
+        Self { policy_log, written: 0, bytes: 0, last_error: None }
     }
 
     /// Begins a call.
     pub(super) fn begin(&mut self) {
         self.written = 0;
+        self.bytes = 0;
         self.last_error = None;
     }
 
+    /// Counts output of the call, whether or not it becomes a line.
+    pub(super) fn count(&mut self, bytes: usize) -> Result<(), Flood> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > OUTPUT { Err(Flood::Bytes) } else { Ok(()) }
+    }
+
     /// Writes one line.
-    pub(super) fn write(&mut self, severity: Severity, text: &str) -> Result<(), Flood> {
+    pub(super) fn write(&mut self, severity: LogLevel, text: &str) -> Result<(), Flood> {
         self.written += 1;
         if self.written > LINES {
-            return Err(Flood);
+            return Err(Flood::Lines);
         }
         let text = shortened(text);
         self.policy_log.emit(severity, &text);
-        if severity == Severity::Error {
+        if severity == LogLevel::Error {
             self.last_error = Some(text);
         }
         Ok(())
@@ -134,6 +154,17 @@ mod tests {
         assert_eq!(policy_log.take(start + Duration::from_millis(50)), None);
         let later = start + Duration::from_secs(3600);
         assert_eq!((0..1000).filter(|_| policy_log.take(later).is_some()).count(), 100);
+    }
+
+    #[test]
+    fn output_of_a_call_is_bounded_in_lines_and_bytes() {
+        let mut log = CallLog::new(std::sync::Arc::new(PolicyLog::new("50-x".to_owned(), 20)));
+        log.begin();
+        assert_eq!((log.count(OUTPUT), log.count(1)), (Ok(()), Err(Flood::Bytes)));
+        log.begin();
+        assert_eq!(log.count(1), Ok(()), "the next call begins anew");
+        (0..LINES).for_each(|_| log.write(LogLevel::Debug, "x").unwrap());
+        assert_eq!(log.write(LogLevel::Debug, "x"), Err(Flood::Lines));
     }
 
     #[test]

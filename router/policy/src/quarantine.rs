@@ -13,12 +13,12 @@ use coroner_core::ruling::FaultKind;
 
 /// Window of the burnt time, in seconds.
 const BURNT_WINDOW: u64 = 10;
-/// Duration of a call that counts as free: a busy node calls a policy ten thousand times a second,
-/// and that is not a fault.
+/// Share of a call that counts as free: a busy node calls a policy ten thousand times a second, and
+/// that is not a fault.
 const FREE: Duration = Duration::from_millis(1);
-/// Fuel per microsecond on a slow machine. A thread that is not scheduled burns time and no fuel:
-/// time without fuel is not the policy's.
-const SLOWEST: u64 = 100;
+/// Fuel that counts as a microsecond, on every machine: what a call costs does not depend on how
+/// long the machine takes for it.
+const FUEL_PER_MICRO: u64 = 1000;
 /// After this time without a quarantine, the back-off starts again with the shortest one.
 const FORGIVEN: Duration = Duration::from_secs(600);
 
@@ -38,9 +38,8 @@ pub(super) enum Admission {
 pub(super) struct Called {
     pub(super) admission: Admission,
     pub(super) fault: Option<FaultKind>,
-    pub(super) took: Duration,
-    /// Its timeout.
-    pub(super) limit: Duration,
+    /// Processor time of its thread.
+    pub(super) used: Duration,
     pub(super) fuel: u64,
 }
 
@@ -123,6 +122,14 @@ impl CircuitBreaker {
     }
 
     fn called_at(&self, called: Called, now: Duration) {
+        if called.fault == Some(FaultKind::ChainFuel) {
+            // The policies before it used the fuel: that proves nothing about this one. Its trial
+            // is made again.
+            if called.admission == Admission::Trial {
+                self.trial.store(false, Ordering::Release);
+            }
+            return;
+        }
         let burnt = burnt(called);
         let burnt_in_window = if burnt.is_zero() { Duration::ZERO } else { self.add_burnt(burnt, now) };
         // A timeout counts as burnt time only: one late call on a busy machine never causes a
@@ -133,6 +140,10 @@ impl CircuitBreaker {
                 Some(kind) => self.quarantine(now, &format!("its trial ended with {kind:?}")),
                 None => self.lift(now),
             }
+            return;
+        }
+        if self.until.load(Ordering::Acquire) != 0 {
+            // A policy that is called in quarantine too: its trial decides.
             return;
         }
         if fault.is_some() {
@@ -209,15 +220,14 @@ impl CircuitBreaker {
     }
 }
 
-/// Time burnt by a call: its duration beyond the first millisecond, as far as its fuel accounts for
-/// it. A call that reached its timeout has no true fuel count: it burnt its whole timeout and no
-/// more, however long its thread waited.
+/// Time burnt by a call beyond the first millisecond, by its fuel. A call that ended by time has no
+/// true fuel count: it burnt the processor time of its thread, however long that waited.
 fn burnt(called: Called) -> Duration {
     let accounted = match called.fault {
-        Some(FaultKind::Time) => called.limit,
-        _ => Duration::from_micros(called.fuel / SLOWEST),
+        Some(FaultKind::Time) => called.used,
+        _ => Duration::from_micros(called.fuel / FUEL_PER_MICRO),
     };
-    called.took.min(accounted).saturating_sub(FREE)
+    accounted.saturating_sub(FREE)
 }
 
 fn millis(time: Duration) -> u64 {
@@ -228,13 +238,8 @@ fn millis(time: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    const CALL: Called = Called {
-        admission: Admission::Call,
-        fault: None,
-        took: Duration::from_micros(5),
-        limit: Duration::from_millis(20),
-        fuel: 7000,
-    };
+    const CALL: Called =
+        Called { admission: Admission::Call, fault: None, used: Duration::from_micros(5), fuel: 7000 };
 
     fn breaker() -> CircuitBreaker {
         CircuitBreaker::new("50-x".to_owned(), QuarantineSettings::default())
@@ -268,22 +273,38 @@ mod tests {
     }
 
     #[test]
-    fn burnt_time_quarantines_and_late_call_does_not() {
+    fn burnt_fuel_quarantines_and_starved_call_does_not() {
         let breaker = breaker();
-        let late = Called { fault: Some(FaultKind::Time), took: at(0.025), fuel: 9_000_000, ..CALL };
-        breaker.called_at(late, at(0.0));
-        let hung = Called { fault: Some(FaultKind::Time), took: at(60.0), fuel: 0, ..CALL };
-        breaker.called_at(hung, at(0.0));
-        let starved = Called { took: at(60.0), fuel: 7000, ..CALL };
-        (0..1000).for_each(|_| breaker.called_at(starved, at(0.1)));
-        let busy = Called { took: at(0.0009), fuel: 900_000, ..CALL };
-        (0..10_000).for_each(|_| breaker.called_at(busy, at(0.2)));
+        let starved = Called { fault: Some(FaultKind::Time), used: at(0.0009), fuel: 0, ..CALL };
+        (0..1000).for_each(|_| breaker.called_at(starved, at(0.0)));
+        let slow_machine = Called { used: at(0.9), fuel: 1_000_000, ..CALL };
+        (0..10_000).for_each(|_| breaker.called_at(slow_machine, at(0.2)));
         assert_eq!(breaker.admit_at(at(0.3)), Admission::Call);
-        (0..10).for_each(|_| breaker.called_at(late, at(5.0)));
-        (0..10).for_each(|_| breaker.called_at(late, at(16.0)));
+        let heavy = Called { fuel: 10_000_000, ..CALL };
+        (0..50).for_each(|_| breaker.called_at(heavy, at(5.0)));
+        (0..50).for_each(|_| breaker.called_at(heavy, at(16.0)));
         assert_eq!(breaker.admit_at(at(16.0)), Admission::Call, "what burnt eleven seconds ago is forgotten");
-        (0..17).for_each(|_| breaker.called_at(late, at(17.0)));
+        (0..6).for_each(|_| breaker.called_at(heavy, at(17.0)));
         assert_eq!(breaker.admit_at(at(17.0)), Admission::Quarantined);
+    }
+
+    #[test]
+    fn call_that_used_its_processor_time_up_quarantines() {
+        let breaker = breaker();
+        breaker.called_at(Called { fault: Some(FaultKind::Time), used: at(10.0), ..CALL }, at(0.0));
+        assert_eq!(breaker.admit_at(at(0.1)), Admission::Quarantined);
+    }
+
+    #[test]
+    fn fuel_used_up_by_others_is_not_a_fault() {
+        let breaker = breaker();
+        (0..100).for_each(|_| breaker.called_at(faulty(FaultKind::ChainFuel), at(0.0)));
+        assert_eq!(breaker.admit_at(at(0.0)), Admission::Call);
+        quarantine(&breaker, 0.0);
+        assert_eq!(breaker.admit_at(at(1.2)), Admission::Trial);
+        let trial = Called { admission: Admission::Trial, ..faulty(FaultKind::ChainFuel) };
+        breaker.called_at(trial, at(1.2));
+        assert_eq!(breaker.admit_at(at(1.2)), Admission::Trial, "the trial is made again");
     }
 
     #[test]
@@ -306,6 +327,17 @@ mod tests {
         assert_eq!(breaker.admit_at(at(8.4)), Admission::Call);
         quarantine(&breaker, 5000.0);
         assert_eq!(breaker.admit_at(at(5001.2)), Admission::Trial, "long healthy, it starts over");
+    }
+
+    #[test]
+    fn calls_in_quarantine_change_nothing_until_the_trial() {
+        let breaker = breaker();
+        quarantine(&breaker, 0.0);
+        (0..1000).for_each(|_| breaker.called_at(faulty(FaultKind::Trap), at(0.5)));
+        assert!(breaker.fault_state().faults.is_empty(), "they would fill the memory");
+        breaker.called_at(CALL, at(0.6));
+        assert_eq!(breaker.admit_at(at(0.7)), Admission::Quarantined);
+        assert_eq!(breaker.admit_at(at(1.2)), Admission::Trial);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::on_failure::OnFailure;
 use coroner_core::audit::Refused;
 use coroner_core::mode::PolicyMode;
 use coroner_core::ruling::{Action, FaultKind};
@@ -103,6 +104,9 @@ pub struct Inspection {
     pub size: u64,
     /// Its limits.
     pub limits: BTreeMap<String, serde_json::Value>,
+    /// What rules where it fails.
+    #[serde(default)]
+    pub on_failure: OnFailure,
     /// Its configuration.
     pub config: serde_json::Value,
     /// The last 16 faults.

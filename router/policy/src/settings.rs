@@ -16,9 +16,11 @@ pub struct Settings {
     pub cache: Option<PathBuf>,
     /// Default limits of a policy.
     pub limits: Limits,
-    /// Processor time of the whole chain for one signal; five times as long may elapse. Without it
-    /// a chain of twenty slow policies would delay every container of its worker by twenty times
-    /// the timeout of a call.
+    /// wasm fuel of all policies together for one signal, and of the shadow policies' draft the
+    /// same. Without it a chain of a hundred slow policies would delay every container of its
+    /// worker by a hundred times the fuel of a call.
+    pub signal_fuel: u64,
+    /// Processor time of the whole chain for one signal, the backstop behind `signal_fuel`.
     pub signal: Duration,
     /// Largest policy file, in bytes. Without it a stray disk image in the directory would be
     /// copied and hashed.
@@ -44,7 +46,8 @@ impl Default for Settings {
             poll: None,
             cache: None,
             limits: Limits::default(),
-            signal: Duration::from_millis(50),
+            signal_fuel: 50_000_000,
+            signal: Duration::from_secs(30),
             file: 32 << 20,
             instances: 100,
             stack: 512 << 10,
@@ -80,7 +83,7 @@ pub struct QuarantineSettings {
     pub faults: u32,
     /// How long a fault counts.
     pub window: Duration,
-    /// Time burnt within ten seconds.
+    /// Time burnt within ten seconds: a million units of fuel count as a millisecond.
     pub burnt: Duration,
     /// The first quarantine; each further one is twice as long.
     pub shortest: Duration,

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::bindings;
 use super::counts::unix_ms;
 use super::policy::Policy;
 use super::report::{Inspection, PolicyStatus};
@@ -37,7 +36,7 @@ impl Policy {
         Inspection {
             status: self.status(unmet_needs),
             imports: self.imports.clone(),
-            wants: bindings::kinds(self.description.wants),
+            wants: self.description.wants.names(),
             needs: self.needs().iter().map(|it| it.name().to_owned()).collect(),
             config_schema: self.schema(),
             size: self.size,
@@ -52,6 +51,7 @@ impl Policy {
                 ]
                 .map(|(name, limit)| (name.to_owned(), limit)),
             ),
+            on_failure: self.own.on_failure,
             config: serde_json::from_str(&self.own.config).expect("it was written as JSON"),
             last_faults: self.counts.last_faults(),
             difference: (self.mode == PolicyMode::Shadow).then(|| self.counts.difference()),

@@ -10,17 +10,19 @@ use rand::rngs::Xoshiro256PlusPlus;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWrite;
 use wasmtime::component::{Linker, Resource, ResourceTable};
+use wasmtime::{StoreContextMut, Trap};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::clocks::{HostMonotonicClock, HostWallClock};
+use wasmtime_wasi::p2::bindings::random::{insecure, random};
 use wasmtime_wasi::p2::{DynPollable, OutputStream, Pollable, StreamError, StreamResult};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use super::bindings::log::Severity;
 use super::limits::LOG_LINE;
 use super::policy_log::CallLog;
+use super::policy_log::LogLevel;
 use coroner_core::signal::Moment;
 
-/// Random bytes of one call: a policy seeds its hash tables with them. Without this limit one call
+/// Random bytes of one host call: a policy seeds its hash tables with them. Without this limit one
 /// could have the host produce 64 MiB.
 const RANDOM: u64 = 64 << 10;
 /// Bytes per write to a stream.
@@ -122,6 +124,8 @@ struct Output {
 
 impl Output {
     fn take(&self, bytes: &[u8]) -> StreamResult<()> {
+        let counted = self.lines.lock().unwrap_or_else(PoisonError::into_inner).count(bytes.len());
+        counted.map_err(|flood| StreamError::Trap(flood.into()))?;
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         for &byte in bytes {
             if byte == b'\n' {
@@ -137,7 +141,7 @@ impl Output {
         let text = String::from_utf8_lossy(begun).into_owned();
         begun.clear();
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.write(Severity::Info, &text).map_err(|flood| StreamError::Trap(flood.into()))
+        lines.write(LogLevel::Info, &text).map_err(|flood| StreamError::Trap(flood.into()))
     }
 
     fn end(&self) {
@@ -187,7 +191,7 @@ impl OutputStream for Output {
 
 /// Adds WASI 0.2 to a linker. Functions that open files or sockets are linked too, but components
 /// that import them were refused before.
-pub(super) fn link<T: WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+pub(super) fn link<T: WasiView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_sync(linker)?;
     // Timeouts do not reach into a host call: a call that waits could hold its worker without
     // limit.
@@ -199,8 +203,31 @@ pub(super) fn link<T: WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> 
     poll.func_wrap("[method]pollable.block", |_, _: (Resource<DynPollable>,)| -> wasmtime::Result<()> {
         Err(Waited.into())
     })?;
+    // Fuel counts no work of the host: 64 KiB of random numbers would cost a dozen instructions.
+    let mut instance = linker.instance(RANDOM_BYTES)?;
+    instance.func_wrap("get-random-bytes", |mut store, (len,): (u64,)| -> wasmtime::Result<(Vec<u8>,)> {
+        charge(&mut store, len)?;
+        Ok((random::Host::get_random_bytes(store.data_mut().ctx().ctx.random(), len)?,))
+    })?;
+    let mut instance = linker.instance(INSECURE_BYTES)?;
+    instance.func_wrap(
+        "get-insecure-random-bytes",
+        |mut store, (len,): (u64,)| -> wasmtime::Result<(Vec<u8>,)> {
+            charge(&mut store, len)?;
+            Ok((insecure::Host::get_insecure_random_bytes(store.data_mut().ctx().ctx.random(), len)?,))
+        },
+    )?;
     linker.allow_shadowing(false);
     Ok(())
 }
 
+/// Takes a unit of fuel for each byte that a host call produces.
+fn charge<T: 'static>(store: &mut StoreContextMut<'_, T>, bytes: u64) -> wasmtime::Result<()> {
+    let left = store.get_fuel()?.checked_sub(bytes);
+    store.set_fuel(left.unwrap_or(0))?;
+    left.map(drop).ok_or_else(|| Trap::OutOfFuel.into())
+}
+
 const POLL: &str = "wasi:io/poll@0.2.12";
+const RANDOM_BYTES: &str = "wasi:random/random@0.2.12";
+const INSECURE_BYTES: &str = "wasi:random/insecure@0.2.12";

@@ -14,6 +14,7 @@ use super::agent_client::handshake::check_hello;
 use super::agent_client::rpc::{LinkError, TIMEOUT};
 use super::backoff::Backoff;
 use super::cursor::{IN_FLIGHT, StreamCursor};
+use super::evidence_requests::EvidenceRequests;
 use super::final_count::{FinalCounter, FinalCounters};
 use super::inferred::guest_lost;
 use super::inventory::Inventory;
@@ -56,6 +57,8 @@ pub struct AgentSource {
     final_counters: FinalCounters,
     /// Set while the link of a guest's agent is up.
     final_counter: Option<FinalCounter>,
+    /// Set while the link is up.
+    pub(super) evidence: Option<EvidenceRequests>,
     /// True until the agent has answered this run of the router.
     first: bool,
     /// Exits up to this sequence number happened before this run of the router. The journal knows
@@ -106,6 +109,7 @@ impl AgentSource {
             recovered,
             final_counters,
             final_counter: None,
+            evidence: None,
             first: true,
             before: 0,
         }
@@ -124,6 +128,7 @@ impl AgentSource {
             };
             self.counts.connected(false);
             self.final_counter = None;
+            self.evidence = None;
             if let Some(since) = read {
                 backoff.up(since, Instant::now());
                 reached = true;
@@ -260,6 +265,12 @@ impl AgentSource {
         let guest = self.source.guest.as_deref();
         self.final_counter =
             guest.map(|guest| self.final_counters.add(guest, conn.clone(), self.cursor.after));
+        self.evidence = Some(EvidenceRequests::start(
+            conn.clone(),
+            self.stream(),
+            Arc::clone(&origin),
+            self.envelopes.clone(),
+        ));
         if self.log_limiter.allow() {
             tracing::info!(
                 source = self.source.name,

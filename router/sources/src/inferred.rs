@@ -61,15 +61,7 @@ pub(super) fn ended_unseen(
     received_ms: u64,
 ) -> Result<Signal, SignalError> {
     let container_id = ContainerId::try_from(id.to_owned())?;
-    let event = Event::Exited(Exited {
-        pid: None,
-        is_init: Some(true),
-        status,
-        signal: None,
-        core: None,
-        at_ns: None,
-        reconciled: true,
-    });
+    let event = Event::Exited(Exited { is_init: Some(true), status, reconciled: true, ..Exited::unknown() });
     let because = "it ended while neither router nor agent ran";
     let attributes = vec![("unknown-because".to_owned(), because.to_owned())];
     Ok(Signal { attributes, ..stream.received(container_id, "unseen", event, received_ms) })

@@ -10,6 +10,7 @@ mod agent_client;
 mod rate_limits;
 mod backoff;
 mod cursor;
+mod evidence_requests;
 mod signal_stream;
 mod decode;
 mod inferred;

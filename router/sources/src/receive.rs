@@ -69,6 +69,9 @@ impl AgentSource {
         // A permit is available: no more signals are read than there are permits.
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
         let ack = Ack::new(seq, self.cursor.done.clone(), permit);
+        if let Some(evidence) = &self.evidence {
+            evidence.expect(&signal, seq);
+        }
         let envelope = Envelope { usage_bytes, ..Envelope::new(signal, Arc::clone(origin), ack) };
         self.counts.signals.one();
         self.envelopes.send(envelope).await.is_ok()

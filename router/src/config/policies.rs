@@ -17,6 +17,7 @@ pub(super) fn read(mut table: Table<'_>, cache: &Path) -> Settings {
         poll: table.time("poll"),
         cache: Some(table.path("cache").unwrap_or_else(|| cache.to_owned())),
         limits: limits(&mut table, default.limits),
+        signal_fuel: table.number("signal_fuel").unwrap_or(default.signal_fuel),
         signal: table.time("signal").unwrap_or(default.signal),
         file: table.size("file").unwrap_or(default.file),
         instances: table.number("instances").unwrap_or(default.instances),

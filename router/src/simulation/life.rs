@@ -110,9 +110,9 @@ impl Life {
             let cursor = recovered.cursors.get(source.name());
             source.connect(envelopes.clone(), journal.clone(), cursor);
         }
-        let (verdicts, to_delivery, from_workers) = Hop::new();
+        let (outputs, to_delivery, from_workers) = Hop::new();
         let (lane, to_lane, actions) = Hop::new();
-        let (workers, skipped) = workers(outside, std::mem::take(&mut recovered.cases), &verdicts);
+        let (workers, skipped) = workers(outside, std::mem::take(&mut recovered.cases), &outputs);
         let (over, give_up) = watch::channel(false);
         let capacity = if outside.fault == Some(Sabotage::QueueUnbounded) { usize::MAX } else { LANE };
         let (receiver, in_process) = Receiver::open(capacity);
@@ -192,7 +192,7 @@ type Workers = (Vec<mpsc::Sender<WorkerTask>>, Vec<Hop<WorkerTask>>, Vec<PolledT
 fn workers(
     outside: &Surroundings,
     cases: Vec<RecoveredCase>,
-    verdicts: &mpsc::Sender<WorkerOutput>,
+    outputs: &mpsc::Sender<WorkerOutput>,
 ) -> (Workers, Skipped) {
     let skipped = Skipped::default();
     let mut of_worker: Vec<Vec<RecoveredCase>> = vec![Vec::new(); WORKERS];
@@ -203,14 +203,14 @@ fn workers(
     for (at, cases) in of_worker.into_iter().enumerate() {
         let (input, hop, mut output) = Hop::new();
         let mut worker = Worker::new(policies::host(), outside.chain.clone(), cases);
-        let (verdicts, skipped) = (verdicts.clone(), Arc::clone(&skipped));
+        let (outputs, skipped) = (outputs.clone(), Arc::clone(&skipped));
         let run = async move {
             while let Some(task) = output.recv().await {
                 let Some(output) = worker.step(task) else { continue };
                 if let WorkerOutput::Skipped { id, .. } = &output {
                     skipped.lock().unwrap().push_back(id.clone());
                 }
-                if verdicts.send(output).await.is_err() {
+                if outputs.send(output).await.is_err() {
                     return;
                 }
             }

@@ -6,7 +6,7 @@ use super::disk::{Image, SimulatedDisk};
 use super::policies;
 use super::scenario::Script;
 use super::violation::Violation;
-use crate::worker::Verdict;
+use crate::worker::RuledSignal;
 use coroner_core::mode::Mode;
 use coroner_core::ruling::{Opinion, TaskEvent};
 use coroner_core::signal::{Event, Signal};
@@ -48,7 +48,7 @@ struct LifeFacts {
     recovered_rulings: HashSet<String>,
     /// Containers with a ruled exit.
     ended: HashSet<String>,
-    /// Signals without a verdict yet, by container.
+    /// Signals without a ruling yet, by container.
     at_worker: HashMap<String, VecDeque<String>>,
     /// The generation of policies when each was sent to its worker.
     generation: HashMap<String, u64>,
@@ -191,9 +191,9 @@ impl Model {
         self.skipped.insert(id.to_owned());
     }
 
-    /// A verdict between worker and delivery, while this generation of policies is active.
-    pub(super) fn ruled(&mut self, verdict: &Verdict, active: u64) -> Result<(), Violation> {
-        let record = &verdict.record;
+    /// A ruled signal between worker and delivery, while this generation of policies is active.
+    pub(super) fn ruled(&mut self, ruled: &RuledSignal, active: u64) -> Result<(), Violation> {
+        let record = &ruled.record;
         let (id, container) = (&record.signal.id, record.signal.target.container_id.to_string());
         self.print(|| format!("{id} is ruled: {:?}", record.actions));
         let first = self.life.at_worker.get_mut(&container).and_then(VecDeque::pop_front);
@@ -307,10 +307,10 @@ impl Model {
         Ok(())
     }
 
-    /// Every signal that went to a worker has a verdict.
+    /// Every signal that went to a worker has a ruling.
     pub(super) fn check_workers(&self) -> Result<(), Violation> {
         let waiting = self.life.at_worker.values().flatten().next();
-        Violation::unless(waiting.is_none(), 8, || format!("{waiting:?} has no verdict"))
+        Violation::unless(waiting.is_none(), 8, || format!("{waiting:?} has no ruling"))
     }
 
     /// Everything that is due was done.

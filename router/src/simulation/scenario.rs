@@ -114,15 +114,7 @@ fn kill(total: &mut u64, random: &mut Random) -> Event {
 fn exited(random: &mut Random) -> Event {
     // The policies of a run change two of them.
     let status = [0, 3, 137, 143][random.below(4)];
-    Event::Exited(Exited {
-        pid: Some(7),
-        is_init: None,
-        status: Some(status),
-        signal: None,
-        core: None,
-        at_ns: None,
-        reconciled: false,
-    })
+    Event::Exited(Exited { pid: Some(7), status: Some(status), ..Exited::unknown() })
 }
 
 fn pressure() -> Event {

@@ -14,7 +14,7 @@ use super::source::SimulatedSource;
 use super::step::{KINDS, Step};
 use super::violation::Violation;
 use crate::intake::WorkerTask;
-use crate::worker::{Verdict, WorkerOutput};
+use crate::worker::{RuledSignal, WorkerOutput};
 use coroner_core::ruling::Action;
 use coroner_core::signal::Event;
 use coroner_policy::{ActiveChain, ChainSnapshot};
@@ -308,22 +308,22 @@ impl Run {
 
     fn pass_to_delivery(&mut self) -> Result<(), Violation> {
         let Ok(mut output) = self.life.to_delivery.from.try_recv() else { return Ok(()) };
-        if let WorkerOutput::Ruled(verdict) = &mut output {
-            self.spoil(verdict);
-            self.model.ruled(verdict, self.generation)?;
+        if let WorkerOutput::Ruled(ruled) = &mut output {
+            self.spoil(ruled);
+            self.model.ruled(ruled, self.generation)?;
         }
         self.life.to_delivery.pass(output);
         Ok(())
     }
 
-    /// Faults of a verdict.
-    fn spoil(&mut self, verdict: &mut Verdict) {
-        match (self.outside.fault, &mut verdict.record.signal.event) {
+    /// Faults of a ruled signal.
+    fn spoil(&mut self, ruled: &mut RuledSignal) {
+        match (self.outside.fault, &mut ruled.record.signal.event) {
             (Some(Sabotage::LateKillUnmarked), Event::OomKill(kill)) => kill.late = false,
             (Some(Sabotage::ExitDroppedAtPolicyFault), Event::Exited(_))
-                if verdict.record.rulings.iter().any(|it| it.fault.is_some()) =>
+                if ruled.record.rulings.iter().any(|it| it.fault.is_some()) =>
             {
-                verdict.record.actions.retain(|action| !matches!(action, Action::TaskExit(_)));
+                ruled.record.actions.retain(|action| !matches!(action, Action::TaskExit(_)));
             }
             _ => {}
         }

@@ -2,12 +2,14 @@
 //!
 //! The strategies are boxed so that their code is generated here, not in the suite that runs them.
 
+use std::sync::Arc;
+
 use coroner_core::case::Case;
 use coroner_core::mode::Known;
 use coroner_core::ruling::Action;
 use coroner_core::signal::{
-    ContainerId, Event, Evidence, Exited, GuestLost, KillRequest, Level, Moment, OomKilled, Other, Owner,
-    Pressure, PressureOf, Signal, Target, Victim,
+    Cause, CauseKind, ContainerId, Event, Evidence, Exited, GuestLost, KillEvidence, KillRequest, Level,
+    Moment, OomKilled, Other, Owner, Pressure, PressureOf, Sender, Signal, Target, Victim,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -62,21 +64,62 @@ fn oom_kill() -> impl Strategy<Value = OomKilled> {
         any::<bool>(),
     )
         .prop_map(|(added, total, evidence, group, level, cgroup, limit_bytes, victim, groups, late)| {
-            OomKilled { added, total, evidence, group, level, cgroup, limit_bytes, victim, groups, late }
+            OomKilled {
+                added,
+                total,
+                group,
+                level,
+                limit_cgroup: cgroup.clone(),
+                limit_cgroup_bytes: limit_bytes,
+                cgroup,
+                limit_bytes,
+                victim,
+                groups,
+                late,
+                ..OomKilled::new(evidence)
+            }
         })
 }
 
 fn exited() -> impl Strategy<Value = Exited> {
-    (of(any::<u32>()), of(any::<bool>()), of(0..256_u32), of(any::<u8>()), of(any::<bool>()), any::<bool>())
-        .prop_map(|(pid, is_init, status, signal, core, reconciled)| Exited {
+    (
+        of(any::<u32>()),
+        of(any::<bool>()),
+        of(0..256_u32),
+        of(any::<u8>()),
+        of(any::<bool>()),
+        of(any::<bool>()),
+        of(cause()),
+        any::<bool>(),
+    )
+        .prop_map(|(pid, is_init, status, signal, by_signal, core, cause, reconciled)| Exited {
             pid,
             is_init,
             status,
             signal,
+            by_signal,
             core,
+            cause,
             at_ns: None,
             reconciled,
         })
+}
+
+fn cause() -> impl Strategy<Value = Cause> {
+    let kind = prop_oneof![
+        Just(CauseKind::Unknown),
+        Just(CauseKind::KernelOom),
+        Just(CauseKind::Runtime),
+        Just(CauseKind::ContainerProcess),
+        Just(CauseKind::Crash)
+    ];
+    let sender = (any::<u32>(), text(), of(text()), of(text()))
+        .prop_map(|(pid, comm, cgroup, exec_id)| Sender { pid, comm, cgroup, exec_id });
+    (kind, of(sender), text()).prop_map(|(kind, sender, source)| Cause {
+        kind,
+        sender,
+        sources: vec![source],
+    })
 }
 
 fn pressure() -> impl Strategy<Value = Pressure> {
@@ -105,6 +148,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => pressure().prop_map(Event::Pressure),
         1 => request().prop_map(Event::KillRequest),
         1 => text().prop_map(|reason| Event::GuestLost(GuestLost { reason })),
+        1 => text().prop_map(|kill| Event::Evidence(Arc::new(KillEvidence { kill, ..Default::default() }))),
         1 => (text(), text()).prop_map(|(kind, json)| Event::Other(Other { kind, json })),
     ]
 }
@@ -146,10 +190,11 @@ pub fn signal() -> BoxedStrategy<Signal> {
 
 /// Any case file.
 pub fn case() -> BoxedStrategy<Case> {
-    const KNOWN: [Known; 10] = [
+    const KNOWN: [Known; 11] = [
         Known::KillCount,
         Known::Victim,
         Known::ExitStatus,
+        Known::Cause,
         Known::KillRequests,
         Known::Pressure,
         Known::Memory,
@@ -185,6 +230,7 @@ pub fn case() -> BoxedStrategy<Case> {
                 oom_sent,
                 exit_sent,
                 attributes,
+                ..Case::default()
             }
         })
         .boxed()

@@ -1,12 +1,15 @@
 //! What the cases share: one containerd at a time, and a router and an agent beside it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use coroner_tests::agent::Agent;
 use coroner_tests::containerd::Containerd;
-use coroner_tests::cri::Container;
+use coroner_tests::cri::{Container, Pod};
 use coroner_tests::router::{Router, usual};
+use coroner_tests::wait::until;
+use rustix::process::Pid;
 use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -104,4 +107,18 @@ mode = "beside"
         usual = usual(NODE, &containerd.socket()),
         agent = agent.address(),
     )
+}
+
+/// The memory controller's hierarchy: of cgroup v1, or all of v2.
+pub(crate) const ROOTS: [&str; 2] = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"];
+
+pub(crate) async fn first_process(pod: &Pod, container: &Container) -> Result<Pid> {
+    let below = format!("{}/{}/cgroup.procs", pod.cgroup(), container.id);
+    let read = async || {
+        let text =
+            ROOTS.map(Path::new).iter().find_map(|root| std::fs::read_to_string(root.join(&below)).ok());
+        let first = text.as_deref().and_then(|text| text.lines().next()?.parse().ok());
+        Ok(first.and_then(Pid::from_raw))
+    };
+    until("the container's first process", END, read).await
 }

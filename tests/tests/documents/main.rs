@@ -1,7 +1,8 @@
-//! The documents: their links, their lines, and the words of the whole tree.
+//! The documents: their links, their lines, the tests they name, and the words of the whole tree.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, in its helpers too")]
 
+mod cases;
 mod lines;
 mod links;
 mod mechanisms;

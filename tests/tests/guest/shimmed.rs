@@ -73,7 +73,7 @@ async fn guest_agent_counts_kills_and_proxied_shim_reports_ends() {
     for record in &ruled {
         let event = &record["signal"]["event"];
         // A busy machine stalls a container for long enough that its agent reports pressure.
-        let of_guest = ["oom-kill", "pressure"].iter().any(|kind| !event[kind].is_null());
+        let of_guest = ["oom-kill", "pressure", "evidence"].iter().any(|kind| !event[kind].is_null());
         assert_eq!(record["source"], if of_guest { "s" } else { "shims" }, "{record}");
     }
     assert!(ruled.iter().all(|it| it["signal"]["event"]["oom-kill"]["late"] != true), "{ruled:#?}");

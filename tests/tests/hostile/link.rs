@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use coroner_proto::agent::{HelloResponse, NextSignalsRequest, NextSignalsResponse, SnapshotResponse};
+use coroner_proto::agent::{
+    EvidenceResponse, HelloResponse, NextSignalsRequest, NextSignalsResponse, SnapshotResponse,
+};
 use protobuf::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -58,7 +60,7 @@ pub(crate) struct Call {
 
 impl Call {
     /// Whether it only acknowledges signals: the answer to that is ignored.
-    fn is_ack(&self) -> bool {
+    pub(crate) fn is_ack(&self) -> bool {
         let request = NextSignalsRequest::parse_from_bytes(&self.payload);
         self.method == "NextSignals" && request.is_ok_and(|it| it.after_seq == u64::MAX)
     }
@@ -95,19 +97,22 @@ impl Link {
             match call.method.as_str() {
                 "Hello" => self.answer(&call, &hello(stream)).await?,
                 "Snapshot" => self.answer(&call, &SnapshotResponse::default()).await?,
+                "GetEvidence" => self.answer(&call, &EvidenceResponse::default()).await?,
                 _ => return Ok(call),
             }
         }
     }
 
-    /// The next request for signals or for a snapshot. What only acknowledges is answered.
+    /// The next request for signals or for a snapshot. What only acknowledges is answered, and
+    /// there is no evidence.
     pub(crate) async fn next(&mut self) -> io::Result<Call> {
         loop {
             let call = self.call().await?;
-            if !call.is_ack() {
-                return Ok(call);
+            match call.method.as_str() {
+                "GetEvidence" => self.answer(&call, &EvidenceResponse::default()).await?,
+                _ if call.is_ack() => self.answer(&call, &NextSignalsResponse::default()).await?,
+                _ => return Ok(call),
             }
-            self.answer(&call, &NextSignalsResponse::default()).await?;
         }
     }
 

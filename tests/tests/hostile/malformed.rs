@@ -3,7 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use coroner_proto::agent::{NextSignalsResponse, OomKill, Victim, signal::Event};
+use coroner_proto::agent::{
+    Evidence, EvidenceResponse, MemorySample, NextSignalsResponse, OomKill, Victim, signal::Event,
+};
 use protobuf::{Message as _, MessageField};
 use tokio::io::AsyncWriteExt as _;
 use ttrpc::Code;
@@ -103,4 +105,49 @@ async fn huge_texts_are_cut_or_refused() {
     let log = std::fs::read_to_string(fixture.router.path("router.log")).unwrap();
     let longest = log.lines().map(str::len).max().unwrap();
     assert!(longest < 600, "a line of {longest} bytes");
+}
+
+/// Answers to a request for evidence: not the message, one with too many entries, one too large.
+fn evidence_answers() -> [Vec<u8>; 3] {
+    let with = |evidence: Evidence| {
+        let answer = EvidenceResponse { evidence: MessageField::some(evidence), ..Default::default() };
+        answer.write_to_bytes().unwrap()
+    };
+    let samples = vec![MemorySample::default(); 2_000];
+    let crowd = with(Evidence { seq: 9, samples, ..Default::default() });
+    let large = with(Evidence { seq: 9, detail: "x".repeat(50_000), ..Default::default() });
+    [vec![0xff; 100], crowd, large]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_evidence_costs_a_kill_nothing_but_its_evidence() {
+    let mut fixture = Fixture::start("malformed evidence", "").await;
+    let guest = fixture.bad("unproven", |mut link| async move {
+        let mut waiting = link.up(STREAM).await?;
+        for (seq, wrong) in (1..).zip(evidence_answers()) {
+            link.answer(&waiting, &answer(vec![kill(seq, &format!("own-{seq}"))])).await?;
+            let mut next = None;
+            let mut is_answered = false;
+            while next.is_none() || !is_answered {
+                let call = link.call().await?;
+                match call.method.as_str() {
+                    "GetEvidence" => {
+                        link.payload(&call, wrong.clone()).await?;
+                        is_answered = true;
+                    }
+                    _ if call.is_ack() => link.answer(&call, &NextSignalsResponse::default()).await?,
+                    _ => next = Some(call),
+                }
+            }
+            waiting = next.expect("it was set");
+        }
+        link.answer(&waiting, &answer(vec![kill(4, "own-4")])).await?;
+        link.idle().await
+    });
+    let last = |record: &serde_json::Value| record["signal"]["target"]["container-id"] == "own-4";
+    fixture.router.wait_record("the last kill", Duration::from_secs(30), last).await.unwrap();
+    fixture.beside(Duration::from_secs(1)).await;
+    let audit = std::fs::read_to_string(fixture.router.path("audit.jsonl")).unwrap();
+    assert!(!audit.contains("\"evidence\":{\"kill\""), "evidence over its limits was ruled on");
+    assert_eq!((fixture.guest("unproven")["state"].as_str(), guest.links()), (Some("up"), 1));
 }

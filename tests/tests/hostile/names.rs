@@ -119,7 +119,7 @@ fn invented_names_evict_no_case_of_another_source() {
         (origin.source, origin.mode) = (source.to_owned(), Mode::Sole);
         envelope.signal.target.container_id = container.to_owned().try_into().unwrap();
         let known = envelope.origin.known.clone();
-        NamedSignal { envelope, known, memory_limit: None }
+        NamedSignal { envelope, known, memory_limit: None, seen_exit: None }
     };
     let mut settings = Settings::default();
     settings.compile.program = Some(binary::find("coroner", "coroner-cli").unwrap());

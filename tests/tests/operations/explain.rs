@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use coroner_tests::binary;
 use coroner_tests::report::print;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Fixture, text};
 
@@ -52,10 +52,41 @@ fn demo_output_is_explained() {
     assert_eq!(document["records"].as_array().unwrap().iter().collect::<Vec<_>>(), ours);
     assert!(document["container"].as_str().unwrap().starts_with("0000"));
 
+    let verdict = &document["verdict"];
+    let found = [&verdict["ended-by"], &verdict["published"]["reason"], &verdict["kill"]["hit-init"]];
+    assert_eq!(found, [&json!("code"), &json!("OOMKilled"), &json!(false)], "{verdict:#}");
+    assert!(out.contains(verdict["sentence"].as_str().unwrap()), "{verdict:#}");
+
     let unknown = explain(&["shop/web/app"], &file);
     assert_eq!((unknown.status.code(), text(&unknown.stdout)), (Some(2), String::new()));
     assert_eq!(explain(&["a/b"], &file).status.code(), Some(2));
     assert_eq!(explain(&["0"], &folder.path().join("none")).status.code(), Some(1));
+}
+
+#[test]
+fn page_is_written_to_a_file_or_to_standard_output() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../router/cli/src/explain/fixtures");
+    let records = fixtures.join("pod-limit.jsonl");
+    let file = folder.path().join("death.html");
+    let written = explain(&["batch/report-5d2f/renderer", "--html", file.to_str().unwrap()], &records);
+    assert_eq!(
+        (written.status.code(), written.stdout.len(), text(&written.stderr)),
+        (Some(0), 0, String::new())
+    );
+    let page = fs::read_to_string(&file).unwrap();
+    for due in
+        ["<title>batch/report-5d2f/renderer: exited 1", "chrome (pid 51877)", "limit 256 MiB", "</html>\n"]
+    {
+        assert!(page.contains(due), "{due}\n{page}");
+    }
+    let printed = explain(&["c41d", "--html", "-"], &records);
+    assert_eq!(text(&printed.stdout).trim_end(), page.trim_end());
+
+    let elsewhere = explain(&["c41d", "--html", "/no/such/folder/death.html"], &records);
+    assert_eq!(elsewhere.status.code(), Some(1));
+    assert!(text(&elsewhere.stderr).contains("cannot write /no/such/folder/death.html"), "{elsewhere:?}");
+    assert_eq!(explain(&["c41d", "--json", "--html", "-"], &records).status.code(), Some(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

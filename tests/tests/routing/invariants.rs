@@ -127,8 +127,8 @@ fn replayed(recording: &str) -> Vec<String> {
     let mut worker = Worker::new(host, active_chain, Vec::new());
     let lines = replay::read(recording).expect("a recording of ours").into_iter().map(|envelope| {
         let (known, memory_limit) = (envelope.origin.known.clone(), envelope.memory_limit);
-        let verdict = worker.rule(NamedSignal { envelope, known, memory_limit });
-        Record::Ruled(Box::new(verdict.record)).to_line()
+        let ruled = worker.rule(NamedSignal { envelope, known, memory_limit, seen_exit: None });
+        Record::Ruled(Box::new(ruled.record)).to_line()
     });
     lines.collect()
 }

@@ -1,10 +1,11 @@
-//! A core module into a component that imports nothing but the log.
+//! A core module into a component that imports nothing but the policy contract.
 
 use anyhow::{Context, bail};
 use wasmparser::{Validator, WasmFeatures};
 use wit_component::{ComponentEncoder, DecodedWasm};
 
-const IMPORT: &str = "coroner:policy/log@";
+/// Without functions, the types that the other interfaces share.
+const IMPORTS: [&str; 3] = ["coroner:policy/evidence@", "coroner:policy/log@", "coroner:policy/types@"];
 const EXPORT: &str = "coroner:policy/rules@";
 
 /// Wraps a core module that carries its world, and checks that it is a policy.
@@ -20,10 +21,8 @@ pub(crate) fn wrap(core: &[u8]) -> anyhow::Result<Vec<u8>> {
     let world = &resolve.worlds[world];
     for key in world.imports.keys() {
         let name = resolve.name_world_key(key);
-        // The types the log and the rules share come along as an import without functions.
-        let types = name.starts_with("coroner:policy/types@");
-        if !types && !name.starts_with(IMPORT) {
-            bail!("it imports {name}; a policy may import {IMPORT}... alone");
+        if !IMPORTS.iter().any(|allowed| name.starts_with(allowed)) {
+            bail!("it imports {name}; a policy of this tree may import {}", IMPORTS.join(", "));
         }
     }
     if !world.exports.keys().any(|key| resolve.name_world_key(key).starts_with(EXPORT)) {

@@ -55,6 +55,10 @@ impl Policy for SigkillIsOom {
         if of_exec || !by_sigkill || already_sent {
             return Ok(Ruling::Pass);
         }
+        // What sent the signal is proven, and it was not the kernel's OOM killer.
+        if exited.proven_cause().is_some_and(|cause| cause != CauseKind::KernelOom) {
+            return Ok(Ruling::Pass);
+        }
 
         // `None` again means unknown: not seen is not the same as not sent.
         let requested = match case.kill_requested(SIGKILL) {
@@ -69,8 +73,11 @@ impl Policy for SigkillIsOom {
         // The OOM goes first, because containerd evaluates it when the exit arrives.
         let mut actions = vec![Action::TaskOom];
         actions.extend(draft.iter().filter(|action| **action != Action::TaskOom).cloned());
-        Ok(Ruling::decide(actions, "it was ended by SIGKILL, and nobody asked for that")
-            .by_rule("unrequested-sigkill"))
+        let because = match case.requests {
+            Some(_) => "it was ended by SIGKILL, and no kill request was seen",
+            None => "it was ended by SIGKILL; assumed: there was no kill request",
+        };
+        Ok(Ruling::decide(actions, because).by_rule("unrequested-sigkill"))
     }
 }
 
@@ -82,7 +89,18 @@ mod tests {
 
     /// An exit of init by SIGKILL.
     fn killed() -> Exited {
-        Exited { is_init: Some(true), status: Some(137), signal: Some(SIGKILL), ..testing::exited() }
+        Exited {
+            is_init: Some(true),
+            status: Some(137),
+            signal: ExitSignal::Some(SIGKILL),
+            ..testing::exited()
+        }
+    }
+
+    /// The same, sent by this.
+    fn sent(kind: CauseKind) -> Exited {
+        let cause = Cause { kind, name: String::new(), sender: None, sources: vec![] };
+        Exited { cause: Some(cause), ..killed() }
     }
 
     /// There was no kill request, and that is known.
@@ -95,32 +113,39 @@ mod tests {
         CaseFile { requests: Some(requests), ..unrequested() }
     }
 
-    fn rule(policy: &SigkillIsOom, exited: Exited, case: &CaseFile, draft: &[Action]) -> Option<Vec<Action>> {
+    fn decide(policy: &SigkillIsOom, exited: Exited, case: &CaseFile, draft: &[Action]) -> Option<Decision> {
         match policy.rule(&testing::signal(Event::Exited(exited)), case, draft) {
-            Ok(Ruling::Decide(decision)) => Some(decision.actions),
+            Ok(Ruling::Decide(decision)) => Some(decision),
             Ok(Ruling::Pass) => None,
             Err(error) => panic!("{error}"),
         }
     }
 
+    fn rule(policy: &SigkillIsOom, exited: Exited, case: &CaseFile, draft: &[Action]) -> Option<Vec<Action>> {
+        decide(policy, exited, case, draft).map(|decision| decision.actions)
+    }
+
     #[test]
     fn only_an_unrequested_sigkill_of_init_is_an_oom() {
         let unknown = testing::case();
-        let sent = CaseFile { oom_sent: true, ..unrequested() };
+        let ruled = CaseFile { oom_sent: true, ..unrequested() };
         let cases = [
             ("unrequested", killed(), unrequested(), true),
             ("maybe init", Exited { is_init: None, ..killed() }, unrequested(), true),
-            ("status alone", Exited { signal: None, ..killed() }, unrequested(), true),
+            ("status alone", Exited { signal: ExitSignal::Unknown, ..killed() }, unrequested(), true),
             ("signal alone", Exited { status: None, ..killed() }, unrequested(), true),
             ("only SIGTERM was requested", killed(), requested(15), true),
             ("SIGKILL was requested", killed(), requested(9), false),
             ("requests unknown", killed(), unknown, false),
             ("an exec's exit", Exited { is_init: Some(false), ..killed() }, unrequested(), false),
-            ("by SIGTERM", Exited { signal: Some(15), status: Some(143), ..killed() }, unrequested(), false),
-            ("exit 137 without a signal", Exited { signal: Some(15), ..killed() }, unrequested(), false),
-            ("exit 0", Exited { signal: None, status: Some(0), ..killed() }, unrequested(), false),
+            ("by SIGTERM", Exited { signal: ExitSignal::Some(15), ..killed() }, unrequested(), false),
+            ("exit(137)", Exited { signal: ExitSignal::None, ..killed() }, unrequested(), false),
+            ("exit(0)", Exited { status: Some(0), ..testing::exited() }, unrequested(), false),
+            ("by a process of the node", sent(CauseKind::NodeProcess), unrequested(), false),
+            ("by the kernel's OOM killer", sent(CauseKind::KernelOom), unrequested(), true),
+            ("by an unknown sender", sent(CauseKind::Unknown), unrequested(), true),
             ("nothing known", testing::exited(), unrequested(), false),
-            ("sent already", killed(), sent, false),
+            ("sent already", killed(), ruled, false),
         ];
         for (name, exited, case, oom) in cases {
             let expect = oom.then(|| vec![Action::TaskOom]);
@@ -133,6 +158,16 @@ mod tests {
         let policy = SigkillIsOom::configure(r#"{"assume_no_kill_requests": true}"#).unwrap();
         assert_eq!(rule(&policy, killed(), &testing::case(), &[]), Some(vec![Action::TaskOom]));
         assert_eq!(rule(&policy, killed(), &requested(9), &[]), None);
+    }
+
+    #[test]
+    fn reason_names_what_is_assumed() {
+        let policy = SigkillIsOom::configure(r#"{"assume_no_kill_requests": true}"#).unwrap();
+        let because = |case: &CaseFile| decide(&policy, killed(), case, &[]).unwrap().because;
+        let assumed = "it was ended by SIGKILL; assumed: there was no kill request";
+        assert_eq!(because(&testing::case()), assumed);
+        let seen = "it was ended by SIGKILL, and no kill request was seen";
+        assert_eq!(because(&unrequested()), seen);
     }
 
     #[test]

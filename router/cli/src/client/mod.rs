@@ -115,7 +115,7 @@ fn show<T: DeserializeOwned>(
     };
     let mut screen = Screen::new();
     if query.json {
-        screen.json(&text);
+        screen.verbatim(&text);
     }
     // Programs may read what this version cannot.
     if query.json && verdict.is_none() {

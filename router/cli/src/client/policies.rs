@@ -10,7 +10,7 @@ use coroner_policy::report::{
 use serde_json::Value;
 
 use crate::render::Colour::{Bold, Red, Yellow};
-use crate::render::{Screen, Text, actions, paint, row, seconds, short_digest, short_id};
+use crate::render::{Screen, Text, actions, on_failure, paint, row, seconds, short_digest, short_id};
 
 /// Columns of a field's name.
 const NAME: usize = 14;
@@ -79,6 +79,7 @@ pub(super) fn inspect(inspection: &Inspection, screen: &mut Screen) {
     let limits: Vec<String> =
         inspection.limits.iter().map(|(name, it)| format!("{name} {}", bare(it))).collect();
     screen.field(NAME, "limits", limits.join(", "));
+    screen.field(NAME, "on failure", on_failure(inspection.on_failure));
     screen.field(NAME, "config", inspection.config.to_string());
     screen.field(
         NAME,

@@ -107,7 +107,7 @@ impl TapView {
             return;
         }
         if self.json {
-            self.screen.json(record);
+            self.screen.verbatim(record);
             return;
         }
         let line = match read(record) {

@@ -49,7 +49,7 @@ impl Show {
 
     pub(super) fn record(&mut self, text: &str, record: &RecordLine) {
         if self.json {
-            self.screen.json(text);
+            self.screen.verbatim(text);
         } else {
             entry(&mut self.screen, record, &mut self.first_ms);
         }

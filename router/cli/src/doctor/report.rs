@@ -18,7 +18,7 @@ pub(super) fn print(findings: &[Finding], shims: &[Shim], json: bool, code: Exit
     let mut screen = Screen::new();
     if json {
         let document = DoctorDocument { findings, shims };
-        screen.json(&serde_json::to_string(&document).expect("its keys are strings"));
+        screen.verbatim(&serde_json::to_string(&document).expect("its keys are strings"));
     } else {
         findings.iter().for_each(|finding| show(finding, &mut screen));
     }

@@ -5,27 +5,44 @@ mod files;
 mod journal;
 mod lines;
 mod search;
+mod reading;
+mod sentence;
+mod kill_lines;
 mod story;
-mod verdict;
+mod page;
+#[cfg(test)]
+mod fixtures;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use coroner::node::config::{Config, ConfigError};
+use coroner_core::verdict::Verdict;
+use serde::Serialize;
 
 use crate::args::{FAILED, WRONG};
 use crate::render::{Screen, fail, note, size};
 use files::Files;
+use reading::ReadRecords;
 use search::{Found, Search};
 use story::Story;
 
 /// Files of this size take seconds to read: a person at a terminal should know the reason.
 const LONG: u64 = 256 << 20;
 
-pub(crate) fn run(container: &str, config: &Path, files: &[PathBuf], json: bool) -> ExitCode {
+/// What is written, and where.
+#[derive(Debug)]
+pub(crate) enum ExplainOutput {
+    Text,
+    Json,
+    /// A page for a browser, in this file; `-`: on standard output.
+    Html(PathBuf),
+}
+
+pub(crate) fn run(container: &str, config: &Path, files: &[PathBuf], output: &ExplainOutput) -> ExitCode {
     let mut screen = Screen::new();
-    let found = find(container, config, files).and_then(|found| show(container, found, json, &mut screen));
+    let found = find(container, config, files).and_then(|found| show(container, found, output, &mut screen));
     match found {
         Ok(()) => screen.finish(ExitCode::SUCCESS),
         Err((code, message)) => fail(code, message),
@@ -66,7 +83,12 @@ fn find(container: &str, config: &Path, files: &[PathBuf]) -> Result<Found, (u8,
     Ok(search.found())
 }
 
-fn show(container: &str, found: Found, json: bool, screen: &mut Screen) -> Result<(), (u8, String)> {
+fn show(
+    container: &str,
+    found: Found,
+    output: &ExplainOutput,
+    screen: &mut Screen,
+) -> Result<(), (u8, String)> {
     let (container, records, left_out, others) = match found {
         Found::One { container, records, left_out, others } => (container, records, left_out, others),
         Found::Nothing => return Err((WRONG, format!("there is no record of a container {container}"))),
@@ -75,17 +97,36 @@ fn show(container: &str, found: Found, json: bool, screen: &mut Screen) -> Resul
             return Err((WRONG, format!("several containers begin so: {ids}; give more of the id")));
         }
     };
-    if json {
-        // The lines as they were written: parsed again, they would lose what this version does not
-        // know.
-        let container = serde_json::to_string(&container).expect("a text is JSON");
-        screen.json(&format!("{{\"container\":{container},\"records\":[{}]}}", records.join(",")));
-        return Ok(());
+    let reading = ReadRecords::of(&container, &records, left_out, others);
+    if let Some(first) = reading.unread.first() {
+        note(format!("{} records are left out: {first}", reading.unread.len()));
     }
-    let (story, unread) = Story::of(&container, &records, left_out, &others);
-    if let Some(first) = unread.first() {
-        note(format!("{} records are left out: {first}", unread.len()));
+    match output {
+        ExplainOutput::Text => Story::of(&reading).print(screen),
+        ExplainOutput::Json => screen.verbatim(&document(&reading, &records)),
+        ExplainOutput::Html(file) if file.as_os_str() == "-" => screen.verbatim(&page::of(&reading)),
+        ExplainOutput::Html(file) => std::fs::write(file, page::of(&reading))
+            .map_err(|error| (FAILED, format!("cannot write {}: {error}", file.display())))?,
     }
-    story.print(screen);
     Ok(())
+}
+
+/// The verdict, with its sentence.
+#[derive(Debug, Serialize)]
+struct VerdictDocument<'a> {
+    sentence: String,
+    #[serde(flatten)]
+    verdict: &'a Verdict,
+}
+
+/// The records are the lines as they were written: parsed again, they would lose what this version
+/// does not know.
+fn document(reading: &ReadRecords, records: &[String]) -> String {
+    let json = |value: serde_json::Result<String>| value.expect("its keys are strings");
+    let sentence = sentence::sentence(&reading.verdict);
+    let verdict = VerdictDocument { sentence, verdict: &reading.verdict };
+    let container = json(serde_json::to_string(&reading.container));
+    let verdict = json(serde_json::to_string(&verdict));
+    let records = records.join(",");
+    format!("{{\"container\":{container},\"verdict\":{verdict},\"records\":[{records}]}}")
 }

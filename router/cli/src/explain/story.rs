@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use coroner_core::audit::{Delivered, DeliveredOutcome, Resumed, Ruled};
 use coroner_core::ruling::Action;
-use coroner_core::signal::{Event, Level, Signal};
 
-use super::verdict::verdict;
+use super::kill_lines;
+use super::reading::ReadRecords;
+use super::sentence::sentence;
 use crate::render::Colour::{self, Bold, Dim, Green, Red, Yellow};
-use crate::render::record::{JournalState, Journaled, RecordLine, read};
+use crate::render::record::{JournalState, Journaled, RecordLine};
 use crate::render::{self, Screen, clock, day, paint, short_id, span};
 
 /// Other containers of the same name that are listed.
@@ -36,31 +37,20 @@ struct StoryLine {
 }
 
 impl Story {
-    /// Of a container's records, in the order they were written; and why some cannot be read.
-    pub(super) fn of(
-        container: &str,
-        records: &[String],
-        left_out: usize,
-        others: &[String],
-    ) -> (Self, Vec<String>) {
-        let (mut entries, mut unread) = (Vec::new(), Vec::new());
-        for record in records {
-            match read(record) {
-                Ok(entry) => entries.push(entry),
-                Err(reason) => unread.push(reason),
-            }
+    pub(super) fn of(reading: &ReadRecords) -> Self {
+        let mut head = head(reading);
+        head.extend(kill_lines::lines(&reading.verdict));
+        if reading.left_out > 0 {
+            head.push(("left out", format!("{} earlier records", reading.left_out)));
         }
-        let mut head = head(container, &entries);
-        if left_out > 0 {
-            head.push(("left out", format!("{left_out} earlier records")));
-        }
+        let others = &reading.others;
         if !others.is_empty() {
             let listed: Vec<String> = others.iter().rev().take(LISTED).map(|id| short_id(id)).collect();
             let others = format!("{} before it of the same name: {}", others.len(), listed.join(", "));
             head.push(("others", others));
         }
-        head.push(("verdict", verdict(&entries)));
-        (Self { head, lines: Timeline::default().of(&entries) }, unread)
+        head.push(("verdict", sentence(&reading.verdict)));
+        Self { head, lines: Timeline::default().of(&reading.entries) }
     }
 
     pub(super) fn print(&self, screen: &mut Screen) {
@@ -89,19 +79,9 @@ impl Story {
     }
 }
 
-/// The signal of a record that describes the container.
-fn signal_of(entry: &RecordLine) -> Option<&Signal> {
-    match entry {
-        RecordLine::Ruled(ruled) => Some(&ruled.signal),
-        RecordLine::Resumed(resumed) => resumed.signal.as_ref(),
-        _ => None,
-    }
-}
-
-fn head(container: &str, entries: &[RecordLine]) -> Vec<(&'static str, String)> {
-    let mut head = vec![("container", container.to_owned())];
-    let targets = || entries.iter().rev().filter_map(signal_of).map(|it| &it.target);
-    let target = targets().find(|it| it.owner.is_some()).or_else(|| targets().next());
+fn head(reading: &ReadRecords) -> Vec<(&'static str, String)> {
+    let mut head = vec![("container", reading.container.clone())];
+    let target = reading.target();
     if let Some((target, owner)) = target.and_then(|it| Some((it, it.owner.as_ref()?))) {
         if owner.pod.is_some() || owner.container.is_some() {
             let init = if owner.init_container == Some(true) { ", an init container" } else { "" };
@@ -109,25 +89,14 @@ fn head(container: &str, entries: &[RecordLine]) -> Vec<(&'static str, String)> 
         }
         head.extend(owner.image.clone().map(|image| ("image", image)));
     }
-    let limit = entries.iter().rev().find_map(|entry| {
-        let of_kill = match &signal_of(entry)?.event {
-            Event::OomKill(kill) if kill.level == Level::Container => kill.limit_bytes,
-            _ => None,
-        };
-        of_kill.or(match entry {
-            RecordLine::Ruled(ruled) => ruled.case.memory_limit,
-            _ => None,
-        })
-    });
+    let limit = reading.own_limit();
     let limit =
         limit.map_or_else(|| "limit not known".to_owned(), |it| format!("limit {}", render::size(it)));
     head.push(("memory", limit));
     if let Some(target) = target {
         let guest = target.guest.as_ref().map(|guest| format!(", guest {guest}")).unwrap_or_default();
-        let source = entries.iter().rev().find_map(|entry| match entry {
-            RecordLine::Ruled(it) => Some(format!("; source {}, mode {}", it.source, it.mode.name())),
-            _ => None,
-        });
+        let source =
+            reading.last_ruled().map(|it| format!("; source {}, mode {}", it.source, it.mode.name()));
         head.push(("node", format!("{}{guest}{}", target.node, source.unwrap_or_default())));
     }
     head

@@ -7,7 +7,11 @@ mod ruling;
 mod signal;
 mod time;
 
-pub(crate) use ruling::{actions, decided, is_delivered, opinions, outcome, planned, recovered};
-pub(crate) use screen::{Colour, Screen, Text, errors, fail, has_colours, note, paint, row, written};
-pub(crate) use signal::{attribute, container_name, container_of, happened, limit, marks, signal_name};
+pub(crate) use ruling::{
+    actions, decided, is_delivered, on_failure, opinion, opinions, outcome, planned, recovered,
+};
+pub(crate) use screen::{
+    Colour, Screen, Text, errors, fail, has_colours, note, paint, row, visible, written,
+};
+pub(crate) use signal::{cause, container_name, container_of, happened, limit, marks, signal_name};
 pub(crate) use time::{clock, day, seconds, short_digest, short_id, size, span};

@@ -79,8 +79,8 @@ mod tests {
         assert!(matches!(read("{\"v\":9,\"record\":\"of-tomorrow\",\"x\":1}"), Ok(RecordLine::Unknown)));
         let changed = added.replacen("\"mode\":\"sole\"", "\"mode\":\"of-tomorrow\"", 1);
         let message = read(&changed).unwrap_err();
-        assert!(message.starts_with("a record of version 9 cannot be read, only 1 to 4: use"), "{message}");
-        let message = read(&changed.replacen("\"v\":9", "\"v\":4", 1)).unwrap_err();
+        assert!(message.starts_with("a record of version 9 cannot be read, only 1 to 5: use"), "{message}");
+        let message = read(&changed.replacen("\"v\":9", "\"v\":5", 1)).unwrap_err();
         assert!(message.starts_with("a damaged record cannot be read"), "{message}");
     }
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use coroner_core::audit::{Delivered, DeliveredOutcome, Planned, PlannedState, Recovery, Ruled};
-use coroner_core::ruling::{Action, Opinion, Ruling};
+use coroner_core::ruling::{Action, FailureHandled, Opinion, Ruling};
 use coroner_core::signal::SAME_KILL;
+use coroner_policy::{FixedRuling, OnFailure};
 
 use super::signal::attribute;
 use super::time::span;
@@ -16,9 +17,13 @@ pub(crate) fn decided(ruled: &Ruled) -> String {
         return format!("native default: {done}, because the ruling is not legal: {why}");
     }
     // The last policy that decided: it replaced the draft of those before it.
-    let last = ruled.rulings.iter().rev().find_map(|it| match &it.ruling {
-        Some(Ruling::Decide(decision)) => Some((&it.policy, &decision.because)),
-        Some(Ruling::Pass) | None => None,
+    let last = ruled.rulings.iter().rev().find_map(|it| match (&it.ruling, &it.on_failure) {
+        (Some(Ruling::Decide(decision)), _) => Some((&it.policy, decision.because.clone())),
+        (None, Some(FailureHandled::Fixed(_))) => {
+            let kind = it.fault.as_ref().map_or("unknown", |fault| fault.kind.name());
+            Some((&it.policy, format!("it failed ({kind}) and its on_failure is a fixed ruling")))
+        }
+        (Some(Ruling::Pass) | None, _) => None,
     });
     match last {
         Some((policy, because)) => format!("{policy}: {done}, because {because}"),
@@ -44,8 +49,19 @@ pub(crate) fn opinions(ruled: &Ruled) -> Vec<(String, bool)> {
     lines
 }
 
-fn opinion(opinion: &Opinion) -> String {
+/// One policy's part in a ruling.
+pub(crate) fn opinion(opinion: &Opinion) -> String {
     let by = format!("{} {}", opinion.policy, opinion.version);
+    let by = match &opinion.on_failure {
+        Some(FailureHandled::Retried(first)) => {
+            format!("{by} failed ({}), and was called again by its on_failure", first.kind.name())
+        }
+        Some(FailureHandled::Fixed(_)) | None => by,
+    };
+    if let (Some(fault), Some(FailureHandled::Fixed(fixed))) = (&opinion.fault, &opinion.on_failure) {
+        let (kind, fixed) = (fault.kind.name(), actions(fixed));
+        return format!("{by} failed ({kind}): {}; fixed ruling of its on_failure: {fixed}", fault.message);
+    }
     match (&opinion.fault, &opinion.ruling) {
         (Some(fault), _) => format!("{by} failed ({}): {}", fault.kind.name(), fault.message),
         (None, Some(Ruling::Decide(it))) => format!("{by}: {}, because {}", actions(&it.actions), it.because),
@@ -107,6 +123,19 @@ pub(crate) fn actions(actions: &[Action]) -> String {
     if names.is_empty() { "nothing".to_owned() } else { names.join(", then ") }
 }
 
+/// The key `on_failure` of a policy's file.
+pub(crate) fn on_failure(on_failure: OnFailure) -> String {
+    match on_failure {
+        OnFailure::Draft => "draft".to_owned(),
+        OnFailure::Hold => "hold".to_owned(),
+        OnFailure::Fixed(FixedRuling { task_oom, status }) => {
+            let oom = task_oom.map(|it| format!("task-oom {it}"));
+            let texts: Vec<String> = oom.into_iter().chain(status.map(|it| format!("status {it}"))).collect();
+            texts.join(", ")
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,7 +145,7 @@ mod tests {
 
     fn opinion(policy: &str, ruling: Option<Ruling>, fault: Option<Fault>) -> Opinion {
         let (policy, version) = (policy.to_owned(), "1".to_owned());
-        Opinion { policy, version, digest: String::new(), ruling, fuel: 0, fault }
+        Opinion { policy, version, digest: String::new(), ruling, fuel: 0, fault, on_failure: None }
     }
 
     fn decide(policy: &str, actions: Vec<Action>, because: &str) -> Opinion {
@@ -144,6 +173,24 @@ mod tests {
         (record.illegal, record.actions) = (Some("0 task-exit".to_owned()), vec![Action::TaskExit(None)]);
         let expect = "native default: task-exit, because the ruling is not legal: 0 task-exit";
         assert_eq!(decided(&record), expect);
+    }
+
+    #[test]
+    fn fixed_ruling_and_second_call_are_shown() {
+        let fault = Fault { kind: FaultKind::Trap, message: "x".to_owned() };
+        let mut fixed = opinion("00-a", None, Some(fault.clone()));
+        fixed.on_failure = Some(FailureHandled::Fixed(vec![Action::TaskOom]));
+        let mut retried = opinion("50-b", Some(Ruling::Pass), None);
+        retried.on_failure = Some(FailureHandled::Retried(fault));
+        let record = ruled(vec![fixed, retried], vec![Action::TaskOom]);
+        let expect = "00-a: task-oom, because it failed (trap) and its on_failure is a fixed ruling";
+        assert_eq!(decided(&record), expect);
+        let lines: Vec<String> = opinions(&record).into_iter().map(|(line, _)| line).collect();
+        let expect = [
+            "00-a 1 failed (trap): x; fixed ruling of its on_failure: task-oom",
+            "50-b 1 failed (trap), and was called again by its on_failure: pass",
+        ];
+        assert_eq!(lines, expect);
     }
 
     #[test]

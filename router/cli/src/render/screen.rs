@@ -100,8 +100,8 @@ impl Screen {
         }
     }
 
-    /// A JSON document as it is. Programs read it: no character of it may be replaced.
-    pub(crate) fn json(&mut self, document: &str) {
+    /// A document as it is. Programs read it: no character of it may be replaced.
+    pub(crate) fn verbatim(&mut self, document: &str) {
         self.text.push_str(document);
         self.text.push('\n');
     }
@@ -175,9 +175,10 @@ pub(crate) fn has_colours(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
-/// Replaces what a terminal does not show as a character of its own. Without it a file name or a
-/// policy's message could move the cursor, change what was printed before, or forge a line.
-fn visible(text: &str) -> String {
+/// Replaces what a terminal or a browser does not show as a character of its own. Without it a file
+/// name or a policy's message could move the cursor, change what was printed before, or forge a
+/// line.
+pub(crate) fn visible(text: &str) -> String {
     text.chars().map(|c| if is_hidden(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use coroner_core::signal::{
-    Event, Evidence, Exited, KERNEL_LOG, KILLS_UNKNOWN, KillRequest, Level, OOM_TRACE, OomKilled,
-    POD_COUNTER, Pressure, PressureOf, SAME_KILL, Signal, Target, Victim, WITNESS,
+    Cause, CauseKind, Event, Evidence, ExitSignal, Exited, KERNEL_LOG, KILLS_UNKNOWN, KillRequest, Level,
+    OOM_TRACE, OomKilled, POD_COUNTER, Pressure, PressureOf, SAME_KILL, Signal, Target, Victim, WITNESS,
 };
+use coroner_core::verdict::LimitFacts;
 
 use super::time::{short_id, size, span};
 
@@ -24,6 +25,7 @@ pub(crate) fn happened(signal: &Signal) -> String {
             format!("{} was sent through the runtime{all}", signal_name(*signal))
         }
         Event::GuestLost(lost) => format!("its guest is lost: {}", lost.reason),
+        Event::Evidence(_) => "the evidence of its OOM kill".to_owned(),
         Event::Other(other) => other.kind.clone(),
         Event::Forwarded(event) => format!("its shim published {}", event.topic),
     };
@@ -56,7 +58,10 @@ fn oom(kill: &OomKilled, witness: Option<&str>) -> String {
     };
     let whole = if kill.group == Some(true) { ", the whole cgroup" } else { "" };
     let victim = kill.victim.as_ref().map(|it| format!(", of {}", victim(it))).unwrap_or_default();
-    format!("{count}{whole}{victim}{}", limit(kill).map(|it| format!(", {it}")).unwrap_or_default())
+    format!(
+        "{count}{whole}{victim}{}",
+        limit(&LimitFacts::from(kill)).map(|it| format!(", {it}")).unwrap_or_default()
+    )
 }
 
 /// More processes of the kill before.
@@ -65,15 +70,19 @@ fn more(kill: &OomKilled) -> String {
     format!("more of the same OOM kill, counter +{}{to}", kill.added.unwrap_or(0))
 }
 
-/// The limit that was hit: its cgroup and its bytes.
-pub(crate) fn limit(kill: &OomKilled) -> Option<String> {
-    let of = kill.limit_bytes.map(|bytes| format!(" of {}", size(bytes))).unwrap_or_default();
-    match kill.level {
-        Level::Container => Some(format!("at its limit{of}")),
-        Level::Child => Some(format!("at a limit within it{of}")),
-        Level::Ancestor => Some(format!("at a limit above it, such as its pod's,{of}")),
+/// The limit that was hit: its cgroup and its bytes. The container's own limit is not shown as
+/// another's.
+pub(crate) fn limit(limit: &LimitFacts) -> Option<String> {
+    let of = |bytes: Option<u64>| bytes.map(|it| format!(" of {}", size(it))).unwrap_or_default();
+    let hit = of(limit.bytes);
+    let path = limit.cgroup.as_ref().map(|path| format!(" ({path})")).unwrap_or_default();
+    match limit.level {
+        Level::Container => Some(format!("at its limit{}", of(limit.bytes.or(limit.own_bytes)))),
+        Level::Child => Some(format!("at a limit{hit} within it{path}")),
+        Level::Ancestor if path.is_empty() => Some("at a limit above it, such as its pod's".to_owned()),
+        Level::Ancestor => Some(format!("at the limit{hit} of a cgroup above it{path}")),
         Level::Guest => Some("because the machine had no memory left".to_owned()),
-        Level::Unknown => kill.limit_bytes.map(|bytes| format!("with a limit of {}", size(bytes))),
+        Level::Unknown => limit.own_bytes.map(|bytes| format!("with a limit of {}", size(bytes))),
     }
 }
 
@@ -89,14 +98,39 @@ fn victim(victim: &Victim) -> String {
 fn exited(exited: &Exited) -> String {
     let process = if exited.is_init == Some(false) { "a process ended: " } else { "" };
     let core = if exited.core == Some(true) { ", core dumped" } else { "" };
-    match (exited.status, exited.signal) {
-        (status, Some(signal)) => {
+    match (exited.status, exited.exit_signal()) {
+        (status, ExitSignal::Some(signal)) => {
             let status = status.map(|it| format!(", status {it}")).unwrap_or_default();
-            format!("{process}ended by {}{status}{core}", signal_name(signal))
+            let sent = exited.cause.as_ref().and_then(cause).map(|it| format!(", {it}")).unwrap_or_default();
+            format!("{process}ended by {}{status}{sent}{core}", signal_name(signal))
         }
-        (Some(status), None) => format!("{process}exited with status {status}{core}"),
-        (None, None) => format!("{process}ended, with what status is not known"),
+        (Some(status), ExitSignal::None) => format!("{process}exited with status {status}"),
+        (Some(status), ExitSignal::Unknown) => format!("{process}ended with status {status}"),
+        (None, _) => format!("{process}ended, with what status is not known"),
     }
+}
+
+/// What sent the signal that ended it; `None`: nothing is known of it.
+pub(crate) fn cause(cause: &Cause) -> Option<String> {
+    let sender = cause.sender.as_ref().map(|it| format!("{} (pid {})", it.comm, it.pid));
+    let by = |default: &str| sender.clone().unwrap_or_else(|| default.to_owned());
+    Some(match cause.kind {
+        CauseKind::Unknown => format!("sent by {}", sender?),
+        CauseKind::KernelOom => "by the kernel's OOM killer".to_owned(),
+        CauseKind::Runtime => match sender {
+            Some(sender) => format!("sent by {sender} of the container runtime"),
+            None => "sent through the container runtime".to_owned(),
+        },
+        CauseKind::ContainerProcess => format!("sent by {} of the container", by("a process")),
+        CauseKind::NodeProcess => format!("sent by {} outside of the container", by("a process")),
+        CauseKind::Oomd => "by systemd-oomd".to_owned(),
+        CauseKind::OomPolicy => "by systemd, which stopped its unit after an OOM kill".to_owned(),
+        CauseKind::CgroupKill => format!("by {} through cgroup.kill", by("a process")),
+        CauseKind::Seccomp => "for a forbidden system call".to_owned(),
+        CauseKind::ResourceLimit => "at a resource limit of the process".to_owned(),
+        CauseKind::Crash => "by a fault of its own".to_owned(),
+        CauseKind::Kernel => "by the kernel".to_owned(),
+    })
 }
 
 fn pressure(pressure: &Pressure) -> String {
@@ -191,7 +225,10 @@ mod tests {
         let expect = "OOM kill, +2, the whole cgroup, because the machine had no memory left";
         check(&kill(&guest), expect);
         let above = json!({ "total": 1, "level": "ancestor", "limit-bytes": 1 << 30 });
-        check(&kill(&above), "OOM kill, counter at 1, at a limit above it, such as its pod's, of 1 GiB");
+        check(&kill(&above), "OOM kill, counter at 1, at a limit above it, such as its pod's");
+        let above = json!({ "total": 1, "level": "ancestor", "limit-bytes": 1 << 30, "limit-cgroup": "/pod1", "limit-cgroup-bytes": 1 << 27 });
+        let expect = "OOM kill, counter at 1, at the limit of 128 MiB of a cgroup above it (/pod1)";
+        check(&kill(&above), expect);
     }
 
     #[test]
@@ -199,6 +236,13 @@ mod tests {
         let exited = |status: Option<u32>, signal: Option<u8>| json!({ "exited": { "status": status, "signal": signal, "reconciled": false } });
         check(&exited(Some(137), Some(9)), "ended by SIGKILL, status 137");
         check(&exited(Some(1), None), "exited with status 1");
+        check(&exited(Some(137), None), "ended with status 137");
+        let code = json!({ "status": 137, "by-signal": false, "reconciled": false });
+        check(&json!({ "exited": code }), "exited with status 137");
+        let cause = json!({ "kind": "node-process", "sender": { "pid": 7, "comm": "bash" }, "sources": [] });
+        let sent = json!({ "status": 137, "signal": 9, "cause": cause, "reconciled": false });
+        let expect = "ended by SIGKILL, status 137, sent by bash (pid 7) outside of the container";
+        check(&json!({ "exited": sent }), expect);
         check(&exited(None, None), "ended, with what status is not known");
         let pressure = json!({ "of": "memory", "full": true, "avg10-centi": 1205, "avg60-centi": 0, "total-us": 0, "stalled-us": 50_000 });
         check(

@@ -14,6 +14,24 @@ pub enum Evidence {
     Inferred,
 }
 
+/// What shows an OOM kill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Witness {
+    /// The counter of the container's cgroup.
+    Counter,
+    /// The counter of the pod's cgroup.
+    PodCounter,
+    /// The kernel's log.
+    KernelLog,
+    /// The kernel's tracepoints.
+    Trace,
+    /// A shim or an agent reported it, and no counter was read.
+    Announced,
+    /// The router concluded it.
+    Inferred,
+}
+
 /// The position of the cgroup that hit its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -60,6 +78,15 @@ pub struct OomKilled {
     pub cgroup: Option<String>,
     /// Its limit in bytes.
     pub limit_bytes: Option<u64>,
+    /// The cgroup that hit its limit, as a path below the hierarchy's root; `/`: the whole machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_cgroup: Option<String>,
+    /// The limit of that cgroup in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_cgroup_bytes: Option<u64>,
+    /// Sorted, without duplicates; empty in records before version 5.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub witnesses: Vec<Witness>,
     /// The killed process.
     pub victim: Option<Victim>,
     /// v2's counter `oom_group_kill`: cgroups that were killed as a whole, at or below this one.
@@ -80,9 +107,24 @@ impl OomKilled {
             level: Level::Unknown,
             cgroup: None,
             limit_bytes: None,
+            limit_cgroup: None,
+            limit_cgroup_bytes: None,
+            witnesses: Vec::new(),
             victim: None,
             groups: None,
             late: false,
         }
+    }
+
+    /// What shows it; derived where the record is too old to list it.
+    pub fn witnesses(&self) -> Vec<Witness> {
+        if !self.witnesses.is_empty() {
+            return self.witnesses.clone();
+        }
+        vec![match self.evidence {
+            Evidence::Counter => Witness::Counter,
+            Evidence::Announced => Witness::Announced,
+            Evidence::Inferred => Witness::Inferred,
+        }]
     }
 }

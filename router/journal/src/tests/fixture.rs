@@ -26,15 +26,7 @@ pub(super) fn signal(n: u64, container: &str, exits: bool) -> Signal {
         cgroup: Some("/a \"b\"\n".to_owned()),
         ..OomKilled::new(coroner_core::signal::Evidence::Counter)
     };
-    let exit = Exited {
-        pid: None,
-        is_init: None,
-        status: Some(137),
-        signal: None,
-        core: None,
-        at_ns: None,
-        reconciled: false,
-    };
+    let exit = Exited { status: Some(137), ..Exited::unknown() };
     Signal {
         id: format!("n::s:{container}:{n}"),
         at: Moment { boot_ns: Some(n), wall_ms: None, received_ms: n },

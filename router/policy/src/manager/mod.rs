@@ -18,6 +18,7 @@ use super::cache::Cache;
 use super::chain_snapshot::ActiveChain;
 use super::counts::PolicyCounts;
 use super::host::Host;
+use super::last_good::LastGood;
 use super::manager_client::{ManagerRequest, PolicyClient};
 use super::policy::Policy;
 use super::quarantine::CircuitBreaker;
@@ -55,6 +56,7 @@ impl std::fmt::Debug for Outside {
 pub struct PolicyManager {
     host: Arc<Host>,
     cache: Cache,
+    last_good: LastGood,
     active_chain: ActiveChain,
     /// Policies refused at the last reload.
     refused: Vec<Refused>,
@@ -95,9 +97,11 @@ impl PolicyManager {
 
     fn first(host: Arc<Host>) -> Self {
         let cache = Cache::open(host.settings().cache.as_deref());
+        let last_good = LastGood::open(host.settings());
         let mut manager = Self {
             host,
             cache,
+            last_good,
             active_chain: ActiveChain::empty(),
             refused: Vec::new(),
             problem: None,
@@ -136,6 +140,12 @@ impl PolicyManager {
         self.sources.clone_from(&outside.sources);
         self.warn_of_needs(&self.active_chain.now().policies, &[]);
         (outside.record)(self.record());
+        if self.host.settings().directory.is_some() && !self.last_good.is_kept() {
+            tracing::warn!(
+                "no directory to keep the last good policies in: a policy that is refused after a restart \
+                 does not run; set policies.cache"
+            );
+        }
         self.compiling.done = Some(policies.sender());
         let mut watch = DirectoryWatcher::new(self.host.settings().directory.as_deref(), policies.sender());
         // The directory may have changed between the first reload and the watch.

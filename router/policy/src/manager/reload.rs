@@ -2,6 +2,7 @@
 //! it.
 //! The field's name: last known good.
 
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
@@ -55,22 +56,26 @@ impl PolicyManager {
             Err(error) => return self.directory_unreadable(&error),
         };
         let mut refused: Vec<Refused> = seen.strays.iter().map(|stray| refusal(stray, None)).collect();
-        let mut policies = Vec::new();
+        let (mut policies, mut names) = (Vec::new(), HashSet::new());
         for (name, found) in seen.policies {
             let good = before.policies.iter().find(|it| it.name == name);
-            match found.map_err(|error| refusal(&error, None)).and_then(|found| self.policy(found, good)) {
+            match found.map_err(|error| refusal(&error, None)).and_then(|found| self.found(&found, good)) {
                 Ok(Some(policy)) => policies.push(policy),
-                Ok(None) => {}
+                // One that is switched off is not kept: it must not run again if its file breaks.
+                Ok(None) => continue,
                 Err(mut error) => {
-                    error.kept = good.map(|good| good.digest.clone());
-                    policies.extend(good.cloned());
+                    let good = good.cloned().or_else(|| self.last_good(&name, &error));
+                    error.kept = good.as_ref().map(|good| good.digest.clone());
+                    policies.extend(good);
                     refused.push(error);
                 }
             }
+            names.insert(name);
         }
+        self.last_good.retain(&names);
         self.compiling.ready.clear();
         self.refuse(refused, seen.strays.len());
-        self.active_chain.reading().record(self.final_refused().len(), false);
+        self.active_chain.reading().record(&self.final_refused(), false);
         self.swap(&before, policies);
     }
 
@@ -84,14 +89,44 @@ impl PolicyManager {
         let before = self.active_chain.now();
         let kept = before.policies.iter().map(|it| it.digest.as_str()).collect::<Vec<_>>().join(" ");
         self.refused = vec![refusal(error, (!kept.is_empty()).then_some(kept))];
-        self.active_chain.reading().record(0, true);
+        self.active_chain.reading().record(&[], true);
         if before.generation == 0 {
             // At the start there is no last good chain: the built-in default rules.
             let built_in_only = Settings { directory: None, ..self.host.settings().clone() };
             let seen = directory::read(&built_in_only).unwrap_or_else(|_| DirectoryListing::default());
             let found = seen.policies.into_values().filter_map(Result::ok);
-            let policies = found.filter_map(|found| self.policy(found, None).ok().flatten()).collect();
+            let policies = found.filter_map(|found| self.policy(&found, None).ok().flatten()).collect();
             self.swap(&before, policies);
+        }
+    }
+
+    /// The policy of these files; a new one is kept for a restart.
+    fn found(
+        &mut self,
+        found: &FoundPolicy,
+        good: Option<&Arc<Policy>>,
+    ) -> Result<Option<Arc<Policy>>, Refused> {
+        let policy = self.policy(found, good)?;
+        let runs = |new: &Arc<Policy>| good.is_some_and(|old| Arc::ptr_eq(old, new));
+        if policy.as_ref().is_some_and(|new| !runs(new)) {
+            self.last_good.keep(found);
+        }
+        Ok(policy)
+    }
+
+    /// The last good version of a policy that was refused and does not run: after a restart.
+    fn last_good(&mut self, name: &str, refused: &Refused) -> Option<Arc<Policy>> {
+        if refused.reason == COMPILING {
+            return None;
+        }
+        let found = self.last_good.get(name, self.host.settings())?;
+        match self.policy(&found, None) {
+            Ok(policy) => policy,
+            Err(again) if again.reason == COMPILING => None,
+            Err(again) => {
+                tracing::warn!(policy = name, reason = again.reason, "the last good version is refused too");
+                None
+            }
         }
     }
 
@@ -99,7 +134,7 @@ impl PolicyManager {
     /// is switched off.
     fn policy(
         &mut self,
-        found: FoundPolicy,
+        found: &FoundPolicy,
         good: Option<&Arc<Policy>>,
     ) -> Result<Option<Arc<Policy>>, Refused> {
         if found.own.mode == PolicyMode::Off {
@@ -115,11 +150,13 @@ impl PolicyManager {
         }
         let key = Key::new(&found.name, &found.bytes.digest, &found.own, found.vectors.as_deref());
         if let Some(reason) = self.failed.get(&key) {
-            return Err(Refused { subject: found.name, reason: reason.clone(), kept: None });
+            return Err(Refused { subject: found.name.clone(), reason: reason.clone(), kept: None });
         }
-        match self.load(&found) {
+        match self.load(found) {
             Ok(Some(policy)) => Ok(Some(Arc::new(policy))),
-            Ok(None) => Err(Refused { subject: found.name, reason: COMPILING.to_owned(), kept: None }),
+            Ok(None) => {
+                Err(Refused { subject: found.name.clone(), reason: COMPILING.to_owned(), kept: None })
+            }
             Err(error) => {
                 let refused = refusal(&error, None);
                 if error.is_final() {

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use coroner_proto::agent::{
-    Container, HelloRequest, HelloResponse, NextSignalsRequest, NextSignalsResponse, SettleRequest,
-    SettleResponse, SnapshotRequest, SnapshotResponse,
+    Container, EvidenceRequest, EvidenceResponse, HelloRequest, HelloResponse, NextSignalsRequest,
+    NextSignalsResponse, SettleRequest, SettleResponse, SnapshotRequest, SnapshotResponse,
 };
 use protobuf::Message;
 use ttrpc::asynchronous::Client;
@@ -13,11 +13,11 @@ use ttrpc::proto::Request;
 
 use super::rpc::{LinkError, TIMEOUT, within};
 use crate::decode;
-use coroner_core::signal::{ContainerId, SignalError, excerpt};
+use coroner_core::signal::{ContainerId, KillEvidence, SignalError, excerpt};
 
 /// Signals per request: some 100 bytes each, far below a frame.
 pub(crate) const BATCH: u32 = 256;
-/// Capabilities of one answer; the protocol has five.
+/// Capabilities of one answer; the protocol has six.
 const CAPABILITIES: usize = 256;
 /// Containers of one page of a snapshot: more than any agent fits into one.
 const PAGE: usize = 4096;
@@ -70,6 +70,25 @@ impl AgentConn {
         Ok((answer.seq, answer.kills_total))
     }
 
+    /// The evidence of a container's last kill and the sequence number of that kill; `None`: the
+    /// agent has none. `kill`: id of the signal of the kill it is requested for.
+    pub(crate) async fn evidence(
+        &self,
+        id: &ContainerId,
+        kill: &str,
+    ) -> Result<Option<(KillEvidence, u64)>, LinkError> {
+        const CALL: &str = "GetEvidence";
+        let malformed = |source| LinkError::Malformed { call: CALL, source };
+        let request = EvidenceRequest { container_id: id.to_string(), ..EvidenceRequest::default() };
+        let payload = self.payload(CALL, TIMEOUT, &request).await?;
+        within_limit("bytes of evidence", payload.len(), decode::evidence::MAX_BYTES).map_err(malformed)?;
+        let answer: EvidenceResponse = parsed(CALL, &payload)?;
+        let Some(evidence) = answer.evidence.into_option() else { return Ok(None) };
+        let seq = evidence.seq;
+        let evidence = decode::evidence::decode(evidence, id.as_str(), kill.to_owned());
+        Ok(Some((evidence.map_err(malformed)?, seq)))
+    }
+
     /// Reads all pages of the agent's state, `most` containers at most, and the sequence number
     /// that the first page is complete up to.
     pub(crate) async fn snapshot(&self, most: usize) -> Result<(Vec<Container>, u64), LinkError> {
@@ -108,6 +127,21 @@ impl AgentConn {
         request: &impl Message,
         list: Option<List>,
     ) -> Result<A, LinkError> {
+        let payload = self.payload(call, limit, request).await?;
+        if let Some((field, what, most)) = list {
+            let count = decode::count(&payload, field).map_err(|error| undecodable(call, &error))?;
+            within_limit(what, count, most).map_err(|source| LinkError::Malformed { call, source })?;
+        }
+        parsed(call, &payload)
+    }
+
+    /// The answer's message, not parsed yet.
+    async fn payload(
+        &self,
+        call: &'static str,
+        limit: Duration,
+        request: &impl Message,
+    ) -> Result<Vec<u8>, LinkError> {
         let request = Request {
             service: "coroner.agent.v1.Agent".to_owned(),
             method: call.to_owned(),
@@ -115,15 +149,16 @@ impl AgentConn {
             payload: request.write_to_bytes().expect("a message of strings and numbers always encodes"),
             ..Request::default()
         };
-        let response = within(call, limit, self.0.request(request)).await?;
-        let undecodable =
-            |error: protobuf::Error| LinkError::Undecodable { call, reason: excerpt(&error.to_string()) };
-        if let Some((field, what, most)) = list {
-            let count = decode::count(&response.payload, field).map_err(undecodable)?;
-            within_limit(what, count, most).map_err(|source| LinkError::Malformed { call, source })?;
-        }
-        A::parse_from_bytes(&response.payload).map_err(undecodable)
+        Ok(within(call, limit, self.0.request(request)).await?.payload)
     }
+}
+
+fn parsed<A: Message>(call: &'static str, payload: &[u8]) -> Result<A, LinkError> {
+    A::parse_from_bytes(payload).map_err(|error| undecodable(call, &error))
+}
+
+fn undecodable(call: &'static str, error: &protobuf::Error) -> LinkError {
+    LinkError::Undecodable { call, reason: excerpt(&error.to_string()) }
 }
 
 fn within_limit(what: &'static str, count: usize, limit: usize) -> Result<(), SignalError> {

@@ -9,7 +9,7 @@ use coroner_core::signal::{SignalError, excerpt};
 /// Characters of a stream's name. It is part of every event id: without a bound a guest could make
 /// each id as long as a frame.
 const MAX_STREAM: usize = 64;
-/// Capabilities that are read; the protocol has five.
+/// Capabilities that are read; the protocol has six.
 const MAX_CAPABILITIES: usize = 32;
 
 /// The agent's description of itself, checked.
@@ -46,6 +46,7 @@ fn known(name: &str) -> Option<Known> {
         "kill-count" => Some(Known::KillCount),
         "victim" => Some(Known::Victim),
         "exit-status" => Some(Known::ExitStatus),
+        "cause" => Some(Known::Cause),
         "pressure" => Some(Known::Pressure),
         "memory" => Some(Known::Memory),
         _ => None,

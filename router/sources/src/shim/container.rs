@@ -9,13 +9,14 @@ use coroner_proto::shim;
 use tokio::time::Instant;
 
 use super::bundle::Bundle;
+use super::kills_below::KillsBelow;
 use super::poll_schedule::PollSchedule;
 use crate::envelope::unix_ms;
 use crate::signal_stream::target;
 use coroner_containerd::holds::{Process, Processes};
 use coroner_core::signal::{
     ContainerId, Event, Evidence, Exited, Forwarded, KILLS_UNKNOWN, KillRequest, Level, Moment, OomKilled,
-    POD_COUNTER, Signal, Target, WITNESS,
+    POD_COUNTER, Signal, Target, WITNESS, Witness,
 };
 
 /// Proxies remembered for one container: a proxy that crashed is replaced by another.
@@ -46,6 +47,11 @@ pub(super) struct WrappedContainer {
     pub(super) kills_unknown: Option<String>,
     /// An announced OOM was reported.
     pub(super) announced: bool,
+    /// Cgroup v1: what was below it when its shim announced an OOM that its own counter does not
+    /// show. `None`: there is no such announcement.
+    pub(super) unconfirmed: Option<KillsBelow>,
+    /// Cgroup v1: the kills below it that were reported, or that no announcement was of.
+    pub(super) below: KillsBelow,
     pub(super) started: bool,
     /// Its counter is gone, and its end was not reported.
     pub(super) vanished: Option<Vanished>,
@@ -68,6 +74,8 @@ impl WrappedContainer {
             kills: None,
             kills_unknown: None,
             announced: false,
+            unconfirmed: None,
+            below: KillsBelow::default(),
             started: false,
             vanished: None,
             poll_schedule: PollSchedule::default(),
@@ -131,6 +139,7 @@ impl WrappedContainer {
             cgroup: self.cgroup.clone(),
             limit_bytes: limit,
             groups: now.groups,
+            witnesses: vec![Witness::Counter],
             ..OomKilled::new(Evidence::Counter)
         });
         self.kills = Some(now);
@@ -145,12 +154,37 @@ impl WrappedContainer {
             total: Some(total),
             cgroup: self.cgroup.clone(),
             limit_bytes: self.memory_limit,
+            witnesses: vec![Witness::PodCounter],
             ..OomKilled::new(Evidence::Announced)
         });
         self.kills = Some(Kills { total, ..self.kills.unwrap_or_default() });
         let mut signal = self.signal(source, format_args!("kill-{total}"), moment(None), event);
         signal.attributes.push((WITNESS.to_owned(), POD_COUNTER.to_owned()));
         signal
+    }
+
+    /// The kill that the shim announced and that a counter below the container shows, or may have
+    /// shown: a cgroup there was removed since. `None`: the counters show no kill.
+    pub(super) fn killed_below(&mut self, source: &str, now: KillsBelow) -> Option<Signal> {
+        let before = self.unconfirmed.as_ref()?;
+        let added = now.since(&self.below);
+        if added == 0 && now.has_all_of(before) {
+            return None;
+        }
+        self.unconfirmed = None;
+        if added == 0 {
+            return (!self.announced).then(|| self.announced(source));
+        }
+        let event = Event::OomKill(OomKilled {
+            added: Some(added),
+            cgroup: self.cgroup.clone(),
+            limit_bytes: self.memory_limit,
+            witnesses: vec![Witness::Announced],
+            ..OomKilled::new(Evidence::Announced)
+        });
+        let name = format!("kill-below-{}", now.total());
+        self.below = now;
+        Some(self.signal(source, name, moment(None), event))
     }
 
     /// An OOM that the shim announced, where no counter can be read.
@@ -165,7 +199,7 @@ impl WrappedContainer {
 
     /// The id of a process's end.
     pub(super) fn exit_id(&self, source: &str, process: &Process) -> String {
-        self.signal(source, exit_name(process), moment(None), Event::Exited(nothing())).id
+        self.signal(source, exit_name(process), moment(None), Event::Exited(Exited::unknown())).id
     }
 
     /// A process has ended.
@@ -183,7 +217,7 @@ impl WrappedContainer {
             status,
             at_ns,
             reconciled,
-            ..nothing()
+            ..Exited::unknown()
         };
         let mut signal = self.signal(source, exit_name(process), moment(at_ns), Event::Exited(exited));
         signal.target.exec_id.clone_from(&process.exec);
@@ -220,18 +254,6 @@ impl WrappedContainer {
             signal.attributes.clear();
         }
         signal
-    }
-}
-
-fn nothing() -> Exited {
-    Exited {
-        pid: None,
-        is_init: None,
-        status: None,
-        signal: None,
-        core: None,
-        at_ns: None,
-        reconciled: false,
     }
 }
 

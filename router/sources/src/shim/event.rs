@@ -40,7 +40,12 @@ pub(super) enum ShimEventKind {
         status: u32,
         at_ns: Option<u64>,
     },
-    Deleted,
+    /// Of the container, with the end of its init.
+    Deleted {
+        process: Process,
+        status: u32,
+        at_ns: Option<u64>,
+    },
     ExecDeleted(Process),
     Else,
 }
@@ -64,7 +69,7 @@ impl ShimEvent {
             | ShimEventKind::Started(_)
             | ShimEventKind::ExecAdded(_)
             | ShimEventKind::ExecStarted(_)
-            | ShimEventKind::Deleted
+            | ShimEventKind::Deleted { .. }
             | ShimEventKind::ExecDeleted(_)
             | ShimEventKind::Else => false,
         }
@@ -80,7 +85,7 @@ impl ShimEvent {
             | ShimEventKind::ExecDeleted(process) => process.exec.as_deref(),
             ShimEventKind::Created { .. }
             | ShimEventKind::Oom
-            | ShimEventKind::Deleted
+            | ShimEventKind::Deleted { .. }
             | ShimEventKind::Else => None,
         }
     }
@@ -130,8 +135,13 @@ fn read(event: &Forwarded) -> Result<(String, ShimEventKind), EventError> {
         "/tasks/delete" => {
             let it: TaskDelete = parse(event)?;
             let init = it.id.is_empty() || it.id == it.container_id;
-            let process = Process { exec: Some(it.id), pid: known(it.pid) };
-            (it.container_id, if init { ShimEventKind::Deleted } else { ShimEventKind::ExecDeleted(process) })
+            let at_ns = it.exited_at.as_ref().and_then(unix_ns);
+            let process = Process { exec: (!init).then_some(it.id), pid: known(it.pid) };
+            let deleted = match init {
+                true => ShimEventKind::Deleted { process, status: it.exit_status, at_ns },
+                false => ShimEventKind::ExecDeleted(process),
+            };
+            (it.container_id, deleted)
         }
         // Field 1 of every task message is its container's id.
         topic => {

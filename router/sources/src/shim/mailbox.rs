@@ -112,7 +112,9 @@ impl ShimSource {
                 let exit = self.exit(&id, process, Reporter::Shim, Some(status), at_ns);
                 signals.extend(exit.and_then(|(_, signal)| signal));
             }
-            ShimEventKind::Deleted => {
+            ShimEventKind::Deleted { process, status, at_ns } => {
+                signals.extend(self.ended_by_deletion(&id, process, status, at_ns));
+                let container = self.container(&namespace, &id);
                 signals.push(container.forwarded(&name, exec, verbatim));
                 if container.started && !container.processes.is_over() {
                     // A shim retries an event that was not accepted, after later events: the exit
@@ -127,6 +129,28 @@ impl ShimSource {
             }
         }
         self.send_all(signals, written).await
+    }
+
+    /// The end of a container, and its kills, where the deletion is reported first. A task that is
+    /// deleted at once leaves its shim no time to publish the exit, and the deletion has it too.
+    /// Not in mode `proxy`, where the proxy's request has it.
+    fn ended_by_deletion(
+        &mut self,
+        id: &ContainerId,
+        process: Process,
+        status: u32,
+        at_ns: Option<u64>,
+    ) -> Vec<Signal> {
+        let is_open = |it: &WrappedContainer| it.started && !it.processes.is_over();
+        let is_first = self.source.mode == Mode::Wrapped && self.containers.get(id).is_some_and(is_open);
+        // Without a time it is not the status of an end.
+        if !is_first || at_ns.is_none() {
+            return Vec::new();
+        }
+        let mut signals = self.read_final_counter(id, Some(status));
+        let exit = self.exit(id, process, Reporter::Shim, Some(status), at_ns);
+        signals.extend(exit.and_then(|(_, signal)| signal));
+        signals
     }
 
     /// Handles a kill that an embedding shim reports; returns the number of signals it became.
@@ -165,7 +189,7 @@ impl ShimSource {
             | ShimEventKind::Started(_)
             | ShimEventKind::ExecAdded(_)
             | ShimEventKind::ExecStarted(_)
-            | ShimEventKind::Deleted
+            | ShimEventKind::Deleted { .. }
             | ShimEventKind::ExecDeleted(_)
             | ShimEventKind::Else => {
                 let container = WrappedContainer::new(&self.node, &event.namespace, &event.container);

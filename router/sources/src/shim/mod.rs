@@ -9,6 +9,7 @@
 
 mod bundle;
 mod container;
+mod kills_below;
 mod oom_counter;
 mod pod_counter;
 mod event;

@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 
-use coroner_cgroup::CounterError;
+use coroner_cgroup::{CounterError, Version};
 use tokio::time::Instant;
 
 use super::container::{Vanished, WrappedContainer};
+use super::kills_below::KillsBelow;
 use super::{REPORTED_WITHIN, ShimSource};
 use coroner_containerd::TaskState;
 use coroner_containerd::holds::{Process, ProcessEnd, Reporter};
@@ -56,6 +57,11 @@ impl ShimSource {
                 let limit = watch.hierarchy().memory(&cgroup).limit.or(container.memory_limit);
                 container.poll_schedule.found();
                 container.kills_unknown = None;
+                // Its shim announces this kill, and no other one below.
+                if watch.hierarchy().version() == Version::V1 {
+                    container.unconfirmed = None;
+                    container.below = KillsBelow::read(watch.hierarchy(), &cgroup);
+                }
                 self.pods.reported(&cgroup, now.total - before);
                 Some(Ok(Some(container.kill(&self.source.name, now, limit))))
             }
@@ -74,10 +80,30 @@ impl ShimSource {
     /// is the witness; without it, the number of kills is unknown. `status`: that of the exit.
     pub(super) fn read_final_counter(&mut self, id: &ContainerId, status: Option<u32>) -> Vec<Signal> {
         match self.poll_counter(id) {
-            Some(Ok(kill)) => kill.into_iter().collect(),
-            Some(Err(error)) => self.count_in_pod(id, status, &error),
+            Some(Ok(kill)) => kill.or_else(|| self.confirm(id)).into_iter().collect(),
+            Some(Err(error)) => {
+                let announced = self.confirm(id);
+                let mut kills = self.count_in_pod(id, status, &error);
+                kills.extend(announced);
+                kills
+            }
             None => Vec::new(),
         }
+    }
+
+    /// The kill of an announcement that the container's own counter does not show. On cgroup v1 the
+    /// counters below it may show it. An announcement counts unless they show that no process was
+    /// killed: where the cgroup is gone, they show nothing.
+    fn confirm(&mut self, id: &ContainerId) -> Option<Signal> {
+        let hierarchy = self.watch.as_ref()?.hierarchy();
+        let container = self.containers.get_mut(id)?;
+        container.unconfirmed.as_ref()?;
+        let cgroup = container.cgroup.clone()?;
+        if hierarchy.kills(&cgroup).is_err() {
+            container.unconfirmed = None;
+            return (!container.announced).then(|| container.announced(&self.source.name));
+        }
+        container.killed_below(&self.source.name, KillsBelow::read(hierarchy, &cgroup))
     }
 
     /// The kills that only the counter of its pod shows, after those of the pod's other containers.
@@ -156,8 +182,13 @@ impl ShimSource {
         let readable =
             container.cgroup.as_ref().zip(hierarchy).is_some_and(|(it, all)| all.kills(it).is_ok());
         if readable {
+            if let (Some(cgroup), Some(hierarchy)) = (&container.cgroup, hierarchy)
+                && hierarchy.version() == Version::V1
+            {
+                container.unconfirmed = Some(KillsBelow::read(hierarchy, cgroup));
+            }
             self.start_polling(id, false);
-            return None;
+            return self.confirm(id);
         }
         let was_reported = container.announced || container.kills.is_some_and(|kills| kills.total > 0);
         (!was_reported).then(|| container.announced(&name))
@@ -182,6 +213,9 @@ impl ShimSource {
             container.poll_schedule.at = Some(at);
             self.due.insert((at, id.clone()));
             watch.wake_in(gap);
+        } else {
+            // The counters were read for as long as a kill takes, and show none.
+            container.unconfirmed = None;
         }
     }
 
@@ -209,7 +243,7 @@ impl ShimSource {
                 vanished = true;
                 continue;
             }
-            let kill = self.read_counter(&id);
+            let kill = self.read_counter(&id).or_else(|| self.confirm(&id));
             if let Some(container) = self.containers.get_mut(&id) {
                 container.poll_schedule.polled();
             }

@@ -36,8 +36,10 @@ async fn times(fixture: &mut Fixture, half: &str, spin: bool) -> Vec<Duration> {
 
 #[tokio::test]
 async fn spinning_policy_delays_one_call_and_is_quarantined() {
-    // Fuel without end: time alone stops it, as late as anything can be.
-    let mut fixture = Fixture::start("sole", "fuel = 9000000000000000").await;
+    // Fuel without end: time alone stops it.
+    let endless = "fuel = 9000000000000000\nsignal_fuel = 9000000000000000\ncall = \"20ms\"\n\
+                   quarantine.burnt = \"200ms\"";
+    let mut fixture = Fixture::start("sole", endless).await;
     fixture.router.drop_in("50-spinner.wasm", &component("spinner").unwrap()).unwrap();
     let two = |it: &serde_json::Value| it["chain"].as_array().unwrap().len() == 2;
     fixture.router.wait_listed("the spinner", two).await.unwrap();
@@ -54,7 +56,7 @@ async fn spinning_policy_delays_one_call_and_is_quarantined() {
     }
     let inspected = fixture.router.request(&["policy", "inspect", "50-spinner"]).unwrap();
     assert!(inspected["faults"]["time"].as_u64().unwrap() > 0, "{inspected:#}");
-    assert!(inspected["faults"]["quarantined"].as_u64().unwrap() > 0, "half a second burnt: {inspected:#}");
+    assert!(inspected["faults"]["quarantined"].as_u64().unwrap() > 0, "200 ms burnt: {inspected:#}");
     assert_eq!(inspected["last-faults"][0]["container"], "spun");
     fixture.router.stop().await.unwrap();
 }

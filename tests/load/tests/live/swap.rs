@@ -27,7 +27,11 @@ fn bad() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let good = component("passer").unwrap();
     vec![
         ("truncated", good[..good.len() / 2].to_vec(), "is not a WebAssembly component"),
-        ("wrong-world", wrong_world().unwrap(), "does not export coroner:policy/rules@0.1.0"),
+        (
+            "wrong-world",
+            wrong_world().unwrap(),
+            "does not export coroner:policy/rules@0.1.0 or coroner:policy/rules@0.2.0",
+        ),
         ("trap-in-configure", component("trap-in-configure").unwrap(), "failed in configure"),
         ("not-wasm", b"#!/bin/sh".to_vec(), "is not a WebAssembly component: it does not begin"),
         ("bomb", bomb().unwrap(), "does not compile within"),
@@ -141,7 +145,7 @@ fn audited(path: &std::path::Path) -> BTreeMap<u64, usize> {
     let mut ruled = std::collections::HashSet::new();
     for line in BufReader::new(File::open(path).unwrap()).lines() {
         let line = line.unwrap();
-        if !line.starts_with(r#"{"v":4,"record":"ruled""#) {
+        if !line.starts_with(r#"{"v":5,"record":"ruled""#) {
             continue;
         }
         let record: Value = serde_json::from_str(&line).unwrap();

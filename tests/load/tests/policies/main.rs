@@ -2,9 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, in its helpers too")]
 
+mod busy;
 mod equal;
 mod files;
+mod last_good;
 mod modes;
+mod museum;
+mod on_failure;
 mod rebuilt;
 mod time;
 mod wasi;
@@ -102,10 +106,8 @@ fn exit() -> Signal {
         pid: Some(9),
         is_init: Some(true),
         status: Some(1),
-        signal: None,
         core: Some(false),
-        at_ns: None,
-        reconciled: false,
+        ..Exited::unknown()
     }))
 }
 

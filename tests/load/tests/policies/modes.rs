@@ -24,8 +24,7 @@ fn killed() -> Signal {
         status: Some(137),
         signal: Some(9),
         core: Some(false),
-        at_ns: None,
-        reconciled: false,
+        ..Exited::unknown()
     }))
 }
 

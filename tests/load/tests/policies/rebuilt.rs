@@ -16,7 +16,9 @@ fn rebuilt_policies_rule_as_the_committed_ones() {
         .expect("CORONER_REBUILT_PLUGINS names the rebuilt policies: run `cargo xtask test --only policies`");
     let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/dist");
     let recording = replay::read(include_str!("../../../../router/cli/src/demo/recording.jsonl")).unwrap();
-    for name in ["causal-oom", "exit-code-map", "kill-attribution", "kubernetes", "sigkill-is-oom"] {
+    for name in
+        ["causal-oom", "exit-code-map", "kill-attribution", "kubernetes", "memory-taken", "sigkill-is-oom"]
+    {
         let from = |folder: &Path| {
             let bytes = std::fs::read(folder.join(name).with_extension("wasm")).unwrap();
             // Switched off, the built-in default leaves the one that is compared alone.

@@ -3,6 +3,9 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::explain::fixtures::POD_LIMIT;
+use crate::explain::reading::verdict;
+use crate::render::record::read;
 
 static RECORDING: &str = include_str!("../../demo/recording.jsonl");
 
@@ -36,7 +39,8 @@ fn recording_is_shown_in_order_below_its_verdict() {
         ]
     );
     let lines: Vec<String> = RECORDING.lines().map(str::to_owned).collect();
-    let (story, unread) = Story::of("c", &lines, 3, &["a".to_owned(), "b".to_owned()]);
+    let reading = ReadRecords::of("c", &lines, 3, vec!["a".to_owned(), "b".to_owned()]);
+    let story = Story::of(&reading);
     let head: Vec<String> = story.head.iter().map(|(name, value)| format!("{name}: {value}")).collect();
     assert_eq!(
         head,
@@ -49,7 +53,7 @@ fn recording_is_shown_in_order_below_its_verdict() {
             "verdict: exited 1, 4 ms after an OOM kill of a child (demo-victim) at its limit of 32 MiB; containerd knows of the kill",
         ]
     );
-    assert!(unread.is_empty(), "{unread:?}");
+    assert!(reading.unread.is_empty(), "{:?}", reading.unread);
     let mut screen = Screen::plain();
     story.print(&mut screen);
     insta::assert_snapshot!(screen.text());
@@ -71,7 +75,7 @@ fn times_do_not_go_back_and_are_rounded_once() {
     records.remove(1);
     let lines: Vec<String> = records.iter().map(Value::to_string).collect();
     let mut screen = Screen::plain();
-    Story::of("c", &lines, 0, &[]).0.print(&mut screen);
+    Story::of(&ReadRecords::of("c", &lines, 0, Vec::new())).print(&mut screen);
     let last = screen.text().lines().last().unwrap();
     assert!(last.contains(" +1.2 s  containerd took") && last.ends_with("1 try, 1.2 s"), "{last}");
 }
@@ -120,7 +124,7 @@ fn resumed_ruling_is_shown_though_its_record_is_lost() {
         ],
         "{shown:#?}"
     );
-    let verdict = verdict(&entries(&records));
+    let verdict = sentence(&verdict(&entries(&records)));
     assert!(verdict.contains("exited 1, 4 ms after an OOM kill of a child"), "{verdict}");
     let damaged = json!({ "record": "resumed", "at-ms": 1, "id": "n::s:c:9", "container": "c", "source": "demo", "signal": null, "topics": ["/tasks/oom"] });
     assert_eq!(texts(&[damaged]), ["* delivery resumed: /tasks/oom"]);
@@ -158,7 +162,20 @@ fn repeated_late_and_unsent_are_marked() {
 #[test]
 fn record_of_another_version_is_left_out_and_named() {
     let line = RECORDING.lines().next().unwrap().replacen("\"v\":1", "\"v\":9", 1);
-    let (story, unread) = Story::of("c", &[line.replacen("sole", "of-tomorrow", 1)], 0, &[]);
-    assert!(story.lines.is_empty());
+    let reading = ReadRecords::of("c", &[line.replacen("sole", "of-tomorrow", 1)], 0, Vec::new());
+    assert!(Story::of(&reading).lines.is_empty());
+    let unread = &reading.unread;
     assert!(unread[0].starts_with("a record of version 9 cannot be read"), "{unread:?}");
+}
+
+#[test]
+fn evidence_on_the_page_of_operations_is_as_printed() {
+    let page = include_str!("../../../../../docs/operating/operations.md");
+    let lines: Vec<String> = POD_LIMIT.lines().map(str::to_owned).collect();
+    let (id, _) = POD_LIMIT.split_once("\"container-id\":\"").unwrap().1.split_once('"').unwrap();
+    let mut screen = Screen::plain();
+    Story::of(&ReadRecords::of(id, &lines, 0, Vec::new())).print(&mut screen);
+    let (head, _) = screen.text().split_once("\n\n").unwrap();
+    let example = format!("$ coroner explain batch/report-5d2f/renderer\n{head}\n```");
+    assert!(page.contains(&example), "{example}");
 }

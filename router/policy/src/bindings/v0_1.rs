@@ -1,5 +1,4 @@
-//! The policy contract's bindings: the only place that converts the router's types to a component's
-//! and back.
+//! Contract 0.1.0: lowers the router's types to a component's, and lifts its answer.
 //!
 //! Signals are lowered by reference: no string is copied for the call.
 
@@ -7,59 +6,79 @@ use coroner_core::case::Case;
 use coroner_core::mode::Known as K;
 use coroner_core::ruling::{Action, Decision, Report, Ruling};
 use coroner_core::signal::{self, Signal};
+use wasmtime::AsContextMut;
+
+use super::{Description, Wants};
+use crate::policy_log::LogLevel;
 
 mod generated {
     wasmtime::component::bindgen!({
-        path: "../../sdk/wit",
+        path: "../../sdk/wit/0.1.0",
         world: "policy",
         ownership: Borrowing { duplicate_if_necessary: true },
         imports: { default: trappable },
     });
 }
 
-pub(super) use generated::coroner::policy::log;
-pub(super) use generated::coroner::policy::types as wit;
-pub(super) use generated::exports::coroner::policy::rules::Guest as Rules;
-pub(super) use generated::{Policy as Bindings, PolicyPre as BindingsPre};
+pub(crate) use generated::coroner::policy::log;
+use generated::coroner::policy::types as wit;
+use generated::exports::coroner::policy::rules::Guest;
+pub(crate) use generated::{Policy, PolicyPre};
 
-/// The package of every import and export of a policy, with the version this router serves.
-pub(super) const PACKAGE: &str = "coroner:policy";
-/// The contract's version.
-pub(super) const VERSION: &str = "0.1.0";
-
-/// The needs of a policy.
-pub(super) fn lifted_known(known: wit::Known) -> Vec<K> {
-    KNOWN.iter().filter(|(_, flag)| known & *flag == *flag).map(|(it, _)| *it).collect()
+fn rules(policy: &Policy) -> &Guest {
+    policy.coroner_policy_rules()
 }
 
-/// The names of the signal kinds that a policy wants.
-pub(super) fn kinds(wants: wit::Kinds) -> Vec<String> {
-    let named = [
-        ("oom-kill", wit::Kinds::OOM_KILL),
-        ("exited", wit::Kinds::EXITED),
-        ("pressure", wit::Kinds::PRESSURE),
-        ("kill-request", wit::Kinds::KILL_REQUEST),
-        ("guest-lost", wit::Kinds::GUEST_LOST),
-        ("other", wit::Kinds::OTHER),
-    ];
-    named.iter().filter(|(_, flag)| wants & *flag == *flag).map(|(name, _)| (*name).to_owned()).collect()
+pub(super) fn describe(policy: &Policy, store: impl AsContextMut) -> wasmtime::Result<Description> {
+    let answer = rules(policy).call_describe(store)?;
+    let mut kinds: Vec<&str> =
+        KINDS.iter().filter(|(_, flag)| answer.wants & *flag == *flag).map(|(name, _)| *name).collect();
+    if answer.wants & wit::Kinds::OTHER == wit::Kinds::OTHER {
+        // A kind that this version has no name for.
+        kinds.push("evidence");
+    }
+    Ok(Description {
+        name: answer.name,
+        version: answer.version,
+        wants: Wants::of(kinds.into_iter()),
+        needs: KNOWN.iter().filter(|(_, flag)| answer.needs & *flag == *flag).map(|(it, _)| *it).collect(),
+        unknown: Vec::new(),
+        config_schema: answer.config_schema,
+    })
 }
 
-/// Whether a policy wants this kind of signal.
-pub(super) fn wanted(wants: wit::Kinds, event: &signal::Event) -> bool {
-    let kind = match event {
-        signal::Event::OomKill(_) => wit::Kinds::OOM_KILL,
-        signal::Event::Exited(_) => wit::Kinds::EXITED,
-        signal::Event::Pressure(_) => wit::Kinds::PRESSURE,
-        signal::Event::KillRequest(_) => wit::Kinds::KILL_REQUEST,
-        signal::Event::GuestLost(_) => wit::Kinds::GUEST_LOST,
-        signal::Event::Other(_) | signal::Event::Forwarded(_) => wit::Kinds::OTHER,
-    };
-    wants & kind == kind
+pub(super) fn configure(
+    policy: &Policy,
+    store: impl AsContextMut,
+    json: &str,
+) -> wasmtime::Result<Result<(), Vec<(String, String)>>> {
+    rules(policy).call_configure(store, json)
 }
+
+pub(super) fn rule(
+    policy: &Policy,
+    store: impl AsContextMut,
+    signal: &Signal,
+    case: &Case,
+    draft: &[Action],
+) -> wasmtime::Result<Result<Ruling, String>> {
+    let answer = lowered(signal, case, draft, |signal, case, draft| {
+        rules(policy).call_rule(store, signal, case, draft)
+    })?;
+    Ok(answer.map(Ruling::from))
+}
+
+const KINDS: [(&str, wit::Kinds); 6] = [
+    ("oom-kill", wit::Kinds::OOM_KILL),
+    ("exited", wit::Kinds::EXITED),
+    ("pressure", wit::Kinds::PRESSURE),
+    ("kill-request", wit::Kinds::KILL_REQUEST),
+    ("guest-lost", wit::Kinds::GUEST_LOST),
+    ("other", wit::Kinds::OTHER),
+];
 
 /// Lowers the three arguments of `rule` and calls `call` with them.
-pub(super) fn lowered<R>(
+fn lowered<R>(
     signal: &Signal,
     case: &Case,
     draft: &[Action],
@@ -177,6 +196,7 @@ fn event(event: &signal::Event) -> wit::Event<'_> {
         }
         signal::Event::GuestLost(it) => wit::Event::GuestLost(wit::GuestLost { reason: &it.reason }),
         signal::Event::Other(it) => wit::Event::Other(wit::Other { kind: &it.kind, json: &it.json }),
+        signal::Event::Evidence(_) => wit::Event::Other(wit::Other { kind: event.kind(), json: "{}" }),
         // The chain does not rule on these.
         signal::Event::Forwarded(it) => wit::Event::Other(wit::Other { kind: &it.topic, json: "{}" }),
     }
@@ -215,6 +235,7 @@ fn exited(it: &signal::Exited) -> wit::Exited {
         pid: it.pid,
         is_init: it.is_init,
         status: it.status,
+        // This version cannot distinguish that no signal ended it.
         signal: it.signal,
         core: it.core,
         reconciled: it.reconciled,
@@ -260,5 +281,16 @@ fn lift_action(action: wit::ActionResult) -> Action {
             message: report.message,
             fields: report.fields,
         }),
+    }
+}
+
+impl From<log::Severity> for LogLevel {
+    fn from(severity: log::Severity) -> Self {
+        match severity {
+            log::Severity::Error => Self::Error,
+            log::Severity::Warn => Self::Warn,
+            log::Severity::Info => Self::Info,
+            log::Severity::Debug => Self::Debug,
+        }
     }
 }

@@ -1,5 +1,8 @@
 //! Decodes an agent's message into a signal, or refuses it with the reason.
 
+mod cause;
+pub(crate) mod evidence;
+
 use coroner_proto::agent;
 use coroner_proto::agent::signal::Event as AgentEvent;
 use coroner_transport::limits::valid_container_id;
@@ -9,7 +12,7 @@ use protobuf::{CodedInputStream, SpecialFields};
 use super::signal_stream::SignalStream;
 use coroner_core::signal::{
     ContainerId, Event, Evidence, Exited, KERNEL_LOG, KILLS_UNKNOWN, Level, Moment, OOM_TRACE, OomKilled,
-    Other, Pressure, PressureOf, Signal, SignalError, Target, Victim, WITNESS, excerpt,
+    Other, Pressure, PressureOf, Signal, SignalError, Target, Victim, WITNESS, Witness, excerpt,
 };
 
 /// Bytes of a cgroup path: the kernel's PATH_MAX. It is copied into audit records.
@@ -100,7 +103,14 @@ fn oom_kill(kill: agent::OomKill, container: &str) -> Result<OomKilled, SignalEr
         // That of a later agent too: the counter is not what proves the kill.
         _ => Evidence::Announced,
     };
+    let witness = match kill.witness.enum_value() {
+        Ok(agent::Witness::WITNESS_COUNTER) => Witness::Counter,
+        Ok(agent::Witness::WITNESS_KERNEL_LOG) => Witness::KernelLog,
+        Ok(agent::Witness::WITNESS_TRACE) => Witness::Trace,
+        Err(_) => Witness::Announced,
+    };
     let cgroup = bounded(container, "cgroup", kill.cgroup, MAX_CGROUP)?;
+    let limit_cgroup = bounded(container, "limit's cgroup", kill.limit_cgroup, MAX_CGROUP)?;
     let victim = kill.victim.into_option().map(|victim| {
         let comm = bounded(container, "comm", victim.comm, MAX_COMM)?;
         Ok(Victim { pid: victim.pid, comm, is_init: victim.is_init })
@@ -113,6 +123,9 @@ fn oom_kill(kill: agent::OomKill, container: &str) -> Result<OomKilled, SignalEr
         level: level(kill.level.enum_value()),
         cgroup: (!cgroup.is_empty()).then_some(cgroup),
         limit_bytes: kill.limit_bytes,
+        limit_cgroup: (!limit_cgroup.is_empty()).then_some(limit_cgroup),
+        limit_cgroup_bytes: kill.limit_cgroup_bytes,
+        witnesses: vec![witness],
         victim: victim.transpose()?,
         groups: kill.groups,
         late: false,
@@ -164,12 +177,14 @@ pub(super) fn container(mut message: agent::Container) -> Result<(agent::Contain
     let mut texts = message.id.len() + within(&message.id, "cgroup", message.cgroup.len(), MAX_CGROUP)?;
     if let Some(exited) = message.exit.as_ref() {
         exit(exited, &message.id)?;
+        texts += exited.cause.as_ref().map_or(0, cause::texts);
         for because in [&exited.unknown_because, &exited.kills_unknown_because] {
             texts += within(&message.id, "explanation", because.len(), MAX_EXPLANATION)?;
         }
     }
     if let Some(exited) = message.exit.as_mut() {
         exited.special_fields = SpecialFields::new();
+        cause::drop_unknown(exited);
     }
     message.special_fields = SpecialFields::new();
     Ok((message, texts))
@@ -184,12 +199,17 @@ fn exit(message: &agent::Exited, container: &str) -> Result<Exited, SignalError>
         Err(SignalError::OutOfRange { container: excerpt(container), what, value: value.into() })
     };
     let signal = message.signal.map(|signal| within("exit signal", signal, 127)).transpose()?;
+    let cause = message.cause.as_ref().map(|it| cause::decode(it, container)).transpose()?;
+    // An exit with a code has neither.
+    let (signal, cause) = if message.by_signal == Some(false) { (None, None) } else { (signal, cause) };
     Ok(Exited {
         pid: message.pid,
         is_init: message.is_init,
         status: message.status.map(|status| within("exit status", status, 255)).transpose()?,
         signal: signal.map(|signal| u8::try_from(signal).expect("at most 127")),
+        by_signal: message.by_signal,
         core: message.core,
+        cause,
         at_ns: None,
         reconciled: false,
     })
@@ -272,16 +292,7 @@ mod tests {
     #[test]
     fn field_unseen_stays_unknown() {
         let signal = decoded(Some(AgentEvent::Exited(agent::Exited::default()))).unwrap();
-        let nothing = Exited {
-            pid: None,
-            is_init: None,
-            status: None,
-            signal: None,
-            core: None,
-            at_ns: None,
-            reconciled: false,
-        };
-        assert_eq!(signal.event, Event::Exited(nothing));
+        assert_eq!(signal.event, Event::Exited(Exited::unknown()));
         assert_eq!(signal.id, "n::s:c1:7");
         assert_eq!(signal.attributes, []);
     }

@@ -1,0 +1,15 @@
+;; No vice, of contract 0.2.0: names a kind and a fact of a later router, which this one ignores.
+(data (i32.const 1200) "exited")
+(data (i32.const 1216) "a-later-kind")
+(data (i32.const 1240) "a-later-fact")
+(func (export "coroner:policy/rules@0.2.0#describe") (result i32)
+  (i32.store (i32.const 1088) (i32.const 1024)) (i32.store (i32.const 1092) (i32.const 5))
+  (i32.store (i32.const 1096) (i32.const 1032)) (i32.store (i32.const 1100) (i32.const 5))
+  ;; wants: a list of two names at 1264. needs: one at 1280. No schema.
+  (i32.store (i32.const 1264) (i32.const 1200)) (i32.store (i32.const 1268) (i32.const 6))
+  (i32.store (i32.const 1272) (i32.const 1216)) (i32.store (i32.const 1276) (i32.const 12))
+  (i32.store (i32.const 1280) (i32.const 1240)) (i32.store (i32.const 1284) (i32.const 12))
+  (i32.store (i32.const 1104) (i32.const 1264)) (i32.store (i32.const 1108) (i32.const 2))
+  (i32.store (i32.const 1112) (i32.const 1280)) (i32.store (i32.const 1116) (i32.const 1))
+  (i32.store8 (i32.const 1120) (i32.const 0))
+  (i32.const 1088))

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use coroner_cgroup::{Kills, LimitHit};
 use coroner_proto::shim;
@@ -19,6 +20,9 @@ use coroner_core::signal::{
     POD_COUNTER, Signal, Target, WITNESS, Witness,
 };
 
+/// A shim announces a kill in milliseconds, and publishes the event again for some seconds if it
+/// was not accepted.
+const ANNOUNCED_WITHIN: Duration = Duration::from_secs(30);
 /// Proxies remembered for one container: a proxy that crashed is replaced by another.
 const PROXIES: usize = 4;
 
@@ -49,7 +53,9 @@ pub(super) struct WrappedContainer {
     pub(super) announced: bool,
     /// Cgroup v1: what was below it when its shim announced an OOM that its own counter does not
     /// show. `None`: there is no such announcement.
-    pub(super) unconfirmed: Option<KillsBelow>,
+    pub(super) unconfirmed: Option<Announcement>,
+    /// Cgroup v1: kills that its own counter showed before its shim announced them.
+    pub(super) counted_first: CountedFirst,
     /// Cgroup v1: the kills below it that were reported, or that no announcement was of.
     pub(super) below: KillsBelow,
     pub(super) started: bool,
@@ -59,6 +65,41 @@ pub(super) struct WrappedContainer {
     pub(super) poll_schedule: PollSchedule,
     pub(super) processes: Processes,
     requests: BTreeMap<String, u64>,
+}
+
+/// A shim's announcement that memory ran out at the container.
+#[derive(Debug)]
+pub(super) struct Announcement {
+    /// The counters below the container at that time.
+    pub(super) below: KillsBelow,
+    /// It may be that of a kill which the container's own counter showed before.
+    pub(super) is_counted: bool,
+}
+
+/// Kills that a shim is to announce. Not every kill is announced: the kernel notifies no container
+/// when the machine is out of memory, and merges notices.
+#[derive(Debug, Default)]
+pub(super) struct CountedFirst {
+    kills: u64,
+    /// When the last of them was counted.
+    at: Option<Instant>,
+}
+
+impl CountedFirst {
+    pub(super) fn add(&mut self, kills: u64, now: Instant) {
+        self.kills = self.kills.saturating_add(kills);
+        self.at = Some(now);
+    }
+
+    /// Takes one off for an announcement. `false`: the announcement is of another kill.
+    pub(super) fn take_one(&mut self, now: Instant) -> bool {
+        if self.at.is_none_or(|at| now > at + ANNOUNCED_WITHIN) {
+            self.kills = 0;
+        }
+        let is_one = self.kills > 0;
+        self.kills = self.kills.saturating_sub(1);
+        is_one
+    }
 }
 
 impl WrappedContainer {
@@ -75,6 +116,7 @@ impl WrappedContainer {
             kills_unknown: None,
             announced: false,
             unconfirmed: None,
+            counted_first: CountedFirst::default(),
             below: KillsBelow::default(),
             started: false,
             vanished: None,
@@ -166,15 +208,15 @@ impl WrappedContainer {
     /// The kill that the shim announced and that a counter below the container shows, or may have
     /// shown: a cgroup there was removed since. `None`: the counters show no kill.
     pub(super) fn killed_below(&mut self, source: &str, now: KillsBelow) -> Option<Signal> {
-        let before = self.unconfirmed.as_ref()?;
+        let announcement = self.unconfirmed.as_ref()?;
         let added = now.since(&self.below);
-        if added == 0 && now.has_all_of(before) {
+        if added == 0 && now.has_all_of(&announcement.below) {
             return None;
         }
-        self.unconfirmed = None;
         if added == 0 {
-            return (!self.announced).then(|| self.announced(source));
+            return self.killed_unseen(source);
         }
+        self.unconfirmed = None;
         let event = Event::OomKill(OomKilled {
             added: Some(added),
             cgroup: self.cgroup.clone(),
@@ -185,6 +227,12 @@ impl WrappedContainer {
         let name = format!("kill-below-{}", now.total());
         self.below = now;
         Some(self.signal(source, name, moment(None), event))
+    }
+
+    /// The kill that the shim announced, where the counter that may have shown it is gone.
+    pub(super) fn killed_unseen(&mut self, source: &str) -> Option<Signal> {
+        let announcement = self.unconfirmed.take()?;
+        (!announcement.is_counted && !self.announced).then(|| self.announced(source))
     }
 
     /// An OOM that the shim announced, where no counter can be read.
@@ -284,6 +332,16 @@ mod tests {
 
     fn init(pid: Option<u32>) -> Process {
         Process { exec: None, pid }
+    }
+
+    #[test]
+    fn kills_that_are_not_announced_in_time_are_dropped() {
+        let (mut counted, now) = (CountedFirst::default(), Instant::now());
+        assert!(!counted.take_one(now));
+        counted.add(2, now);
+        assert!(counted.take_one(now));
+        assert!(!counted.take_one(now + 2 * ANNOUNCED_WITHIN));
+        assert!(!counted.take_one(now));
     }
 
     #[test]

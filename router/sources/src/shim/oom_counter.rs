@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use coroner_cgroup::{CounterError, Version};
 use tokio::time::Instant;
 
-use super::container::{Vanished, WrappedContainer};
+use super::container::{Announcement, Vanished, WrappedContainer};
 use super::kills_below::KillsBelow;
 use super::{REPORTED_WITHIN, ShimSource};
 use coroner_containerd::TaskState;
@@ -57,9 +57,11 @@ impl ShimSource {
                 let limit = watch.hierarchy().memory(&cgroup).limit.or(container.memory_limit);
                 container.poll_schedule.found();
                 container.kills_unknown = None;
-                // Its shim announces this kill, and no other one below.
+                // Its shim announces this kill, before or after, and no other one below.
                 if watch.hierarchy().version() == Version::V1 {
-                    container.unconfirmed = None;
+                    let announced = container.unconfirmed.take().is_some_and(|it| !it.is_counted);
+                    let unannounced = (now.total - before).saturating_sub(u64::from(announced));
+                    container.counted_first.add(unannounced, Instant::now());
                     container.below = KillsBelow::read(watch.hierarchy(), &cgroup);
                 }
                 self.pods.reported(&cgroup, now.total - before);
@@ -100,8 +102,7 @@ impl ShimSource {
         container.unconfirmed.as_ref()?;
         let cgroup = container.cgroup.clone()?;
         if hierarchy.kills(&cgroup).is_err() {
-            container.unconfirmed = None;
-            return (!container.announced).then(|| container.announced(&self.source.name));
+            return container.killed_unseen(&self.source.name);
         }
         container.killed_below(&self.source.name, KillsBelow::read(hierarchy, &cgroup))
     }
@@ -174,8 +175,11 @@ impl ShimSource {
     /// and shortly after.
     pub(super) fn announced(&mut self, id: &ContainerId) -> Option<Signal> {
         let name = self.source.name.clone();
-        if let Some(kill) = self.read_counter(id) {
-            return Some(kill);
+        let kill = self.read_counter(id);
+        let counted_first = self.containers.get_mut(id).map(|it| &mut it.counted_first);
+        let is_counted = counted_first.is_some_and(|it| it.take_one(Instant::now()));
+        if kill.is_some() {
+            return kill;
         }
         let hierarchy = self.watch.as_ref().map(super::watch::Watch::hierarchy);
         let container = self.containers.get_mut(id)?;
@@ -185,7 +189,8 @@ impl ShimSource {
             if let (Some(cgroup), Some(hierarchy)) = (&container.cgroup, hierarchy)
                 && hierarchy.version() == Version::V1
             {
-                container.unconfirmed = Some(KillsBelow::read(hierarchy, cgroup));
+                let below = KillsBelow::read(hierarchy, cgroup);
+                container.unconfirmed = Some(Announcement { below, is_counted });
             }
             self.start_polling(id, false);
             return self.confirm(id);

@@ -150,10 +150,14 @@ async fn announced_kill_below_the_container_counts_on_v1() {
     // Its own counter shows the kill, and the announcement is of that.
     count("c1", 1);
     count("c1/job", 4);
+    count("c1/other", 0);
     assert_eq!(ids(&source.read_final_counter(&id, None)), ["n::shims:c1:kill-1"]);
     assert_eq!(source.announced(&id), None);
-    // The counter that may have it is gone.
     std::fs::remove_dir_all(mount.path().join("c1/job")).unwrap();
+    assert_eq!(source.read_final_counter(&id, None), [], "one kill is one event");
+    // The counter that may have the kill of another announcement is gone.
+    assert_eq!(source.announced(&id), None);
+    std::fs::remove_dir_all(mount.path().join("c1/other")).unwrap();
     assert_eq!(ids(&source.read_final_counter(&id, None)), ["n::shims:c1:oom"]);
     assert_eq!(source.announced(&id), None);
     std::fs::remove_dir_all(mount.path().join("c1")).unwrap();
@@ -179,6 +183,29 @@ async fn announced_kill_counts_if_the_cgroup_is_gone_on_v1() {
     assert_eq!(kill.id, "n::shims:c1:oom");
     assert_eq!(source.read_final_counter(&id, Some(137)), []);
     assert_eq!(source.containers[&id].kills_unknown, None);
+}
+
+/// The counter is read before the announcement comes, and the cgroup is removed then.
+#[tokio::test]
+async fn announcement_of_a_counted_kill_is_no_other_kill_on_v1() {
+    let mount = tempfile::tempdir().unwrap();
+    let count = |kills: u64| {
+        let text = format!("oom_kill {kills}\n");
+        std::fs::create_dir_all(mount.path().join("c1")).unwrap();
+        std::fs::write(mount.path().join("c1/memory.oom_control"), text).unwrap();
+    };
+    std::fs::write(mount.path().join("memory.oom_control"), "oom_kill 0\n").unwrap();
+    count(0);
+    let (mut source, _reported) = source();
+    source.watch = Some(Watch::new(Hierarchy::at(mount.path().to_owned()).unwrap()).unwrap());
+    let id = ContainerId::try_from("c1".to_owned()).unwrap();
+    source.container("k8s.io", &id);
+    source.watch_counter(&id, Some("/c1".to_owned()));
+    count(1);
+    assert_eq!(source.read_counter(&id).unwrap().id, "n::shims:c1:kill-1");
+    assert_eq!(source.announced(&id), None);
+    std::fs::remove_dir_all(mount.path().join("c1")).unwrap();
+    assert_eq!(source.read_final_counter(&id, Some(137)), []);
 }
 
 /// An event of runc's shim about `c1`, with the end of its init where it has one.

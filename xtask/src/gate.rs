@@ -4,9 +4,10 @@ mod results;
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
 use crate::{book, fuzz, guest, next, node, package, packages, plugins, process, workspace};
 use results::Results;
@@ -32,7 +33,7 @@ enum Step {
     /// A cargo command.
     Cargo(Vec<String>),
     /// A cargo command that checks without building: it has a target folder of its own, beside the
-    /// release one.
+    /// release one. It runs beside the suites from [`WAITING`] on, which compute little.
     Lint(Vec<String>),
     /// A cargo command that runs tests. None run, or one ignored, is a failure: no suite skips.
     Tests(Vec<String>),
@@ -57,6 +58,10 @@ struct Suite {
 
 /// The suite that builds what the others run.
 const BUILD: &str = "build";
+/// Outcomes of a lint.
+const ONE: usize = 1;
+/// The first of the suites that wait for the programs that they start.
+const WAITING: &str = "chaos";
 
 /// Every suite, in order: the cheap ones first, then one build for all that run, at last what
 /// checks without building.
@@ -141,13 +146,16 @@ pub(crate) fn list(only: &[String]) -> anyhow::Result<()> {
 /// whether none failed.
 pub(crate) fn run(only: &[String]) -> anyhow::Result<bool> {
     let suites = chosen(suites()?, only)?;
-    let mut run = Run { rebuilt: None, results: Results::default() };
+    let mut run = Run::default();
     let mut done: Vec<(&str, Duration, &str)> = Vec::new();
     let mut failures = Vec::new();
     for suite in &suites {
         println!("\n=== {} ({} of {})", suite.name, done.len() + 1, suites.len());
+        if suite.name == WAITING {
+            run.lint_beside(&suites);
+        }
         let start = Instant::now();
-        let outcome = run.step(&suite.step);
+        let outcome = run.step(suite);
         done.push((&suite.name, start.elapsed(), if outcome.is_ok() { "ok" } else { "FAILED" }));
         if let Err(error) = outcome {
             println!("suite {} failed: {error:#}", suite.name);
@@ -205,14 +213,49 @@ fn chosen(all: Vec<Suite>, only: &[String]) -> anyhow::Result<Vec<Suite>> {
     Ok(all.into_iter().filter(wanted).collect())
 }
 
+#[derive(Default)]
 struct Run {
     rebuilt: Option<PathBuf>,
     results: Results,
+    /// The lints that run beside the suites, in order.
+    lints: Vec<(String, Receiver<anyhow::Result<()>>)>,
 }
 
 impl Run {
-    fn step(&mut self, step: &Step) -> anyhow::Result<()> {
-        match step {
+    /// Starts the suites that check without building, one after the other. Each suite waits for its
+    /// own, and prints what that printed.
+    fn lint_beside(&mut self, suites: &[Suite]) {
+        let mut queue = Vec::new();
+        for suite in suites {
+            let Step::Lint(args) = &suite.step else { continue };
+            let (ended, outcome) = mpsc::sync_channel(ONE);
+            queue.push((lint(args), lint_log(&suite.name), ended));
+            self.lints.push((suite.name.clone(), outcome));
+        }
+        std::thread::spawn(move || {
+            for (command, log, ended) in queue {
+                // An error: the gate has ended.
+                ended.send(process::run_beside(&command, &log)).ok();
+            }
+        });
+    }
+
+    /// Runs a lint, or waits for it where it runs.
+    fn lint(&mut self, name: &str, args: &[String]) -> anyhow::Result<()> {
+        let Some(at) = self.lints.iter().position(|(lint, _)| lint == name) else {
+            return process::run(&mut lint(args));
+        };
+        println!("$ {}", process::shown(&lint(args)));
+        let (_, ended) = self.lints.remove(at);
+        let outcome = ended.recv().with_context(|| format!("the thread of {name} panicked"))?;
+        let log = lint_log(name);
+        let printed = std::fs::read_to_string(&log).with_context(|| format!("reading {}", log.display()))?;
+        print!("{printed}");
+        outcome
+    }
+
+    fn step(&mut self, suite: &Suite) -> anyhow::Result<()> {
+        match &suite.step {
             Step::Packages => packages::ensure(packages::GATE),
             Step::Plugins => {
                 self.rebuilt = Some(plugins::check()?);
@@ -228,13 +271,7 @@ impl Run {
                 Ok(())
             }
             Step::Cargo(args) => process::run(workspace::cargo().args(args)),
-            Step::Lint(args) => {
-                let mut command = workspace::cargo();
-                command
-                    .env("CARGO_TARGET_DIR", workspace::target_dir("lint"))
-                    .env("RUSTDOCFLAGS", "-Dwarnings");
-                process::run(command.args(args))
-            }
+            Step::Lint(args) => self.lint(&suite.name, args),
             Step::Tests(args) => {
                 let mut command = workspace::cargo();
                 if let Some(folder) = &self.rebuilt {
@@ -253,6 +290,18 @@ impl Run {
         // build.
         if results.failed > 0 { results.check() } else { outcome.and_then(|()| results.check()) }
     }
+}
+
+fn lint(args: &[String]) -> Command {
+    let mut command = workspace::cargo();
+    command.env("CARGO_TARGET_DIR", workspace::target_dir("lint")).env("RUSTDOCFLAGS", "-Dwarnings");
+    command.args(args);
+    command
+}
+
+/// What a lint that runs beside the suites prints.
+fn lint_log(name: &str) -> PathBuf {
+    workspace::target_dir("lint").with_extension(format!("{name}.log"))
 }
 
 #[cfg(test)]
@@ -300,6 +349,24 @@ mod tests {
         assert_eq!(names(&["chaos", "format"]), ["format", BUILD, "chaos"]);
         assert_eq!(names(&["format"]), ["format"]);
         assert_eq!(names(&["deathtest"]), [BUILD, "newest", "deathtest"]);
+    }
+
+    #[test]
+    fn lints_run_beside_suites_and_fail_by_themselves() {
+        let lint = |name: &str, args: &str| Suite {
+            name: name.to_owned(),
+            step: Step::Lint(args.split(' ').map(str::to_owned).collect()),
+        };
+        let suites = [lint("good", "--version"), lint("bad", "no-such-command")];
+        let mut run = Run::default();
+        run.lint_beside(&suites);
+        assert_eq!(run.lints.len(), 2);
+        run.step(&suites[0]).unwrap();
+        assert!(run.step(&suites[1]).unwrap_err().to_string().contains("cargo ended with exit status: 101"));
+        assert!(run.lints.is_empty());
+        for suite in &suites {
+            std::fs::remove_file(lint_log(&suite.name)).unwrap();
+        }
     }
 
     #[test]

@@ -6,29 +6,39 @@
 //   ACTION
 //     pause             print "paused", then sleep until SIGTERM
 //     self MB           use MB of memory in this process
-//     child MB RC MS    use MB of memory in a child, wait for it, sleep MS, exit with RC
+//     child MB RC MS [GAP]
+//                       use MB of memory in a child, GAP milliseconds between them, wait for it,
+//                       sleep MS, exit with RC
 //     children N MB MS  use MB of memory in N children, one after the other, MS between them; exit with 0
 //     crowd N MB        use MB of memory in this process, beside N children that sleep
+//     hold MB           use MB of memory, print "held", then sleep until SIGTERM
 //     slow MB MS        use MB of memory in this process, one after the other, MS between them
 //     exit RC           exit with RC
 //     crash             end by SIGSEGV
+//     seccomp           end by SIGSYS: a system call that its filter forbids
 //     kill SIGNAL       send a signal to a child, and end as it ended: 128 + SIGNAL
 #define _GNU_SOURCE
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-static void use_memory(long megabytes) {
+static void use_memory_slowly(long megabytes, long gap_ms) {
     for (long i = 0; i < megabytes; i++) {
+        if (gap_ms) usleep(gap_ms * 1000);
         char *page = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (page == MAP_FAILED) _exit(3);
         memset(page, 0xA5, 1 << 20);
     }
 }
+
+static void use_memory(long megabytes) { use_memory_slowly(megabytes, 0); }
 
 static void await_signal(void) {
     sigset_t set;
@@ -64,9 +74,9 @@ int main(int count, char **arguments) {
         use_memory(atol(next[1]));
         return 0;
     }
-    if (left == 4 && !strcmp(*next, "child")) {
+    if ((left == 4 || left == 5) && !strcmp(*next, "child")) {
         if (!fork()) {
-            use_memory(atol(next[1]));
+            use_memory_slowly(atol(next[1]), left == 5 ? atol(next[4]) : 0);
             _exit(0);
         }
         wait(0);
@@ -97,7 +107,21 @@ int main(int count, char **arguments) {
         }
         return 0;
     }
+    if (left == 2 && !strcmp(*next, "hold")) {
+        signal(SIGTERM, exit);
+        use_memory(atol(next[1]));
+        puts("held");
+        for (;;) pause();
+    }
     if (left == 1 && !strcmp(*next, "crash")) *(volatile int *)0 = 1;
+    if (left == 1 && !strcmp(*next, "seccomp")) {
+        struct sock_filter forbid = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+        struct sock_fprog filter = {.len = 1, .filter = &forbid};
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter);
+        getppid();
+        return 3;
+    }
     if (left == 2 && !strcmp(*next, "kill")) {
         // As pid 1 of its namespace it cannot end by a signal of its own.
         int status = 0, child = fork();

@@ -74,7 +74,7 @@ fn same_but_for_numbers(one: &str, other: &str) -> bool {
     let words = |text: &str| -> Vec<String> {
         let plain = |word: &str| word.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
         let is_hex = |word: &&str| word.len() >= 12 && word.bytes().all(|b| b.is_ascii_hexdigit());
-        let words = text.split(|c: char| c.is_whitespace() || c == ':');
+        let words = text.split(|c: char| c.is_whitespace() || c == ':' || c == '/');
         let words = words.filter(|word| !word.is_empty() && !is_hex(word));
         // What is left of a time: its unit, which differs with it.
         let is_unit =
@@ -96,5 +96,8 @@ mod tests {
         assert!(same_but_for_numbers(shown, "calls 7 p99 - digest sha256:0f47f442173f state running"));
         assert!(!same_but_for_numbers(shown, "calls 12 p99 50 us digest sha256:e1ae8ec8b42e state trial"));
         assert!(!same_but_for_numbers(shown, "calls 12 p99 50 us"));
+        let path = "limit  /pod-1/4b40f22537cb of 32 MiB";
+        assert!(same_but_for_numbers(path, "limit /pod-27/b8894975239e of 31.9 MiB"));
+        assert!(!same_but_for_numbers(path, "limit /pod-1/app of 32 MiB"));
     }
 }

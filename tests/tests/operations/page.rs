@@ -41,8 +41,9 @@ async fn docs_operations_md_is_what_happens() {
     tapping.stderr.as_mut().unwrap().read_exact(&mut ready).unwrap();
 
     let pod = cri.run_pod(&containerd, "web-1").await.unwrap();
-    // It outlives its child by a second: what became of the kill is published before the exit.
-    let container = cri.run(&pod, "app", 32, "child 64 1 1000").await.unwrap();
+    // It outlives its child by a second: what became of the kill is published before the exit. Its
+    // child takes seconds to reach the limit: a sample of its memory is taken before.
+    let container = cri.run(&pod, "app", 32, "child 64 1 1000 100").await.unwrap();
     let of = |kind: &'static str| {
         let id = container.id.clone();
         move |it: &serde_json::Value| {

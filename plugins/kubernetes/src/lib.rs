@@ -31,6 +31,8 @@ fn oom_kill(kill: &OomKill) -> Ruling {
     let counted = kill.witnesses.intersects(Witnesses::COUNTER | Witnesses::INFERRED);
     match (kill.added, counted) {
         (Some(0), _) => Ruling::decide([], "memory ran out, nothing was killed").by_rule("oom-without-kill"),
+        _ if is_within(kill) => Ruling::decide([], "a child was killed at a limit within the container")
+            .by_rule("oom-kill-within"),
         (Some(added), true) => {
             Ruling::decide([Action::TaskOom], format!("the kernel's OOM kill counter rose by {added}"))
                 .by_rule("oom-kill-counter")
@@ -48,6 +50,14 @@ fn oom_kill(kill: &OomKill) -> Ruling {
             Ruling::decide([], "no kill counter rose, and nobody announced an OOM").by_rule("oom-unproven")
         }
     }
+}
+
+/// The limit is one that the workload set within the container, and the container's init was not
+/// killed: the container is not out of memory. Of several kills in one report only the last is
+/// described.
+fn is_within(kill: &OomKill) -> bool {
+    let spared_init = kill.victims.first().is_some_and(|it| it.is_init == Some(false));
+    kill.limit.level == Level::Child && spared_init && kill.added == Some(1) && kill.group != Some(true)
 }
 
 /// Where the router publishes exits it must publish each: no other component does.
@@ -89,6 +99,34 @@ mod tests {
             check(event.clone(), Known::empty(), actions, rule);
             check(event, Known::all(), actions, rule);
         }
+    }
+
+    #[test]
+    fn kill_at_a_limit_within_the_container_is_its_childs() {
+        let kills = |added, level, is_init, group| {
+            let victims = vec![Victim { pid: 7, comm: "job".to_owned(), is_init }];
+            let limit = LimitHit { level, ..testing::oom_kill().limit };
+            let witnesses = Witnesses::COUNTER;
+            Event::OomKill(OomKill {
+                added: Some(added),
+                witnesses,
+                group,
+                limit,
+                victims,
+                ..testing::oom_kill()
+            })
+        };
+        let kill = |level, is_init, group| kills(1, level, is_init, group);
+        let check = |event, actions: &[Action], rule| check(event, Known::empty(), actions, rule);
+        let oom = [Action::TaskOom];
+        for group in [None, Some(false)] {
+            check(kill(Level::Child, Some(false), group), &[], "oom-kill-within");
+        }
+        check(kill(Level::Child, Some(false), Some(true)), &oom, "oom-kill-counter");
+        check(kill(Level::Child, Some(true), None), &oom, "oom-kill-counter");
+        check(kill(Level::Child, None, None), &oom, "oom-kill-counter");
+        check(kill(Level::Container, Some(false), None), &oom, "oom-kill-counter");
+        check(kills(2, Level::Child, Some(false), None), &oom, "oom-kill-counter");
     }
 
     #[test]

@@ -77,7 +77,11 @@ impl Chain {
     /// Rules on a signal. Cannot fail: a failing policy leaves the draft unchanged, and a finished
     /// draft that breaks the contract becomes the native default (the fallback).
     pub fn rule(&mut self, signal: &Signal, case: &Case) -> Outcome {
-        let native = default_ruling(signal, case).actions;
+        self.rule_on(default_ruling(signal, case).actions, signal, case)
+    }
+
+    /// Rules on a signal with another first draft than the native default: that of a recording.
+    pub fn rule_on(&mut self, native: Vec<Action>, signal: &Signal, case: &Case) -> Outcome {
         let mut enforced = Draft {
             actions: native.clone(),
             opinions: Vec::with_capacity(self.entries.len()),

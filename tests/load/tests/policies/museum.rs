@@ -43,11 +43,12 @@ fn check(version: &str) {
     let mut chain = dropped.chain();
     let mut decided = 0;
     for (at, kept) in recording(version).iter().enumerate() {
-        let outcome = chain.rule(&kept.signal, &kept.case);
+        // The native default may change, what a component rules on a draft may not.
+        let outcome = chain.rule_on(kept.draft.clone(), &kept.signal, &kept.case);
         let now: Vec<_> = outcome.opinions.iter().map(stated).collect();
         let then: Vec<_> = kept.rulings.iter().map(stated).collect();
         assert_eq!(now, then, "line {}", at + 1);
-        assert_eq!((&outcome.draft, &outcome.actions), (&kept.draft, &kept.actions), "line {}", at + 1);
+        assert_eq!(outcome.actions, kept.actions, "line {}", at + 1);
         assert_eq!(outcome.illegal, kept.illegal, "line {}", at + 1);
         decided += now.iter().filter(|(.., ruling, _)| matches!(ruling, Some(Ruling::Decide(_)))).count();
     }

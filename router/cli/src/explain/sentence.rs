@@ -68,7 +68,11 @@ fn end(verdict: &Verdict) -> Option<String> {
     Some(match (exit.status, exit.by_signal, exit.signal) {
         (_, _, Some(signal)) => format!("was ended by {}{sent}{reconciled}", signal_name(signal)),
         (Some(status), Some(false), None) => format!("exited {status}{reconciled}"),
-        (Some(status), _, None) => format!("ended with status {status}{sent}{reconciled}"),
+        // Whether by a signal is not known: what was requested, then, and not what sent it.
+        (Some(status), _, None) => {
+            let requested = requested(exit).unwrap_or(sent);
+            format!("ended with status {status}{requested}{reconciled}")
+        }
         (None, _, None) => format!("ended{reconciled}, with what status is not known"),
     })
 }
@@ -230,9 +234,13 @@ mod tests {
         let mut stopped = record(25_001, &exited(Some(137), None, false), &json!([]));
         stopped["case"]["requests"] = json!([[{ "received-ms": 23_000 }, { "signal": 9, "all": false }]]);
         check(
-            &[child, stopped],
+            &[child, stopped.clone()],
             "ended with status 137, after SIGKILL was sent through the container runtime, 25.0 s after an OOM kill in it (sh) at its limit of 32 MiB; whether of its first process is not known",
         );
+        let mut requested = stopped;
+        requested["signal"]["event"]["exited"]["cause"] =
+            json!({ "kind": "runtime", "sources": ["kill-request"] });
+        check(&[requested], "ended with status 137, after SIGKILL was sent through the container runtime");
         let lost = record(2, &json!({ "guest-lost": { "reason": "link cut" } }), &json!([]));
         check(
             &[record(1, &kill(None, false), &json!([])), lost],

@@ -158,11 +158,12 @@ pub(crate) fn marks(signal: &Signal) -> Option<&'static str> {
 /// `SIGKILL`, or `signal 40`.
 pub(crate) fn signal_name(number: u8) -> String {
     // signal(7), the numbers that are the same on x86 and ARM.
-    const NAMES: [(u8, &str); 12] = [
+    const NAMES: [(u8, &str); 16] = [
         (1, "SIGHUP"),
         (2, "SIGINT"),
         (3, "SIGQUIT"),
         (4, "SIGILL"),
+        (5, "SIGTRAP"),
         (6, "SIGABRT"),
         (7, "SIGBUS"),
         (8, "SIGFPE"),
@@ -171,6 +172,9 @@ pub(crate) fn signal_name(number: u8) -> String {
         (13, "SIGPIPE"),
         (14, "SIGALRM"),
         (15, "SIGTERM"),
+        (24, "SIGXCPU"),
+        (25, "SIGXFSZ"),
+        (31, "SIGSYS"),
     ];
     let name = NAMES.iter().find(|(it, _)| *it == number);
     name.map_or_else(|| format!("signal {number}"), |(_, name)| (*name).to_owned())

@@ -38,15 +38,17 @@ pub(super) fn certainty(
 impl DeathRecords<'_> {
     pub(super) fn gaps(&self, exit: Option<&ExitFacts>, kill: Option<&KillFacts>) -> Vec<Gap> {
         let mut gaps = Vec::new();
+        let cause = exit.and_then(|it| it.cause.as_ref());
+        let is_known = cause.is_some_and(|it| it.kind != CauseKind::Unknown);
         if let Some((signal, _)) = self.exit
             && self.by_sigkill()
+            && !is_known
             && let Some((_, because)) = signal.attributes.iter().find(|(key, _)| key == KILLS_UNKNOWN)
         {
             gaps.push(Gap::KillCount(because.clone()));
         }
         if let Some(exit) = exit {
             gaps.extend(exit.status.is_none().then_some(Gap::Status));
-            let is_known = exit.cause.as_ref().is_some_and(|it| it.kind != CauseKind::Unknown);
             let is_by_kill = kill.is_some_and(|it| it.hit_init == Some(true));
             let has_cause = is_known || is_by_kill || exit.by_signal == Some(false);
             gaps.extend((!has_cause).then_some(Gap::Cause));

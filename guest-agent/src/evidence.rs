@@ -212,12 +212,22 @@ impl EvidenceStore {
         self.kept.iter().find(|kept| kept.container == container).map(|kept| &*kept.encoded)
     }
 
-    /// Puts the reports in as they are now: a group's victims are logged one by one.
-    pub(crate) fn update(&mut self, report: impl Fn(u64) -> Option<CountedReport>) {
+    /// Puts the reports in as they are now: a group's victims are logged one by one. `complete`
+    /// adds to a new report what the log does not have.
+    pub(crate) fn update(
+        &mut self,
+        report: impl Fn(u64) -> Option<CountedReport>,
+        complete: impl Fn(&mut KernelReport),
+    ) {
         for at in 0..self.kept.len() {
             let kept = &self.kept[at];
-            if let Some(latest) = kept.report.and_then(&report) {
-                let encoded = self.encode(kept.decode(), Some(latest), kept.others_left_out());
+            if let Some((mut latest, left_out)) = kept.report.and_then(&report) {
+                let evidence = kept.decode();
+                match evidence.report.as_ref() {
+                    Some(before) => keep_cgroups(&mut latest, before),
+                    None => complete(&mut latest),
+                }
+                let encoded = self.encode(evidence, Some((latest, left_out)), kept.others_left_out());
                 self.kept[at].encoded = encoded;
             }
         }
@@ -256,6 +266,14 @@ impl EvidenceStore {
             .write_to_bytes()
             .expect("encoding to memory fails only for missing required fields, and there are none");
         bytes.into_boxed_slice()
+    }
+}
+
+/// The cgroups of processes as they were read first: a process may have ended since.
+fn keep_cgroups(latest: &mut KernelReport, before: &KernelReport) {
+    for process in &mut latest.processes {
+        let known = before.processes.iter().find(|it| it.pid == process.pid);
+        process.cgroup = known.and_then(|it| it.cgroup.clone());
     }
 }
 

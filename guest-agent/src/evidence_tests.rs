@@ -151,6 +151,23 @@ fn oldest_of_too_many_kills_is_evicted() {
 }
 
 #[test]
+fn cgroups_of_processes_are_those_that_were_read_first() {
+    let mut store = EvidenceStore::new(EvidenceDetail::Full);
+    let report = || {
+        let processes = vec![ProcessMemory { pid: 7, ..ProcessMemory::default() }];
+        Some((KernelReport { processes, ..KernelReport::default() }, 0))
+    };
+    let complete = |name: &'static str| {
+        move |report: &mut KernelReport| report.processes[0].cgroup = Some(name.to_owned())
+    };
+    let cgroup = |store: &EvidenceStore| decoded(store, "c").report.processes[0].cgroup.clone();
+    store.put(pending("c", 7, ReportSource::Record(1)), None, vec![], 0);
+    store.update(|_| report(), complete("/first"));
+    store.update(|_| report(), complete("/later"));
+    assert_eq!(cgroup(&store).as_deref(), Some("/first"));
+}
+
+#[test]
 fn later_kill_of_a_group_keeps_its_report() {
     let mut store = EvidenceStore::new(EvidenceDetail::Full);
     let report = |pids: &[u32]| {
@@ -159,16 +176,16 @@ fn later_kill_of_a_group_keeps_its_report() {
     };
     let victims = |store: &EvidenceStore| decoded(store, "c").report.victims.len();
     store.put(pending("c", 7, ReportSource::Record(1)), Some(report(&[1])), vec![], 2);
-    store.update(|_| Some(report(&[1, 2])));
+    store.update(|_| Some(report(&[1, 2])), |_| ());
     assert_eq!((victims(&store), decoded(&store, "c").left_out), (2, 5));
     store.put(pending("c", 8, ReportSource::Earlier), None, vec![], 1);
     assert_eq!((decoded(&store, "c").seq, victims(&store), decoded(&store, "c").left_out), (8, 2, 4));
-    store.update(|id| (id == 1).then(|| report(&[1, 2, 3])));
+    store.update(|id| (id == 1).then(|| report(&[1, 2, 3])), |_| ());
     assert_eq!(victims(&store), 3);
     store.close_reports(|id| id != 1);
-    store.update(|_| Some(report(&[1, 2, 3])));
+    store.update(|_| Some(report(&[1, 2, 3])), |_| ());
     store.close_reports(|id| id == 1);
-    store.update(|_| Some(report(&[])));
+    store.update(|_| Some(report(&[])), |_| ());
     assert_eq!(victims(&store), 3);
     store.put(pending("c", 9, ReportSource::Earlier), None, vec![], 0);
     assert_eq!(victims(&store), 3);

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use coroner_proto::agent::{CgroupMemory, ChildUsage, MemoryStat, OomKill};
+use coroner_proto::agent::{CgroupMemory, ChildUsage, KernelReport, MemoryStat, OomKill};
 use tokio::time::Instant;
 
-use crate::cgroup::Limit;
+use crate::cgroup::{Hierarchy, Limit};
 use crate::evidence::{CountedReport, PendingEvidence, ReportSource, only_victim};
 use crate::kmsg::is_below;
 use crate::shared_state::now;
@@ -22,6 +22,8 @@ const GATHER_AFTER: Duration = Duration::from_millis(2);
 const MAX_LEVELS: usize = 16;
 /// Cgroups below the one that hit its limit, the largest.
 const MAX_CHILDREN: usize = 16;
+/// Processes of a report of which the cgroup is read, the largest: 20 µs each.
+const MAX_MEMBERS: usize = 8;
 
 impl Watcher {
     /// Notes that a kill was recorded, for its evidence.
@@ -90,14 +92,21 @@ impl Watcher {
 
     fn update_evidence(&mut self) {
         if let Some(kmsg) = &self.kmsg {
-            self.evidence.update(|id| kmsg.reports.finished(id));
+            // The pids of the log are the initial namespace's, as the connector's are.
+            let hierarchy = self.connector.is_some().then_some(&self.hierarchy);
+            let complete = |report: &mut KernelReport| add_cgroups(hierarchy, report);
+            self.evidence.update(|id| kmsg.reports.finished(id), complete);
         }
     }
 
     fn report_of(&mut self, source: &ReportSource) -> Option<CountedReport> {
         let kmsg = self.kmsg.as_mut()?;
         match source {
-            ReportSource::Record(id) => kmsg.reports.finished(*id),
+            ReportSource::Record(id) => {
+                let (mut report, left_out) = kmsg.reports.finished(*id)?;
+                add_cgroups(self.connector.is_some().then_some(&self.hierarchy), &mut report);
+                Some((report, left_out))
+            }
             ReportSource::Pid(pid) => kmsg.claim_pid(*pid).map(only_victim),
             ReportSource::Victim(victim) => Some(only_victim((**victim).clone())),
             ReportSource::Earlier | ReportSource::Unknown => None,
@@ -138,6 +147,15 @@ fn paths_up(cgroup: &str) -> impl Iterator<Item = &str> {
         let above = path.rsplit_once('/').filter(|_| *path != "/")?.0;
         Some(if above.is_empty() { "/" } else { above })
     })
+}
+
+/// Adds the cgroups of the largest processes that live: the kernel does not print them, and they
+/// show which cgroup had the memory at the kill. `None`: pids here are not those of the report.
+fn add_cgroups(hierarchy: Option<&Hierarchy>, report: &mut KernelReport) {
+    let Some(hierarchy) = hierarchy else { return };
+    for process in report.processes.iter_mut().take(MAX_MEMBERS) {
+        process.cgroup = hierarchy.cgroup_of(process.pid);
+    }
 }
 
 #[cfg(test)]

@@ -190,7 +190,7 @@ async fn parents_limit_names_its_children_with_their_usage() {
         }
         fs::write(root.join(&name).join("memory.limit_in_bytes"), LIMIT.to_string()).unwrap();
         let holding = contain(&folder(&idle), HOLD);
-        holder(&folder(&idle));
+        let held = holder(&folder(&idle));
         let victim = contain(&folder(&greedy), "tail /dev/zero; read end");
         let kill = reader.until_kill(&greedy).await;
         let evidence = evidence_of(&reader, &greedy).await.unwrap();
@@ -212,6 +212,7 @@ async fn parents_limit_names_its_children_with_their_usage() {
         // The victim may not have freed all of its memory yet.
         assert!((1..=LIMIT - HELD).contains(&usage(&greedy)), "{limited:?}");
         assert_eq!(evidence.report.limit_cgroup, pod);
+        assert_eq!(process(&evidence, held).cgroup, Some(format!("{pod}/{idle}")));
         assert!(evidence.cgroups.iter().filter(|it| it.path != pod).all(|it| it.children.is_empty()));
         return;
     }

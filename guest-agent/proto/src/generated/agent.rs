@@ -5677,6 +5677,8 @@ pub struct ProcessMemory {
     pub score_adj: i32,
     // @@protoc_insertion_point(field:coroner.agent.v1.ProcessMemory.comm)
     pub comm: ::std::string::String,
+    // @@protoc_insertion_point(field:coroner.agent.v1.ProcessMemory.cgroup)
+    pub cgroup: ::std::option::Option<::std::string::String>,
     // special fields
     // @@protoc_insertion_point(special_field:coroner.agent.v1.ProcessMemory.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -5694,7 +5696,7 @@ impl ProcessMemory {
     }
 
     fn generated_message_descriptor_data() -> ::protobuf::reflect::GeneratedMessageDescriptorData {
-        let mut fields = ::std::vec::Vec::with_capacity(11);
+        let mut fields = ::std::vec::Vec::with_capacity(12);
         let mut oneofs = ::std::vec::Vec::with_capacity(0);
         fields.push(::protobuf::reflect::rt::v2::make_simpler_field_accessor::<_, _>(
             "pid",
@@ -5751,6 +5753,11 @@ impl ProcessMemory {
             |m: &ProcessMemory| { &m.comm },
             |m: &mut ProcessMemory| { &mut m.comm },
         ));
+        fields.push(::protobuf::reflect::rt::v2::make_option_accessor::<_, _>(
+            "cgroup",
+            |m: &ProcessMemory| { &m.cgroup },
+            |m: &mut ProcessMemory| { &mut m.cgroup },
+        ));
         ::protobuf::reflect::GeneratedMessageDescriptorData::new_2::<ProcessMemory>(
             "ProcessMemory",
             fields,
@@ -5802,6 +5809,9 @@ impl ::protobuf::Message for ProcessMemory {
                 90 => {
                     self.comm = is.read_string()?;
                 },
+                98 => {
+                    self.cgroup = ::std::option::Option::Some(is.read_string()?);
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -5847,6 +5857,9 @@ impl ::protobuf::Message for ProcessMemory {
         if !self.comm.is_empty() {
             my_size += ::protobuf::rt::string_size(11, &self.comm);
         }
+        if let Some(v) = self.cgroup.as_ref() {
+            my_size += ::protobuf::rt::string_size(12, &v);
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -5886,6 +5899,9 @@ impl ::protobuf::Message for ProcessMemory {
         if !self.comm.is_empty() {
             os.write_string(11, &self.comm)?;
         }
+        if let Some(v) = self.cgroup.as_ref() {
+            os.write_string(12, v)?;
+        }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
     }
@@ -5914,6 +5930,7 @@ impl ::protobuf::Message for ProcessMemory {
         self.swap_bytes = 0;
         self.score_adj = 0;
         self.comm.clear();
+        self.cgroup = ::std::option::Option::None;
         self.special_fields.clear();
     }
 
@@ -5930,6 +5947,7 @@ impl ::protobuf::Message for ProcessMemory {
             swap_bytes: 0,
             score_adj: 0,
             comm: ::std::string::String::new(),
+            cgroup: ::std::option::Option::None,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -7072,7 +7090,7 @@ static file_descriptor_proto_data: &'static [u8] = b"\
     \x01(\x04H\0R\nlimitBytes\x88\x01\x01\x12\x1f\n\x08failures\x18\x04\x20\
     \x01(\x04H\x01R\x08failures\x88\x01\x01B\x0e\n\x0c_limit_bytesB\x0b\n\t_\
     failures\"6\n\nMemoryStat\x12\x12\n\x04name\x18\x01\x20\x01(\tR\x04name\
-    \x12\x14\n\x05bytes\x18\x02\x20\x01(\x04R\x05bytes\"\x8c\x03\n\rProcessM\
+    \x12\x14\n\x05bytes\x18\x02\x20\x01(\x04R\x05bytes\"\xb4\x03\n\rProcessM\
     emory\x12\x10\n\x03pid\x18\x01\x20\x01(\rR\x03pid\x12\x10\n\x03uid\x18\
     \x02\x20\x01(\rR\x03uid\x12$\n\x0etotal_vm_bytes\x18\x03\x20\x01(\x04R\
     \x0ctotalVmBytes\x12\x1b\n\trss_bytes\x18\x04\x20\x01(\x04R\x08rssBytes\
@@ -7082,50 +7100,52 @@ static file_descriptor_proto_data: &'static [u8] = b"\
     (\n\x10page_table_bytes\x18\x08\x20\x01(\x04R\x0epageTableBytes\x12\x1d\
     \n\nswap_bytes\x18\t\x20\x01(\x04R\tswapBytes\x12\x1b\n\tscore_adj\x18\n\
     \x20\x01(\x11R\x08scoreAdj\x12\x12\n\x04comm\x18\x0b\x20\x01(\tR\x04comm\
-    B\r\n\x0b_anon_bytesB\r\n\x0b_file_bytesB\x0e\n\x0c_shmem_bytes\"\xcc\
-    \x02\n\x0cVictimMemory\x12\x10\n\x03pid\x18\x01\x20\x01(\rR\x03pid\x12\
-    \x12\n\x04comm\x18\x02\x20\x01(\tR\x04comm\x12$\n\x0etotal_vm_bytes\x18\
-    \x03\x20\x01(\x04R\x0ctotalVmBytes\x12\x1d\n\nanon_bytes\x18\x04\x20\x01\
-    (\x04R\tanonBytes\x12\x1d\n\nfile_bytes\x18\x05\x20\x01(\x04R\tfileBytes\
-    \x12\x1f\n\x0bshmem_bytes\x18\x06\x20\x01(\x04R\nshmemBytes\x12\x15\n\
-    \x03uid\x18\x07\x20\x01(\rH\0R\x03uid\x88\x01\x01\x12-\n\x10page_table_b\
-    ytes\x18\x08\x20\x01(\x04H\x01R\x0epageTableBytes\x88\x01\x01\x12\x20\n\
-    \tscore_adj\x18\t\x20\x01(\x11H\x02R\x08scoreAdj\x88\x01\x01B\x06\n\x04_\
-    uidB\x13\n\x11_page_table_bytesB\x0c\n\n_score_adj\"\xff\x02\n\x0cCgroup\
-    Memory\x12\x12\n\x04path\x18\x01\x20\x01(\tR\x04path\x12$\n\x0busage_byt\
-    es\x18\x02\x20\x01(\x04H\0R\nusageBytes\x88\x01\x01\x12\"\n\npeak_bytes\
-    \x18\x03\x20\x01(\x04H\x01R\tpeakBytes\x88\x01\x01\x12$\n\x0blimit_bytes\
-    \x18\x04\x20\x01(\x04H\x02R\nlimitBytes\x88\x01\x01\x12\x1d\n\x07limited\
-    \x18\x05\x20\x01(\x08H\x03R\x07limited\x88\x01\x01\x12\x19\n\x05kills\
-    \x18\x06\x20\x01(\x04H\x04R\x05kills\x88\x01\x01\x122\n\x05stats\x18\x07\
-    \x20\x03(\x0b2\x1c.coroner.agent.v1.MemoryStatR\x05stats\x128\n\x08child\
-    ren\x18\x08\x20\x03(\x0b2\x1c.coroner.agent.v1.ChildUsageR\x08childrenB\
-    \x0e\n\x0c_usage_bytesB\r\n\x0b_peak_bytesB\x0e\n\x0c_limit_bytesB\n\n\
-    \x08_limitedB\x08\n\x06_kills\"A\n\nChildUsage\x12\x12\n\x04path\x18\x01\
-    \x20\x01(\tR\x04path\x12\x1f\n\x0busage_bytes\x18\x02\x20\x01(\x04R\nusa\
-    geBytes*e\n\x05Level\x12\x11\n\rLEVEL_UNKNOWN\x10\0\x12\x13\n\x0fLEVEL_C\
-    ONTAINER\x10\x01\x12\x0f\n\x0bLEVEL_CHILD\x10\x02\x12\x12\n\x0eLEVEL_ANC\
-    ESTOR\x10\x03\x12\x0f\n\x0bLEVEL_GUEST\x10\x04*I\n\x07Witness\x12\x13\n\
-    \x0fWITNESS_COUNTER\x10\0\x12\x16\n\x12WITNESS_KERNEL_LOG\x10\x01\x12\
-    \x11\n\rWITNESS_TRACE\x10\x02*\x89\x02\n\tCauseKind\x12\x11\n\rCAUSE_UNK\
-    NOWN\x10\0\x12\x14\n\x10CAUSE_KERNEL_OOM\x10\x01\x12\x1b\n\x17CAUSE_CONT\
-    AINER_PROCESS\x10\x02\x12\x16\n\x12CAUSE_NODE_PROCESS\x10\x03\x12\x11\n\
-    \rCAUSE_RUNTIME\x10\x04\x12\x0e\n\nCAUSE_OOMD\x10\x05\x12\x14\n\x10CAUSE\
-    _OOM_POLICY\x10\x06\x12\x15\n\x11CAUSE_CGROUP_KILL\x10\x07\x12\x11\n\rCA\
-    USE_SECCOMP\x10\x08\x12\x18\n\x14CAUSE_RESOURCE_LIMIT\x10\t\x12\x0f\n\
-    \x0bCAUSE_CRASH\x10\n\x12\x10\n\x0cCAUSE_KERNEL\x10\x0b*f\n\nPressureOf\
-    \x12\x17\n\x13PRESSURE_OF_UNKNOWN\x10\0\x12\x16\n\x12PRESSURE_OF_MEMORY\
-    \x10\x01\x12\x13\n\x0fPRESSURE_OF_CPU\x10\x02\x12\x12\n\x0ePRESSURE_OF_I\
-    O\x10\x032\xbd\x04\n\x05Agent\x12H\n\x05Hello\x12\x1e.coroner.agent.v1.H\
-    elloRequest\x1a\x1f.coroner.agent.v1.HelloResponse\x12Z\n\x0bNextSignals\
-    \x12$.coroner.agent.v1.NextSignalsRequest\x1a%.coroner.agent.v1.NextSign\
-    alsResponse\x12Q\n\x08Snapshot\x12!.coroner.agent.v1.SnapshotRequest\x1a\
-    \".coroner.agent.v1.SnapshotResponse\x12K\n\x06Settle\x12\x1f.coroner.ag\
-    ent.v1.SettleRequest\x1a\x20.coroner.agent.v1.SettleResponse\x12H\n\x05W\
-    atch\x12\x1e.coroner.agent.v1.WatchRequest\x1a\x1f.coroner.agent.v1.Watc\
-    hResponse\x12N\n\x07Unwatch\x12\x20.coroner.agent.v1.UnwatchRequest\x1a!\
-    .coroner.agent.v1.UnwatchResponse\x12T\n\x0bGetEvidence\x12!.coroner.age\
-    nt.v1.EvidenceRequest\x1a\".coroner.agent.v1.EvidenceResponseb\x06proto3\
+    \x12\x1b\n\x06cgroup\x18\x0c\x20\x01(\tH\x03R\x06cgroup\x88\x01\x01B\r\n\
+    \x0b_anon_bytesB\r\n\x0b_file_bytesB\x0e\n\x0c_shmem_bytesB\t\n\x07_cgro\
+    up\"\xcc\x02\n\x0cVictimMemory\x12\x10\n\x03pid\x18\x01\x20\x01(\rR\x03p\
+    id\x12\x12\n\x04comm\x18\x02\x20\x01(\tR\x04comm\x12$\n\x0etotal_vm_byte\
+    s\x18\x03\x20\x01(\x04R\x0ctotalVmBytes\x12\x1d\n\nanon_bytes\x18\x04\
+    \x20\x01(\x04R\tanonBytes\x12\x1d\n\nfile_bytes\x18\x05\x20\x01(\x04R\tf\
+    ileBytes\x12\x1f\n\x0bshmem_bytes\x18\x06\x20\x01(\x04R\nshmemBytes\x12\
+    \x15\n\x03uid\x18\x07\x20\x01(\rH\0R\x03uid\x88\x01\x01\x12-\n\x10page_t\
+    able_bytes\x18\x08\x20\x01(\x04H\x01R\x0epageTableBytes\x88\x01\x01\x12\
+    \x20\n\tscore_adj\x18\t\x20\x01(\x11H\x02R\x08scoreAdj\x88\x01\x01B\x06\
+    \n\x04_uidB\x13\n\x11_page_table_bytesB\x0c\n\n_score_adj\"\xff\x02\n\
+    \x0cCgroupMemory\x12\x12\n\x04path\x18\x01\x20\x01(\tR\x04path\x12$\n\
+    \x0busage_bytes\x18\x02\x20\x01(\x04H\0R\nusageBytes\x88\x01\x01\x12\"\n\
+    \npeak_bytes\x18\x03\x20\x01(\x04H\x01R\tpeakBytes\x88\x01\x01\x12$\n\
+    \x0blimit_bytes\x18\x04\x20\x01(\x04H\x02R\nlimitBytes\x88\x01\x01\x12\
+    \x1d\n\x07limited\x18\x05\x20\x01(\x08H\x03R\x07limited\x88\x01\x01\x12\
+    \x19\n\x05kills\x18\x06\x20\x01(\x04H\x04R\x05kills\x88\x01\x01\x122\n\
+    \x05stats\x18\x07\x20\x03(\x0b2\x1c.coroner.agent.v1.MemoryStatR\x05stat\
+    s\x128\n\x08children\x18\x08\x20\x03(\x0b2\x1c.coroner.agent.v1.ChildUsa\
+    geR\x08childrenB\x0e\n\x0c_usage_bytesB\r\n\x0b_peak_bytesB\x0e\n\x0c_li\
+    mit_bytesB\n\n\x08_limitedB\x08\n\x06_kills\"A\n\nChildUsage\x12\x12\n\
+    \x04path\x18\x01\x20\x01(\tR\x04path\x12\x1f\n\x0busage_bytes\x18\x02\
+    \x20\x01(\x04R\nusageBytes*e\n\x05Level\x12\x11\n\rLEVEL_UNKNOWN\x10\0\
+    \x12\x13\n\x0fLEVEL_CONTAINER\x10\x01\x12\x0f\n\x0bLEVEL_CHILD\x10\x02\
+    \x12\x12\n\x0eLEVEL_ANCESTOR\x10\x03\x12\x0f\n\x0bLEVEL_GUEST\x10\x04*I\
+    \n\x07Witness\x12\x13\n\x0fWITNESS_COUNTER\x10\0\x12\x16\n\x12WITNESS_KE\
+    RNEL_LOG\x10\x01\x12\x11\n\rWITNESS_TRACE\x10\x02*\x89\x02\n\tCauseKind\
+    \x12\x11\n\rCAUSE_UNKNOWN\x10\0\x12\x14\n\x10CAUSE_KERNEL_OOM\x10\x01\
+    \x12\x1b\n\x17CAUSE_CONTAINER_PROCESS\x10\x02\x12\x16\n\x12CAUSE_NODE_PR\
+    OCESS\x10\x03\x12\x11\n\rCAUSE_RUNTIME\x10\x04\x12\x0e\n\nCAUSE_OOMD\x10\
+    \x05\x12\x14\n\x10CAUSE_OOM_POLICY\x10\x06\x12\x15\n\x11CAUSE_CGROUP_KIL\
+    L\x10\x07\x12\x11\n\rCAUSE_SECCOMP\x10\x08\x12\x18\n\x14CAUSE_RESOURCE_L\
+    IMIT\x10\t\x12\x0f\n\x0bCAUSE_CRASH\x10\n\x12\x10\n\x0cCAUSE_KERNEL\x10\
+    \x0b*f\n\nPressureOf\x12\x17\n\x13PRESSURE_OF_UNKNOWN\x10\0\x12\x16\n\
+    \x12PRESSURE_OF_MEMORY\x10\x01\x12\x13\n\x0fPRESSURE_OF_CPU\x10\x02\x12\
+    \x12\n\x0ePRESSURE_OF_IO\x10\x032\xbd\x04\n\x05Agent\x12H\n\x05Hello\x12\
+    \x1e.coroner.agent.v1.HelloRequest\x1a\x1f.coroner.agent.v1.HelloRespons\
+    e\x12Z\n\x0bNextSignals\x12$.coroner.agent.v1.NextSignalsRequest\x1a%.co\
+    roner.agent.v1.NextSignalsResponse\x12Q\n\x08Snapshot\x12!.coroner.agent\
+    .v1.SnapshotRequest\x1a\".coroner.agent.v1.SnapshotResponse\x12K\n\x06Se\
+    ttle\x12\x1f.coroner.agent.v1.SettleRequest\x1a\x20.coroner.agent.v1.Set\
+    tleResponse\x12H\n\x05Watch\x12\x1e.coroner.agent.v1.WatchRequest\x1a\
+    \x1f.coroner.agent.v1.WatchResponse\x12N\n\x07Unwatch\x12\x20.coroner.ag\
+    ent.v1.UnwatchRequest\x1a!.coroner.agent.v1.UnwatchResponse\x12T\n\x0bGe\
+    tEvidence\x12!.coroner.agent.v1.EvidenceRequest\x1a\".coroner.agent.v1.E\
+    videnceResponseb\x06proto3\
 ";
 
 /// `FileDescriptorProto` object which was a source for this generated file

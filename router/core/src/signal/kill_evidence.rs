@@ -102,6 +102,9 @@ pub struct ProcessMemory {
     pub swap_bytes: u64,
     /// `oom_score_adj`.
     pub score_adj: i32,
+    /// Its cgroup as a path, after the kill; `None`: it had ended, or is not one of the largest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
 }
 
 /// A process that was killed, with its memory at that time.

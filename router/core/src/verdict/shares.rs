@@ -17,7 +17,8 @@ pub struct MemoryShares {
     /// The others directly below it, the largest first.
     pub others: Vec<CgroupShare>,
     /// The largest of the others, if it used over half of the limit, and more than the container
-    /// can have used before its victim freed its memory.
+    /// can have used before its victim freed its memory. Where the container's cgroup was gone: if
+    /// one of its processes had over half of the limit at the kill.
     pub taken_by: Option<CgroupShare>,
 }
 
@@ -64,9 +65,12 @@ impl MemoryShares {
             return None;
         }
         let limit_bytes = limit_bytes.or(limited.limit.bytes());
-        let taken_by = others.first().filter(|it| own.is_below(it.usage_bytes));
-        let taken_by = taken_by.filter(|it| limit_bytes.is_some_and(|limit| it.usage_bytes > limit / 2));
-        let taken_by = taken_by.cloned();
+        let is_most = |bytes: u64| limit_bytes.is_some_and(|limit| bytes > limit / 2);
+        let is_taker = |other: &CgroupShare| match own.usage_bytes {
+            Some(_) => own.is_below(other.usage_bytes),
+            None => is_most(anonymous(evidence, &other.cgroup)),
+        };
+        let taken_by = others.first().filter(|it| is_most(it.usage_bytes) && is_taker(it)).cloned();
         Some(Self { cgroup: cgroup.to_owned(), limit_bytes, own, others, taken_by })
     }
 }
@@ -77,6 +81,17 @@ impl OwnShare {
         let most = self.usage_bytes.zip(self.killed_bytes).map(|(left, killed)| left.saturating_add(killed));
         most.is_some_and(|most| most < bytes)
     }
+}
+
+/// Anonymous bytes that the largest process of a cgroup had at the kill, as far as that is known.
+/// Not the sum: processes share pages after a fork.
+fn anonymous(evidence: &KillEvidence, cgroup: &str) -> u64 {
+    let processes = evidence.report.as_ref().map(|it| it.processes.as_slice()).unwrap_or_default();
+    let is_within = |path: &String| {
+        path.strip_prefix(cgroup).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let of = processes.iter().filter(|it| it.cgroup.as_ref().is_some_and(is_within));
+    of.filter_map(|it| it.anon_bytes).max().unwrap_or(0)
 }
 
 fn others<'a>(limited: &'a CgroupMemory, own: &'a str) -> impl Iterator<Item = CgroupShare> + 'a {

@@ -106,6 +106,7 @@ impl Check<'_> {
             page_table_bytes: process.page_table_bytes,
             swap_bytes: process.swap_bytes,
             score_adj: process.score_adj,
+            cgroup: process.cgroup.map(|it| self.path(it)).transpose()?,
         })
     }
 

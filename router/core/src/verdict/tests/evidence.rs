@@ -64,6 +64,22 @@ fn neighbour_took_the_memory_only_where_that_is_proven() {
     check(0, &[("/pod/taker", 480 * MIB), own], Some("/pod/taker"));
     check(0, &[("/pod/taker", 200 * MIB), own], None);
     check(469 * MIB, &[("/pod/taker", 480 * MIB), ("/pod/c", 469 * MIB)], None);
+    // The container's cgroup was gone: what its processes had at the kill is not known.
+    let gone = |anonymous: u64, cgroup: Option<&str>| {
+        let mut evidence = at_pod(0, &[("/pod/taker", 480 * MIB), own]);
+        evidence["evidence"]["cgroups"][0].as_object_mut().unwrap().remove("usage-bytes");
+        let process = json!({
+            "pid": 9, "uid": 0, "total-vm-bytes": 0, "rss-bytes": 490 * MIB, "anon-bytes": anonymous,
+            "page-table-bytes": 0, "swap-bytes": 0, "score-adj": 0, "cgroup": cgroup
+        });
+        evidence["evidence"]["report"]["processes"] = json!([process]);
+        let shares = after(evidence).kill.unwrap().shares.unwrap();
+        assert_eq!(shares.own.usage_bytes, None);
+        shares.taken_by.is_some()
+    };
+    assert!(gone(300 * MIB, Some("/pod/taker")) && gone(300 * MIB, Some("/pod/taker/job")));
+    assert!(!gone(300 * MIB, Some("/pod/taker2")) && !gone(300 * MIB, None));
+    assert!(!gone(200 * MIB, Some("/pod/taker")), "less than half of the limit");
     let unknown = json!({ "kill": "1", "detail": "full", "report": null, "cgroups": at_pod(0, &[("/pod/taker", 480 * MIB)])["evidence"]["cgroups"], "left-out": 0 });
     let mut kill = bare();
     kill["signal"]["event"]["oom-kill"]["limit-cgroup"] = json!("/pod");

@@ -21,7 +21,7 @@ use coroner_core::audit::{Planned, PlannedState, Record, Resumed, Ruled};
 use coroner_core::case::Case;
 use coroner_core::mode::Mode;
 use coroner_core::ruling::{Action, TaskEvent};
-use coroner_core::signal::{ContainerId, Event, Signal};
+use coroner_core::signal::{BUNDLE, ContainerId, Event, Signal};
 use coroner_journal::{Accepting, Journal, Undelivered};
 use coroner_sinks::{Fanout, PlannedDelivery, Publish, Task};
 use coroner_sources::envelope::{Ack, unix_ms};
@@ -339,7 +339,7 @@ impl Delivery {
 /// The container's bundle, where its shim reported it; agents never do.
 fn bundle<'a>(case: &'a Case, signal: Option<&'a Signal>) -> Option<&'a str> {
     let attributes = case.attributes.iter().chain(signal.into_iter().flat_map(|signal| &signal.attributes));
-    attributes.filter(|(key, _)| key == "bundle").map(|(_, bundle)| bundle.as_str()).next()
+    attributes.filter(|(key, _)| key == BUNDLE).map(|(_, bundle)| bundle.as_str()).next()
 }
 
 /// The exec that an event of an earlier run is about, as far as the journal contains it.

@@ -15,7 +15,7 @@ use coroner_core::fair_map::FairMap;
 use coroner_core::mode::Known;
 use coroner_core::ruling::Outcome;
 use coroner_core::signal::{
-    ContainerId, Event, Evidence, Exited, KILLS_UNKNOWN, OomKilled, SAME_KILL, Signal,
+    BUNDLE, ContainerId, Event, Evidence, Exited, KILLS_UNKNOWN, Level, OomKilled, SAME_KILL, Signal,
 };
 use coroner_policy::{ActiveChain, Chain, Host};
 use coroner_sources::envelope::{Ack, Envelope};
@@ -123,11 +123,12 @@ impl Worker {
     }
 
     /// Deduplicates kills: an agent and a shim's source may read the same counter. Not after the
-    /// container's end: a restart begins a new counter. Nor after a crash that lost the ruling.
+    /// end of a container that may have been restarted: that begins a new counter. Nor after a
+    /// crash that lost the ruling.
     fn has_ruled(&self, signal: &Signal) -> bool {
         match (&signal.event, self.cases.get(&signal.target.container_id)) {
-            (Event::OomKill(kill), Some(case)) if case.exit.is_none() => {
-                is_counted(kill, case) && !counts(&self.recovered, case, signal)
+            (Event::OomKill(kill), Some(case)) if is_one_life(case, signal) => {
+                !adds(kill, case) && is_counted(kill, case) && !counts(&self.recovered, case, signal)
             }
             _ => false,
         }
@@ -172,6 +173,7 @@ impl Worker {
         let is_step = is_step(&self.recovered, case, &signal);
         if is_step {
             signal.attributes.push((SAME_KILL.to_owned(), "true".to_owned()));
+            repeat(&mut signal, case);
         }
         let outcome = match &signal.event {
             // Forwarded unchanged: there is nothing to rule on.
@@ -215,13 +217,42 @@ impl Worker {
     }
 }
 
+/// Whether a report is about the same run of the container as its case. After its exit only where
+/// its shim reports its creation, which begins a new case, and just after the kill: the container
+/// may run again while no router is there for its shim.
+fn is_one_life(case: &Case, signal: &Signal) -> bool {
+    let is_wrapped = || case.attributes.iter().any(|(key, _)| key == BUNDLE);
+    case.exit.is_none() || is_wrapped() && case.is_near_last_kill(signal)
+}
+
+/// Whether the kill that was ruled first, of a child within the container, turns out to be that of
+/// a whole cgroup, which may have been all of the container. It is ruled once more.
+fn shows_the_group(case: &Case, signal: &Signal) -> bool {
+    match (&signal.event, &case.last_kill) {
+        (Event::OomKill(kill), Some((_, last))) => {
+            let is_new = kill.group == Some(true) && last.group != Some(true);
+            is_new && last.level == Level::Child && !case.oom_sent
+        }
+        _ => false,
+    }
+}
+
 /// Whether the case has this kill by its count. Without the container's counter a witness may count
-/// fewer: the kernel's log has one record for a group of processes.
+/// fewer: the kernel's log has one record for a group of processes. After the exit a lower count is
+/// an earlier read of the counter.
 fn is_counted(kill: &OomKilled, case: &Case) -> bool {
     match (kill.total, case.kills_total()) {
-        (Some(total), Some(known)) if kill.evidence == Evidence::Announced => total <= known,
+        (Some(total), Some(known)) if kill.evidence == Evidence::Announced || case.exit.is_some() => {
+            total <= known
+        }
         (total, known) => total.is_some() && total == known,
     }
+}
+
+/// Whether this is another report of the last kill, with a victim or a level that the first lacks.
+fn adds(kill: &OomKilled, case: &Case) -> bool {
+    let last = case.last_kill.as_ref().map(|(_, last)| last);
+    last.is_some_and(|last| kill.total.is_some() && kill.total == last.total && last.lacks(kill))
 }
 
 /// Whether the recovered case has counted this very kill: its ruling could not be written, the
@@ -240,9 +271,19 @@ fn counts(recovered: &HashSet<ContainerId>, case: &Case, signal: &Signal) -> boo
     }
 }
 
-/// Whether a report is about more processes of the kill that was ruled last. Not of a recovered
-/// case that is as new as the report: a crash may have lost the ruling of that kill.
+/// Whether a report is about more processes of the kill that was ruled last, or has that kill's
+/// count and more of it than the report that was first. Not of a recovered case that is as new as
+/// the report: a crash may have lost the ruling of that kill.
 fn is_step(recovered: &HashSet<ContainerId>, case: &Case, signal: &Signal) -> bool {
+    if let Event::OomKill(kill) = &signal.event
+        && is_one_life(case, signal)
+        && adds(kill, case)
+    {
+        return !counts(recovered, case, signal);
+    }
+    if shows_the_group(case, signal) {
+        return false;
+    }
     let is_newer = case.last_kill.as_ref().is_some_and(|(at, _)| at.received_ms < signal.at.received_ms);
     let is_ruled = is_newer || !recovered.contains(&signal.target.container_id);
     case.exit.is_none() && is_ruled && case.is_step_of_last_kill(signal)
@@ -264,11 +305,22 @@ fn relate(signal: &mut Signal, seen_exit: Option<&Exited>, case: &Case) {
     }
 }
 
+/// Changes another report of the last kill: that kill is not learnt late, and a report with the
+/// same count adds none.
+fn repeat(signal: &mut Signal, case: &Case) {
+    let Event::OomKill(kill) = &mut signal.event else { return };
+    kill.late = false;
+    if kill.total == case.kills_total() {
+        kill.added = Some(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use coroner_core::mode::Mode;
     use coroner_core::ruling::Action;
+    use coroner_core::signal::Victim;
     use coroner_policy::Settings;
     use coroner_sources::envelope::Origin;
     use serde_json::json;
@@ -333,6 +385,78 @@ mod tests {
         }
         let second = ruled(20, 402, Some(2));
         assert_eq!((second.record.actions, second.case.kills), (vec![Action::TaskOom], Some(402)));
+    }
+
+    #[test]
+    fn victim_of_a_kill_is_added_whichever_source_was_first() {
+        let host = Arc::new(Host::new(Settings::default()).unwrap());
+        let mut worker = Worker::new(host, ActiveChain::fixed(Vec::new()), Vec::new());
+        let mut counted = kill(7);
+        let WorkerTask::Rule(named) = &mut counted else { panic!("it is a signal") };
+        let Event::OomKill(it) = &mut named.envelope.signal.event else { panic!("it is a kill") };
+        it.level = Level::Unknown;
+        let mut named = kill(9);
+        let WorkerTask::Rule(it) = &mut named else { panic!("it is a signal") };
+        let Event::OomKill(it) = &mut it.envelope.signal.event else { panic!("it is a kill") };
+        it.victim = Some(Victim { pid: 7, comm: "java".to_owned(), is_init: Some(false) });
+        assert_eq!(ruled(&mut worker, counted).unwrap().record.actions, [Action::TaskOom]);
+        let step = ruled(&mut worker, named).unwrap();
+        assert_eq!(step.record.actions, [], "one kill is ruled once");
+        assert_eq!(step.record.signal.attributes, [(SAME_KILL.to_owned(), "true".to_owned())]);
+        let Event::OomKill(repeated) = &step.record.signal.event else { panic!("it is a kill") };
+        assert_eq!((repeated.added, repeated.late), (Some(0), false));
+        let (at, last) = step.case.last_kill.as_ref().unwrap();
+        assert_eq!((at.received_ms, last.level, step.case.kills), (7, Level::Container, Some(1)));
+        assert_eq!(last.victim.as_ref().unwrap().comm, "java");
+        assert!(ruled(&mut worker, kill(10)).is_none(), "it adds nothing");
+    }
+
+    #[test]
+    fn agents_report_after_the_exit_of_a_wrapped_container_is_the_same_kill() {
+        let check = |is_wrapped: bool, ms: u64, total: u64, is_published: bool| {
+            let host = Arc::new(Host::new(Settings::default()).unwrap());
+            let mut worker = Worker::new(host, ActiveChain::fixed(Vec::new()), Vec::new());
+            let of = |mut task: WorkerTask| {
+                let WorkerTask::Rule(named) = &mut task else { panic!("it is a signal") };
+                if is_wrapped {
+                    named.envelope.attributes = vec![(BUNDLE.to_owned(), "/run/bundle".to_owned())];
+                }
+                task
+            };
+            assert!(ruled(&mut worker, of(kill(7))).is_some());
+            let mut exit = of(kill(8));
+            let WorkerTask::Rule(named) = &mut exit else { panic!("it is a signal") };
+            named.envelope.signal.event = Event::Exited(Exited { is_init: Some(true), ..Exited::unknown() });
+            assert!(ruled(&mut worker, exit).is_some());
+            let late = ruled(&mut worker, of(report(ms, total, None)));
+            let published = late.is_some_and(|it| it.record.actions == [Action::TaskOom]);
+            assert_eq!(published, is_published, "wrapped: {is_wrapped}, {ms} ms, total {total}");
+        };
+        check(true, 9, 3, false);
+        check(true, 9, 2, false);
+        check(true, 9, 4, true);
+        // It may have been restarted under its id.
+        check(false, 9, 3, true);
+        check(true, 60_000, 3, true);
+    }
+
+    #[test]
+    fn kill_of_a_group_within_the_container_is_published_though_a_child_was_first() {
+        let host = Arc::new(Host::new(Settings::default()).unwrap());
+        let mut worker = Worker::new(host, ActiveChain::fixed(Vec::new()), Vec::new());
+        let within = |ms, total, groups| {
+            let mut task = report(ms, total, Some(groups));
+            let WorkerTask::Rule(named) = &mut task else { panic!("it is a signal") };
+            let Event::OomKill(kill) = &mut named.envelope.signal.event else { panic!("it is a kill") };
+            kill.level = Level::Child;
+            kill.victim = Some(Victim { pid: 7, comm: "job".to_owned(), is_init: Some(false) });
+            task
+        };
+        assert_eq!(ruled(&mut worker, within(10, 1, 0)).unwrap().record.actions, []);
+        let whole = ruled(&mut worker, within(12, 3, 1)).unwrap();
+        assert_eq!(whole.record.actions, [Action::TaskOom]);
+        let step = ruled(&mut worker, within(14, 4, 1)).unwrap();
+        assert_eq!(step.record.actions, [], "it is published once");
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct Case {
 /// How long after the last one a rise of the counter can belong to the same OOM kill. The kernel
 /// kills a group within milliseconds; a busy node reads its counters late.
 const STEP_MS: u64 = 1_000;
+/// Two sources report one kill within this time, on a node that has no processor left for one.
+const NEAR_MS: u64 = 5000;
 
 impl Case {
     /// The case of a container before its first signal.
@@ -158,14 +160,22 @@ impl Case {
         same_group && same_victim && same_level && within(at, &signal.at, STEP_MS)
     }
 
-    /// Adds more processes of the kill that was reported last. What was reported of it stays.
+    /// Whether a report comes within seconds of the kill that was reported last.
+    pub fn is_near_last_kill(&self, signal: &Signal) -> bool {
+        self.last_kill.as_ref().is_some_and(|(at, _)| within(at, &signal.at, NEAR_MS))
+    }
+
+    /// Adds another report of the kill that was reported last: more processes of it, or its victim.
+    /// What was reported of it stays.
     pub fn add_step(&mut self, signal: &Signal) {
         let (Event::OomKill(kill), Some((at, last))) = (&signal.event, &mut self.last_kill) else { return };
         let (Some(total), Some(before)) = (kill.total, last.total) else { return };
-        *at = signal.at;
+        if total != before {
+            *at = signal.at;
+        }
         last.group = last.group.max(kill.group);
         last.groups = last.groups.max(kill.groups);
-        last.victim = last.victim.take().or_else(|| kill.victim.clone());
+        last.complete(kill);
         // Another source may have read the counter before, and reports it after.
         if total > before {
             last.total = Some(total);

@@ -297,8 +297,10 @@ impl Event {
 pub const KILLS_UNKNOWN: &str = "kills-unknown-because";
 /// The attribute of an OOM kill that names its witness where that is not the container's counter.
 pub const WITNESS: &str = "witness";
-/// Attribute of an OOM kill: `true` where it is about more processes of the kill before, which is
-/// not ruled again.
+/// Attribute of a wrapped container, from its creation on: the folder of its bundle.
+pub const BUNDLE: &str = "bundle";
+/// Attribute of an OOM kill: `true` where it is another report of the kill before, which is not
+/// ruled again.
 pub const SAME_KILL: &str = "same-kill";
 /// The witness: the kernel's log names a victim in the container's cgroup.
 pub const KERNEL_LOG: &str = "kernel-log";

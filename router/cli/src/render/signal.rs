@@ -64,8 +64,13 @@ fn oom(kill: &OomKilled, witness: Option<&str>) -> String {
     )
 }
 
-/// More processes of the kill before.
+/// More processes of the kill before, or more that is known of it.
 fn more(kill: &OomKilled) -> String {
+    let victim = kill.victim.as_ref().map(|it| format!(", of {}", victim(it))).unwrap_or_default();
+    if kill.added == Some(0) {
+        let at = limit(&LimitFacts::from(kill)).map(|it| format!(", {it}")).unwrap_or_default();
+        return format!("more of the same OOM kill{victim}{at}");
+    }
     let to = kill.total.map(|total| format!(" to {total}")).unwrap_or_default();
     format!("more of the same OOM kill, counter +{}{to}", kill.added.unwrap_or(0))
 }

@@ -116,6 +116,32 @@ impl OomKilled {
         }
     }
 
+    /// Whether another report of the same kill has a victim or a level that this one lacks.
+    pub fn lacks(&self, other: &Self) -> bool {
+        self.victim.is_none() && other.victim.is_some()
+            || self.level == Level::Unknown && other.level != Level::Unknown
+    }
+
+    /// Adds what another report of the same kill has and this one lacks.
+    pub fn complete(&mut self, other: &Self) {
+        self.victim = self.victim.take().or_else(|| other.victim.clone());
+        self.cgroup = self.cgroup.take().or_else(|| other.cgroup.clone());
+        self.limit_bytes = self.limit_bytes.or(other.limit_bytes);
+        if self.level == Level::Unknown {
+            self.level = other.level;
+        }
+        if self.level == other.level && self.limit_cgroup.is_none() {
+            self.limit_cgroup.clone_from(&other.limit_cgroup);
+            self.limit_cgroup_bytes = other.limit_cgroup_bytes;
+        }
+        if !other.witnesses.is_empty() {
+            self.witnesses = self.witnesses();
+            self.witnesses.extend(&other.witnesses);
+            self.witnesses.sort_unstable();
+            self.witnesses.dedup();
+        }
+    }
+
     /// What shows it; derived where the record is too old to list it.
     pub fn witnesses(&self) -> Vec<Witness> {
         if !self.witnesses.is_empty() {

@@ -19,7 +19,9 @@ const SIGKILL: u8 = 9;
 pub struct DeathRecords<'a> {
     /// The last kill by the kernel.
     pub(super) kill: Option<(&'a Signal, &'a OomKilled)>,
-    /// The ids of its signals: of its own, and of the steps in which its counter rose.
+    /// Its other reports: the steps in which its counter rose, and those of other sources.
+    steps: Vec<&'a OomKilled>,
+    /// The ids of all of its reports.
     ids: Vec<&'a str>,
     /// The ids of kills before it.
     earlier: Vec<&'a str>,
@@ -69,6 +71,7 @@ impl<'a> DeathRecords<'a> {
         match &signal.event {
             Event::OomKill(kill) if signal.attributes.iter().any(|(key, _)| key == SAME_KILL) => {
                 self.ids.push(&signal.id);
+                self.steps.push(kill);
                 self.total = self.total.max(kill.total);
             }
             Event::OomKill(kill) if kill.added != Some(0) && kill.evidence != Evidence::Inferred => {
@@ -104,6 +107,7 @@ impl<'a> DeathRecords<'a> {
             self.earlier.append(&mut self.ids);
             self.ids.push(&signal.id);
             (self.total, self.evidence) = (None, None);
+            self.steps.clear();
         }
         self.total = self.total.max(kill.total);
         self.kill = Some((signal, kill));
@@ -155,6 +159,9 @@ impl<'a> DeathRecords<'a> {
 
     pub(super) fn kill_facts(&self, signal: &Signal, kill: &OomKilled) -> KillFacts {
         let evidence = self.evidence.as_deref();
+        let mut kill = kill.clone();
+        self.steps.iter().for_each(|step| kill.complete(step));
+        let kill = &kill;
         let limit = limit(kill, evidence);
         let group = self.group(kill);
         let before = kill.total.zip(kill.added).and_then(|(total, added)| total.checked_sub(added));

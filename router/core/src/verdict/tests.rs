@@ -152,6 +152,19 @@ fn group_is_one_kill_of_all_its_processes() {
 }
 
 #[test]
+fn kill_has_what_any_of_its_reports_has() {
+    let mut first = record(1, kill(None), json!(["task-oom"]));
+    let event = &mut first["signal"]["event"]["oom-kill"];
+    (event["victim"], event["level"]) = (Value::Null, json!("unknown"));
+    let mut step = record(2, kill(Some(true)), json!([]));
+    step["signal"]["attributes"] = json!([["same-kill", "true"]]);
+    let found = verdict(&[first.clone(), step, end(sigkill())]).kill.unwrap();
+    assert_eq!((found.recorded, found.hit_init, found.limit.level), (1, Some(true), Level::Container));
+    let found = verdict(&[first, end(sigkill())]).kill.unwrap();
+    assert_eq!((found.hit_init, found.limit.level), (None, Level::Unknown));
+}
+
+#[test]
 fn author_of_an_action_put_it_there_and_is_not_the_last_that_decided() {
     let report = json!({ "report": { "topic": "t", "reason": "", "message": "", "fields": [] } });
     let check = |draft: Value, rulings: Value, expect: Option<&str>| {
@@ -219,6 +232,8 @@ fn gaps_are_what_no_record_has() {
     uncounted["signal"]["attributes"] = json!([["kills-unknown-because", "cgroup gone"]]);
     let gaps = [Gap::KillCount("cgroup gone".to_owned()), Gap::Cause];
     assert_eq!(verdict(std::slice::from_ref(&uncounted)).unknown, gaps);
+    uncounted["signal"]["event"]["exited"]["cause"] = json!({ "kind": "node-process", "sources": ["trace"] });
+    assert_eq!(verdict(std::slice::from_ref(&uncounted)).unknown, [], "it is known what ended it");
     uncounted["signal"]["event"] = exited(json!({ "status": 0 }));
     assert_eq!(verdict(&[uncounted]).unknown, [], "a kill does not explain this end");
     assert_eq!(verdict(&[end(exited(json!({ "status": 1 })))]).unknown, []);

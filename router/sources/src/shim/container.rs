@@ -16,8 +16,8 @@ use crate::envelope::unix_ms;
 use crate::signal_stream::target;
 use coroner_containerd::holds::{Process, Processes};
 use coroner_core::signal::{
-    ContainerId, Event, Evidence, Exited, Forwarded, KILLS_UNKNOWN, KillRequest, Level, Moment, OomKilled,
-    POD_COUNTER, Signal, Target, WITNESS, Witness,
+    BUNDLE, ContainerId, Event, Evidence, Exited, Forwarded, KILLS_UNKNOWN, KillRequest, Level, Moment,
+    OomKilled, POD_COUNTER, Signal, Target, WITNESS, Witness,
 };
 
 /// A shim announces a kill in milliseconds, and publishes the event again for some seconds if it
@@ -132,7 +132,7 @@ impl WrappedContainer {
         self.target.sandbox_id.clone_from(&bundle.sandbox_id);
         self.target.owner.clone_from(&bundle.owner);
         self.memory_limit = bundle.memory_limit;
-        self.attributes = vec![("bundle".to_owned(), folder.to_owned())];
+        self.attributes = vec![(BUNDLE.to_owned(), folder.to_owned())];
         let log = bundle.termination_log.iter().map(|log| ("termination-log".to_owned(), log.clone()));
         self.attributes.extend(log);
         bundle

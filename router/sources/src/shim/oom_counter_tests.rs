@@ -187,7 +187,7 @@ async fn announced_kill_counts_if_the_cgroup_is_gone_on_v1() {
 
 /// The counter is read before the announcement comes, and the cgroup is removed then.
 #[tokio::test]
-async fn announcement_of_a_counted_kill_is_no_other_kill_on_v1() {
+async fn announcement_of_a_counted_kill_adds_none_on_v1() {
     let mount = tempfile::tempdir().unwrap();
     let count = |kills: u64| {
         let text = format!("oom_kill {kills}\n");

@@ -119,7 +119,7 @@ async fn proxied_containers_are_reported_right() {
     let document = both(&fixture, &[]);
     // The host has cgroup v1: the kill of a group is the one case that does not apply.
     let proxied = counts(&document, WRAPPED);
-    assert_eq!(proxied.len(), 9, "{document:#}");
+    assert_eq!(proxied.len(), 10, "{document:#}");
     assert!(proxied.iter().any(|(_, counts)| counts["ok"] == 1), "{document:#}");
     both(&fixture, &["--case", OOM[0], "--case", OOM[1], "--count", "3", "--busy", "2"]);
     assert_eq!(pods(&fixture.containerd).await, 0);

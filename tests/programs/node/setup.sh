@@ -32,5 +32,7 @@ if [ -x /usr/local/bin/kubelet ]; then
 else
     systemctl --quiet disable etcd
 fi
+# Debian starts it where it is installed. The case that needs it starts it.
+systemctl --quiet disable systemd-oomd.service systemd-oomd.socket
 systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer e2scrub_reap.service e2scrub_all.timer \
     getty@tty1.service serial-getty@ttyS0.service

@@ -1,7 +1,7 @@
 //! Every kind of container end, in a real kernel with cgroup v2, seen from each placement of an
 //! agent.
 
-use coroner_proto::agent::{Level, PressureOf, signal::Event};
+use coroner_proto::agent::{CauseKind, Level, PressureOf, signal::Event};
 use coroner_tests::report::print;
 use coroner_tests::vm::Vm;
 use coroner_tests::wait::until;
@@ -18,6 +18,14 @@ struct Place<'a> {
     unknown: Option<&'static str>,
     /// A container that ends before it is first checked has no status.
     misses: bool,
+    causes: Causes,
+}
+
+/// Causes of ends by a signal: how many were stated, none of them another than what was done.
+#[derive(Debug, Default)]
+struct Causes {
+    stated: usize,
+    unknown: Vec<String>,
 }
 
 /// A container, and what must be reported of it.
@@ -41,7 +49,11 @@ const fn case(
     Case { id, keys, action, kills, end }
 }
 
-const CASES: [Case; 11] = [
+/// A process that sends a signal lives on for a moment: the cgroup of one that ends at once is not
+/// known.
+const MOMENT: &str = "sleep 0.2";
+
+const CASES: [Case; 12] = [
     case("pid1-oom", LIMIT, "self 64", 1, (137, Some(9))),
     case("child-oom", LIMIT, "child 64 1 0", 1, (1, None)),
     case("survivor", LIMIT, "children 2 64 300", 2, (0, None)),
@@ -52,6 +64,7 @@ const CASES: [Case; 11] = [
     case("exit-137", "", "exit 137", 0, (137, None)),
     case("exit-143", "", "exit 143", 0, (143, None)),
     case("crash", "", "crash", 0, (139, Some(11))),
+    case("seccomp", "", "seccomp", 0, (159, Some(31))),
     case("slow", "memory.high=20M memory.max=22M", "slow 48 10", 1, (137, Some(9))),
 ];
 
@@ -106,6 +119,24 @@ impl Place<'_> {
         }
     }
 
+    /// The cause that is stated is what was done; none is stated where no signal ended it.
+    fn check_cause(&mut self, id: &str, done: Option<CauseKind>) {
+        match (self.reader.cause(id), done) {
+            (None, Some(_)) => self.causes.unknown.push(id.to_owned()),
+            (stated, done) => {
+                assert_eq!(stated, done, "{id}: {:?}", self.reader.of(id));
+                self.causes.stated += usize::from(stated.is_some());
+            }
+        }
+    }
+
+    /// Prints how many causes were stated. With a trace it is most of them.
+    fn end_causes(&self, is_traced: bool) {
+        let Causes { stated, unknown } = &self.causes;
+        print(format_args!("{}: {stated} causes stated, unknown of {unknown:?}", self.root));
+        assert!(!is_traced || unknown.len() * 4 <= *stated, "{:?}", self.causes);
+    }
+
     async fn every_case(&mut self) {
         for case in &CASES {
             self.run(case.id, case.keys, case.action);
@@ -113,6 +144,16 @@ impl Place<'_> {
         for case in &CASES {
             self.ended(case.id).await;
             self.check(case.id, case.kills, case.end);
+            let done = match case.end.1 {
+                Some(9) => Some(CauseKind::CAUSE_KERNEL_OOM),
+                Some(11) => Some(CauseKind::CAUSE_CRASH),
+                Some(31) => Some(CauseKind::CAUSE_SECCOMP),
+                signal => {
+                    assert_eq!(signal, None, "a signal without a cause");
+                    None
+                }
+            };
+            self.check_cause(case.id, done);
             self.remove(case.id);
         }
         let first = self.reader.of("pid1-oom");
@@ -124,7 +165,9 @@ impl Place<'_> {
         // just before.
         let logged = self.vm.must("dmesg").unwrap().contains(&format!("task_memcg=/{}/pid1-oom,", self.root));
         assert!(logged || self.root != "reaped", "no victim came before");
-        assert_eq!(victim.map(|it| it.comm.as_str()), logged.then_some("oomtest"), "{first:?}");
+        // The trace names it too.
+        assert!(victim.is_some() || !logged, "{first:?}");
+        assert!(victim.is_none_or(|it| it.comm == "oomtest"), "{first:?}");
         let pressure = self.reader.pressure("slow");
         let (first, reported) = pressure.first().expect("slow reclaim trips the trigger, or memory.high");
         let kill =
@@ -137,11 +180,29 @@ impl Place<'_> {
     }
 
     async fn killed_from_outside(&mut self) {
-        let pid = self.run("killed", "", "pause");
-        self.vm.must(&format!("kill -9 {pid}")).unwrap();
-        self.ended("killed").await;
-        self.check("killed", 0, (137, Some(9)));
-        self.remove("killed");
+        let (root, cgroups) = (self.root, "/sys/fs/cgroup");
+        for (id, within, done) in [
+            ("killed", String::new(), CauseKind::CAUSE_NODE_PROCESS),
+            (
+                "killed-within",
+                format!("echo $$ > {cgroups}/{root}/killed-within/cgroup.procs;"),
+                CauseKind::CAUSE_CONTAINER_PROCESS,
+            ),
+        ] {
+            let pid = self.run(id, "", "pause");
+            self.knows(id).await;
+            self.vm.must(&format!("{within} kill -9 {pid}; {MOMENT}")).unwrap();
+            self.ended(id).await;
+            self.check(id, 0, (137, Some(9)));
+            self.check_cause(id, Some(done));
+            self.remove(id);
+        }
+        self.run("cgroup-kill", "", "pause");
+        self.knows("cgroup-kill").await;
+        self.vm.must(&format!("echo 1 > {cgroups}/{root}/cgroup-kill/cgroup.kill; {MOMENT}")).unwrap();
+        self.ended("cgroup-kill").await;
+        self.check_cause("cgroup-kill", Some(CauseKind::CAUSE_CGROUP_KILL));
+        self.remove("cgroup-kill");
     }
 
     /// The agent is stopped while a container is killed and ends. It knew the container if `known`.
@@ -247,6 +308,7 @@ async fn container_ends_are_reported_exactly_from_each_placement() {
     .unwrap();
     let start =
         |command: &str| vm.must(&format!("{command} > /tmp/log 2>&1 & echo $!")).unwrap().trim().to_owned();
+    vm.must("mount -t tracefs none /sys/kernel/tracing").unwrap();
     let reaper =
         start("/agent run --listen vsock://-1:1030 --root reaped --root narrow -- /guest serve 9001");
     let sidecar = start("/agent run --listen vsock://-1:1031 --root watched");
@@ -255,19 +317,37 @@ async fn container_ends_are_reported_exactly_from_each_placement() {
 
     let reader = Reader::connect(&vm.address(1030)).await;
     assert_eq!((reader.hello.placement.as_str(), reader.hello.cgroup_version), ("reaper", 2));
-    let mut place = Place { vm: &vm, reader, root: "reaped", shell: 9001, unknown: None, misses: false };
+    let mut place = Place {
+        vm: &vm,
+        reader,
+        root: "reaped",
+        shell: 9001,
+        unknown: None,
+        misses: false,
+        causes: Causes::default(),
+    };
     place.every_case().await;
     place.killed_from_outside().await;
     place.asleep("asleep", &reaper, true).await;
     place.asleep("unseen", &reaper, false).await;
+    place.end_causes(true);
     place.storm("storm").await;
 
     let reader = Reader::connect(&vm.address(1031)).await;
     assert_eq!(reader.hello.placement, "sidecar");
-    let mut place = Place { vm: &vm, reader, root: "watched", shell: 9000, unknown: None, misses: true };
+    let mut place = Place {
+        vm: &vm,
+        reader,
+        root: "watched",
+        shell: 9000,
+        unknown: None,
+        misses: true,
+        causes: Causes::default(),
+    };
     place.every_case().await;
     place.killed_from_outside().await;
     place.asleep("asleep", &sidecar, true).await;
+    place.end_causes(true);
     place.storm("storm").await;
     // Without a pid namespace of its own the init process cannot be identified: named by Watch its
     // status is known, else it is not, and never wrong.
@@ -296,6 +376,7 @@ async fn container_ends_are_reported_exactly_from_each_placement() {
         shell: 9000,
         unknown: Some("no process events here"),
         misses: true,
+        causes: Causes::default(),
     };
     place.every_case().await;
     place.storm("storm").await;
@@ -352,8 +433,17 @@ async fn agent_as_pid_1_reports_the_shortest_containers() {
     assert_eq!(vm.must("cat /proc/1/comm").unwrap().trim(), "agent");
     let reader = Reader::connect(&vm.address(1030)).await;
     assert_eq!(reader.hello.placement, "reaper");
-    let mut place = Place { vm: &vm, reader, root: "reaped", shell: 9000, unknown: None, misses: false };
+    let mut place = Place {
+        vm: &vm,
+        reader,
+        root: "reaped",
+        shell: 9000,
+        unknown: None,
+        misses: false,
+        causes: Causes::default(),
+    };
     place.every_case().await;
+    place.end_causes(false);
     place.storm("storm").await;
     assert!(vm.must("/agent check").unwrap().contains("placement sidecar"), "it is not pid 1 itself");
 }

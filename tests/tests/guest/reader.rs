@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use coroner_proto::agent::{
-    HelloRequest, HelloResponse, NextSignalsRequest, Pressure, Signal, SnapshotRequest, WatchRequest,
-    signal::Event,
+    CauseKind, HelloRequest, HelloResponse, NextSignalsRequest, Pressure, Signal, SnapshotRequest,
+    WatchRequest, signal::Event,
 };
 use coroner_proto::agent_ttrpc::AgentClient;
 use coroner_tests::wait::until;
@@ -102,6 +102,15 @@ impl Reader {
         let end = ends.next();
         assert_eq!(ends.next(), None, "{id} ended twice");
         end
+    }
+
+    /// What ended a container by a signal, if that was stated.
+    pub(crate) fn cause(&self, id: &str) -> Option<CauseKind> {
+        let cause = self.of(id).into_iter().find_map(|signal| match &signal.event {
+            Some(Event::Exited(exited)) => exited.cause.as_ref(),
+            _ => None,
+        })?;
+        Some(cause.kind.enum_value().unwrap()).filter(|kind| *kind != CauseKind::CAUSE_UNKNOWN)
     }
 
     /// The kill counter of a container as last reported: 0 without a kill.

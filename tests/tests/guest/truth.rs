@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use coroner_tests::events::{EXIT, Events, OOM};
+use coroner_tests::report::print;
 use coroner_tests::router::Router;
 use coroner_tests::wait::until;
 use serde_json::Value;
@@ -74,6 +75,50 @@ pub(crate) async fn check(router: &Router, events: &mut Events, truths: &[Truth]
         assert!(ooms == 0 || published[..first].iter().any(|it| it.topic == OOM), "{id}: {published:?}");
         for event in published.iter().filter(|it| it.topic == EXIT) {
             assert_eq!(event.status.map(u64::from), Some(*status), "{id}: {event:?}");
+        }
+    }
+    for truth in truths {
+        let explained = explain(router, &truth.id);
+        assert!(truth.allows(&explained), "{truth:?}: {explained}");
+    }
+    print(format_args!("{} verdicts of explain are what happened", truths.len()));
+}
+
+/// The verdict of `explain`.
+fn explain(router: &Router, id: &str) -> String {
+    let audit = router.path("audit.jsonl").display().to_string();
+    let output = router.command(&["explain", id, "--file", &audit]).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let verdict = text.lines().find_map(|line| line.strip_prefix("verdict "));
+    verdict.unwrap_or_else(|| panic!("no verdict on {id}: {text}")).trim().to_owned()
+}
+
+impl Truth {
+    /// Whether a verdict states what happened. The kernel's log may name no victim: ten in five
+    /// seconds. A shim reports the status alone.
+    fn allows(&self, verdict: &str) -> bool {
+        let Self { kills, status, .. } = self;
+        let is_end = |ends: [&str; 2]| ends.iter().any(|end| verdict.starts_with(end));
+        // The exit was reported by a later router.
+        let verdict = &verdict.replace(" while no router ran", "");
+        match (kills, status) {
+            (0, _) => {
+                let ends = [format!("exited {status}"), format!("ended with status {status}")];
+                ends.iter().any(|end| end == verdict)
+            }
+            (1, 137) => {
+                let ended = is_end(["was ended by SIGKILL", "ended with status 137"]);
+                ended && verdict.contains(" OOM kill in it")
+                    || verdict.starts_with("OOM-killed: the kernel killed its first process")
+            }
+            (1.., _) => {
+                // How long after it is known where both are on one clock.
+                let after = verdict.strip_prefix(&format!("exited {status}"));
+                let after = after.filter(|it| it.starts_with([',', ' ']));
+                after.is_some_and(|it| {
+                    it.contains(" after an OOM kill ") && !it.contains(" its first process (")
+                })
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use coroner_tests::node::Node;
 use coroner_tests::report::{print, timed};
 use serde_json::Value;
 
-use crate::{file, installed, kernel};
+use crate::{causes, file, installed, kernel};
 
 const DEATHS_VARIABLE: &str = "CORONER_TEST_DEATHS";
 /// Under emulation a container needs four seconds, and three times that beside busy loops.
@@ -88,6 +88,7 @@ fn no_kill_is_lost_in_any_mode() {
     let whole = deathtest(&node, &HANDLERS, "");
     print_card("every case once", &whole);
     check(&whole);
+    causes::check_deathtest(&node, &whole);
     let counted = format!("{kills} --count {count} --busy 2");
     let busy = deathtest(&node, &HANDLERS, &counted);
     print_card("with two busy loops", &busy);

@@ -37,8 +37,8 @@ const GROUPS: [u32; 3] = [1, 2, 400];
 const STORM: usize = 200;
 
 /// The last kill is ruled within moments; this allows for emulation beside other work.
-const PUBLISHED: Duration = Duration::from_secs(60);
-const AUDIT: &str = "/var/log/coroner/audit.jsonl";
+pub(crate) const PUBLISHED: Duration = Duration::from_secs(60);
+pub(crate) const AUDIT: &str = "/var/log/coroner/audit.jsonl";
 
 /// What was published of a container's kills.
 #[derive(Debug, Default)]
@@ -48,7 +48,7 @@ struct Published {
 }
 
 /// A container's id that is made of a number.
-fn id(number: usize) -> String {
+pub(crate) fn id(number: usize) -> String {
     format!("{number:064}")
 }
 

@@ -79,7 +79,7 @@ pub(crate) fn classify(evidence: &Evidence<'_>) -> Option<Cause> {
     let sender = sent.sender.as_ref()?;
     let kind = by_sender(evidence, sent, sender);
     let sources: &[&str] = match kind {
-        CauseKind::CAUSE_OOMD => &[XATTR, TRACE],
+        CauseKind::CAUSE_OOMD if is_counted_by_oomd(evidence, sent) => &[XATTR, TRACE],
         CauseKind::CAUSE_OOM_POLICY => &[TRACE, COUNTER],
         _ => &[TRACE],
     };
@@ -108,13 +108,19 @@ fn by_kernel(evidence: &Evidence<'_>, sent: &SentSignal) -> Option<CauseKind> {
     Some(kind)
 }
 
+fn is_counted_by_oomd(evidence: &Evidence<'_>, sent: &SentSignal) -> bool {
+    evidence.signal == SIGKILL && (sent.is_by_oomd || evidence.oomd_rose)
+}
+
 /// The cause by the sender. Without its cgroup, neither inside nor outside is stated.
 fn by_sender(evidence: &Evidence<'_>, sent: &SentSignal, sender: &Sender) -> CauseKind {
     let is_inside = sender.cgroup.as_deref().map(|cgroup| is_within(cgroup, evidence.cgroup));
-    let is_counted = evidence.signal == SIGKILL && (sent.is_by_oomd || evidence.oomd_rose);
+    let is_counted = is_counted_by_oomd(evidence, sent);
+    // The cgroup may be removed before its attribute is read.
+    let is_oomd = is_counted || evidence.signal == SIGKILL && sender.is_service_of_oomd();
     let is_itself = sender.pid == evidence.pid;
     match is_inside {
-        Some(false) if sender.is_oomd() && is_counted => CauseKind::CAUSE_OOMD,
+        Some(false) if sender.is_oomd() && is_oomd => CauseKind::CAUSE_OOMD,
         Some(false) if sender.is_systemd() && evidence.is_stop_after_kill => CauseKind::CAUSE_OOM_POLICY,
         _ if sent.event.is_cgroup_kill(sent.current) => CauseKind::CAUSE_CGROUP_KILL,
         _ if is_itself && evidence.signal == SIGABRT => CauseKind::CAUSE_CRASH,

@@ -49,6 +49,11 @@ impl Sender {
         &*self.comm == "systemd-oomd"
     }
 
+    /// It is in the cgroup of oomd's unit, which root alone can enter.
+    pub(crate) fn is_service_of_oomd(&self) -> bool {
+        self.cgroup.as_deref() == Some("/system.slice/systemd-oomd.service")
+    }
+
     pub(crate) fn is_systemd(&self) -> bool {
         self.pid == 1 && &*self.comm == "systemd"
     }

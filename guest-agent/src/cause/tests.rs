@@ -178,6 +178,8 @@ fn fault_signal_sent_by_a_process_is_not_a_crash() {
 fn oomd_is_proven_by_its_attribute() {
     let by = |comm| Some(killed(SIGKILL, sender(9, comm, Some("/oomd"))));
     let cgroup_kill = sent(SIGKILL, 0, false, 9, Some(sender(9, "systemd-oomd", Some("/oomd"))));
+    let service = Some("/system.slice/systemd-oomd.service");
+    let service = killed(SIGKILL, sender(9, "systemd-oomd", service));
     let early = by("systemd-oomd").map(|sent| SentSignal { is_by_oomd: true, ..sent });
     for (signal, sent, rose, expect) in [
         (SIGKILL, by("systemd-oomd"), true, Some((CauseKind::CAUSE_OOMD, "xattr trace"))),
@@ -187,6 +189,8 @@ fn oomd_is_proven_by_its_attribute() {
         // Without a trace.
         (SIGKILL, None, true, Some((CauseKind::CAUSE_OOMD, "xattr"))),
         (SIGKILL, by("systemd-oomd"), false, Some((CauseKind::CAUSE_NODE_PROCESS, "trace"))),
+        // The attribute was gone with the cgroup.
+        (SIGKILL, Some(service), false, Some((CauseKind::CAUSE_OOMD, "trace"))),
         (SIGKILL, by("runc"), true, Some((CauseKind::CAUSE_RUNTIME, "trace"))),
         (SIGTERM, None, true, None),
     ] {

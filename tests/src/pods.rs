@@ -8,7 +8,10 @@ use anyhow::{Context, Result};
 use k8s_cri::v1 as api;
 
 use crate::cri::{Container, Cri, Pod};
+use crate::report::print;
 
+/// Before a request that failed is made again.
+const AGAIN: Duration = Duration::from_millis(500);
 const HIERARCHIES: &str = "/sys/fs/cgroup";
 
 impl Pod {
@@ -59,10 +62,15 @@ impl Cri {
         Ok(())
     }
 
-    /// Removes a pod, and stops it first if it runs.
+    /// Removes a pod, and stops it first if it runs. Once more if it fails, as a kubelet does:
+    /// containerd 1.7 kills a container that has just ended, through a shim that is ending.
     pub async fn remove_pod(&mut self, pod: &Pod) -> Result<()> {
         let request = api::RemovePodSandboxRequest { pod_sandbox_id: pod.id.clone() };
-        self.runtime.remove_pod_sandbox(request).await.context("removing a pod sandbox")?;
+        if let Err(status) = self.runtime.remove_pod_sandbox(request.clone()).await {
+            print(format_args!("removing a pod sandbox: {status}; once more"));
+            tokio::time::sleep(AGAIN).await;
+            self.runtime.remove_pod_sandbox(request).await.context("removing a pod sandbox")?;
+        }
         Ok(())
     }
 }

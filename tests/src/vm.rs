@@ -140,8 +140,8 @@ impl Vm {
         .await?;
         let mut command = Command::new("qemu-system-x86_64");
         command
-            .args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", "384"])
-            .args(["-object", "memory-backend-memfd,id=mem0,size=384M,share=on", "-numa", "node,memdev=mem0"])
+            .args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", "512"])
+            .args(["-object", "memory-backend-memfd,id=mem0,size=512M,share=on", "-numa", "node,memdev=mem0"])
             .args(["-chardev", &format!("socket,id=vs,path={}", user.display())])
             .args(["-device", "vhost-user-vsock-pci,chardev=vs"])
             .args(["-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-kernel"])

@@ -46,16 +46,29 @@ fn example() -> &'static str {
     after.split_once("```").unwrap().0
 }
 
-/// Its words, whatever the numbers, names and times, and without the lines on restarts.
+/// Lines of a kill's evidence above the verdict.
+const OF_EVIDENCE: [&str; 6] = ["limit ", "limits ", "victim ", "processes ", "shares ", "not known "];
+/// The signal with the evidence; the rulings on it are indented below.
+const EVIDENCE: &str = "the evidence of its OOM kill";
+/// A policy that is there for a part of the time.
+const SECOND_POLICY: &str = "20-again";
+
+/// Its words, whatever the numbers, names and times, and without the lines that depend on time:
+/// those on restarts, on the second policy, and on evidence, which a busy agent may not have.
 fn shape(text: &str) -> Vec<String> {
     let word = |word: &str| match word {
         "ms" | "s" => "TIME".to_owned(),
         _ if word.contains(|it: char| it.is_ascii_digit()) => "#".to_owned(),
         _ => word.to_owned(),
     };
-    let restarts = |line: &&str| line.contains("once more") || line.contains("the router began again");
+    let restarts = |line: &str| line.contains("once more") || line.contains("the router began again");
+    let evidence = |line: &str| OF_EVIDENCE.iter().any(|name| line.starts_with(name));
+    let mut is_below_evidence = false;
     text.lines()
-        .filter(|line| !restarts(line))
+        .filter(|line| {
+            is_below_evidence = line.contains(EVIDENCE) || is_below_evidence && line.starts_with(' ');
+            !is_below_evidence && !evidence(line) && !restarts(line) && !line.contains(SECOND_POLICY)
+        })
         .map(|line| line.split_whitespace().map(word).collect::<Vec<_>>().join(" "))
         .collect()
 }

@@ -9,9 +9,10 @@ use k8s_cri::v1 as api;
 
 use crate::cri::{Container, Cri, Pod};
 use crate::report::print;
+use crate::wait::until;
 
-/// Before a request that failed is made again.
-const AGAIN: Duration = Duration::from_millis(500);
+/// A pod is removed within moments; this allows for a machine under load.
+const REMOVED: Duration = Duration::from_secs(30);
 const HIERARCHIES: &str = "/sys/fs/cgroup";
 
 impl Pod {
@@ -62,15 +63,15 @@ impl Cri {
         Ok(())
     }
 
-    /// Removes a pod, and stops it first if it runs. Once more if it fails, as a kubelet does:
+    /// Removes a pod, and stops it first if it runs. Again while it fails, as a kubelet does:
     /// containerd 1.7 kills a container that has just ended, through a shim that is ending.
     pub async fn remove_pod(&mut self, pod: &Pod) -> Result<()> {
         let request = api::RemovePodSandboxRequest { pod_sandbox_id: pod.id.clone() };
-        if let Err(status) = self.runtime.remove_pod_sandbox(request.clone()).await {
-            print(format_args!("removing a pod sandbox: {status}; once more"));
-            tokio::time::sleep(AGAIN).await;
-            self.runtime.remove_pod_sandbox(request).await.context("removing a pod sandbox")?;
-        }
+        until("a pod sandbox to be removed", REMOVED, async || {
+            let removed = self.runtime.remove_pod_sandbox(request.clone()).await;
+            Ok(removed.inspect_err(|status| print(format_args!("removing a pod sandbox: {status}"))).ok())
+        })
+        .await?;
         Ok(())
     }
 }

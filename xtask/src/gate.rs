@@ -301,7 +301,7 @@ fn lint(args: &[String]) -> Command {
 
 /// What a lint that runs beside the suites prints.
 fn lint_log(name: &str) -> PathBuf {
-    workspace::target_dir("lint").with_extension(format!("{name}.log"))
+    workspace::target_dir("lint").join(format!("{name}.log"))
 }
 
 #[cfg(test)]

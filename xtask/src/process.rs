@@ -1,7 +1,7 @@
 //! Starts programs, and ends those that run when this one is stopped.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -101,6 +101,9 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
 
 /// Runs it beside other commands at the lowest priority, its output in the file `log`.
 pub(crate) fn run_beside(command: &Command, log: &Path) -> anyhow::Result<()> {
+    if let Some(folder) = log.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
     let file = File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
     let mut nice = Command::new("nice");
     nice.args(["-n", "19"]).arg(command.get_program()).args(command.get_args());

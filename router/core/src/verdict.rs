@@ -6,6 +6,7 @@
 
 mod certainty;
 mod conclusion;
+mod paths;
 mod published;
 mod records;
 mod shares;

@@ -141,7 +141,8 @@ cgroup-kill)
     sh -c 'echo $$ sh; echo 1 > "$0"; sleep 0.2' "$cgroup/cgroup.kill"
     ;;
 oom-policy)
-    start MemoryMax=16M OOMPolicy=stop TimeoutStopSec=1 -- 'trap : TERM; (exec tail /dev/zero); while :; do sleep 1; done'
+    start MemoryMax=16M OOMPolicy=stop TimeoutStopSec=1 -- \
+        'trap : TERM; (exec tail /dev/zero); while :; do sleep 1; done'
     go
     echo 1 systemd
     ;;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::paths::is_below;
 use super::shares::MemoryShares;
 use super::{EndedBy, ExitFacts, KillFacts, LimitFacts, VictimFacts, VictimSize};
 use crate::audit::{Delivered, DeliveredOutcome, Resumed, Ruled};
@@ -271,7 +272,6 @@ fn limit_of(evidence: &KillEvidence, cgroup: &str) -> Option<u64> {
 }
 
 fn level(limited: &str, own: &str) -> Level {
-    let is_below = |path: &str, above: &str| path.strip_prefix(above).is_some_and(|it| it.starts_with('/'));
     match limited {
         "/" => Level::Guest,
         _ if limited == own => Level::Container,

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::paths::is_below;
 use crate::signal::{CgroupMemory, KillEvidence};
 
 /// The memory below a limit above the container, as it was read after the kill.
@@ -87,9 +88,7 @@ impl OwnShare {
 /// Not the sum: processes share pages after a fork.
 fn anonymous(evidence: &KillEvidence, cgroup: &str) -> u64 {
     let processes = evidence.report.as_ref().map(|it| it.processes.as_slice()).unwrap_or_default();
-    let is_within = |path: &String| {
-        path.strip_prefix(cgroup).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
+    let is_within = |path: &String| path == cgroup || is_below(path, cgroup);
     let of = processes.iter().filter(|it| it.cgroup.as_ref().is_some_and(is_within));
     of.filter_map(|it| it.anon_bytes).max().unwrap_or(0)
 }
